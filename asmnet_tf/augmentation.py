@@ -1,0 +1,127 @@
+"""Random changes of a training face: image, landmarks and pose move together (NumPy and OpenCV only).
+
+Geometry is one affine map in network units of the crop frame, applied to the image by a single warp and, in the loss,
+to the landmarks and to their ASM-smoothed version alike (the eigen-shapes describe upright faces, so smoothing comes
+first).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from asmnet_tf.config import Augmentation
+from asmnet_tf.geometry import Patch, compose, crop_to_image, invert, warp_patch
+
+_NOISE = np.random.default_rng(20210303).standard_normal(1 << 20).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """One drawn change of geometry: flip first, then rotation, scale, shift and the margins of the tight crop.
+
+    affine: (2, 3), network units of the crop frame -> network units of the augmented crop; holds the flip's x -> -x.
+    flip: whether the face is mirrored, so that landmarks change places. rotation_deg: clockwise, added to roll.
+    """
+
+    affine: np.ndarray
+    flip: bool
+    rotation_deg: float
+
+    def move_pose(self, pose_deg: np.ndarray) -> np.ndarray:
+        """yaw, pitch, roll (3,) of the moved face: a mirror negates yaw and roll, a turn in the plane adds to roll."""
+        yaw, pitch, roll = pose_deg
+        if self.flip:
+            yaw, roll = -yaw, -roll
+        roll = (roll + self.rotation_deg + 180.0) % 360.0 - 180.0
+        return np.array([yaw, pitch, roll])
+
+
+def motion(
+    frame: np.ndarray,
+    flip: bool = False,
+    rotation_deg: float = 0.0,
+    scale: float = 1.0,
+    shift: tuple[float, float] = (0.0, 0.0),
+    margins_px: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
+) -> Motion:
+    """Returns the motion of a face in crop frame (4,).
+
+    Rotation happens in image pixels, so a tight crop of a turned face keeps the frame's own aspect ratio.
+
+    Args: scale: the face becomes this much smaller in the crop. shift: of the face, in sides of the crop.
+        margins_px: how far the left, top, right and bottom side of the crop move outwards, source pixels.
+    """
+    extent = frame[2:]
+    angle = np.radians(rotation_deg)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    mirror = np.diag([-1.0 if flip else 1.0, 1.0])
+    linear = (turn @ mirror) * extent[None, :] / extent[:, None] / scale
+    affine = np.concatenate([linear, np.array(shift, float)[:, None]], axis=1)
+    low, high = np.array(margins_px[:2]), np.array(margins_px[2:])
+    wider = (extent + low + high) / extent
+    widen = np.concatenate([np.diag(1 / wider), ((low - high) / 2 / extent / wider)[:, None]], axis=1)
+    return Motion(compose(widen, affine), flip, rotation_deg)
+
+
+def draw_motion(augmentation: Augmentation, frame: np.ndarray, rng: np.random.Generator) -> Motion:
+    """Draws a motion. The number of draws does not depend on the ranges, so recipes stay comparable by seed."""
+    u = rng.random(9)
+    a = augmentation
+    return motion(
+        frame,
+        flip=bool(u[0] < a.flip),
+        rotation_deg=(2 * u[1] - 1) * a.rotation_deg,
+        scale=1.0 + (2 * u[2] - 1) * a.scale,
+        shift=((2 * u[3] - 1) * a.shift, (2 * u[4] - 1) * a.shift),
+        margins_px=tuple(u[5:9] * a.margin_px),
+    )
+
+
+def move_landmarks(landmarks_norm: np.ndarray, moved: Motion, flip_map: list[int]) -> np.ndarray:
+    """Moves one shape (2L,) as `losses.move` does in the graph for a batch; tests hold the two against each other."""
+    points = landmarks_norm.reshape(-1, 2)
+    if moved.flip:
+        points = points[flip_map]
+    return (points @ moved.affine[:, :2].T + moved.affine[:, 2]).reshape(-1)
+
+
+def render(patch: Patch, frame: np.ndarray, moved: Motion | None, size: int) -> np.ndarray:
+    """Returns the network input of one face, RGB uint8 (size, size, 3); un-augmented where `moved` is None."""
+    to_image = crop_to_image(frame, size)
+    if moved is not None:
+        centre = (size - 1) / 2
+        to_norm = np.array([[1 / size, 0.0, -centre / size], [0.0, 1 / size, -centre / size]])
+        back = np.array([[size, 0.0, centre], [0.0, size, centre]])
+        to_image = compose(to_image, compose(back, compose(invert(moved.affine), to_norm)))
+    return warp_patch(patch, to_image, size)
+
+
+def change_pixels(image: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Changes contrast, brightness, colour, sharpness, noise and visibility of an RGB uint8 image; returns uint8.
+
+    Contrast, brightness and colour are one multiplication and addition per channel.
+    """
+    a, size = augmentation, image.shape[0]
+    u = rng.random(8)
+    gain = (1 + (2 * u[0] - 1) * a.contrast) * (1 + (2 * rng.random(3) - 1) * a.colour)
+    offset = 127.5 + (2 * u[1] - 1) * a.brightness * 255 - 127.5 * gain
+    noise, start = u[2] * a.noise * 255, int(rng.integers(0, len(_NOISE)))
+    corner, extent = rng.random(2), 0.1 + 0.3 * rng.random(2)
+    if u[3] < a.occlusion:
+        low = np.round((corner * (1 + extent) - extent) * size).astype(int)  # may lie partly outside
+        high = low + np.round(extent * size).astype(int)
+        low, high = np.maximum(low, 0), np.minimum(high, size)
+        if (high > low).all():
+            image[low[1] : high[1], low[0] : high[0]] = np.round(255 * u[4:7])
+    if u[7] < a.blur:
+        image = cv2.blur(image, (3, 3))
+    if not (a.contrast or a.brightness or a.colour or noise):
+        return image
+    changed = image.astype(np.float32) * gain.astype(np.float32) + offset.astype(np.float32)
+    if noise > 0:
+        values = np.take(_NOISE, np.arange(start, start + changed.size), mode="wrap")
+        changed += values.reshape(changed.shape) * np.float32(noise)
+    return np.clip(changed, 0, 255, out=changed).astype(np.uint8)

@@ -1,0 +1,332 @@
+"""Reads a dataset folder as downloaded into a list of samples: always the same samples in the same order (NumPy, OpenCV).
+
+300W    <data_dir>/{helen,lfpw}/{trainset,testset}/, afw/, ibug/ with NAME.{jpg,jpeg,png} beside NAME.pts
+WFLW    <data_dir>/WFLW_images/... and WFLW_annotations/list_98pt_rect_attr_train_test/*.txt (207 columns)
+COFW    <data_dir>/COFW_{train,test}_color.mat (MATLAB v7.3, which is HDF5)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from asmnet_tf.config import DatasetSpec, Source
+from asmnet_tf.files import InputError
+from asmnet_tf.geometry import landmark_box, read_image
+from asmnet_tf.pose import align_signs, cached_pose, read_pose_labels
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+MAX_PTS_BYTES = 1 << 20  # a .pts has about 2 kB; more is another kind of file
+WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")  # columns 200..205
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One annotated face.
+
+    name: unique in its split: image path without its ending, relative to the data folder (WFLW: to WFLW_images, with
+    `#k` for the k-th listed face of that image). landmarks: float32 (L, 2), image pixels, 0-based; may lie outside.
+    bbox: float32 (4,), bounding box of the landmarks. tags: source folder and attribute flags. pose: yaw, pitch, roll
+    in degrees, or None. index: which image of a file that holds several (COFW).
+    """
+
+    name: str
+    image_path: Path
+    landmarks: np.ndarray
+    bbox: np.ndarray
+    tags: frozenset[str]
+    pose: np.ndarray | None = None
+    index: int | None = None
+
+    def read_image(self) -> np.ndarray:
+        """Returns RGB uint8 (H, W, 3). Raises: InputError naming the file."""
+        if self.index is None:
+            return read_image(self.image_path)
+        return _read_cofw_image(self.image_path, self.index)
+
+
+def _sample(name: str, path: Path, landmarks: np.ndarray, tags: set[str], index: int | None = None) -> Sample:
+    landmarks = landmarks.astype(np.float32)
+    return Sample(name, path, landmarks, landmark_box(landmarks), frozenset(tags), index=index)
+
+
+# --- public readers -----------------------------------------------------------------------------------------------------
+
+
+def read_samples(
+    spec: DatasetSpec, data_dir: str | Path, split: str, limit: int | None = None, quiet: bool = False
+) -> list[Sample]:
+    """Reads one split of a dataset; says once on stderr what a partial download lacks.
+
+    Args:    split: a key of spec.splits ("train", "test"). limit: the first so many samples only.
+    Returns: samples in the order of the spec's sources, by file name within a folder (300W), by line in a list.
+    Raises:  InputError for a missing or empty folder and for a file that cannot be used.
+    """
+    data_dir = Path(data_dir)
+    if split not in spec.splits:
+        raise InputError(f"split {split!r}: {spec.title} has {', '.join(spec.splits)}.")
+    if not data_dir.is_dir():
+        raise InputError(f"{data_dir}: no such folder. Put {spec.title} there or give its place with --data-dir.")
+    reader = {"300w": _read_300w, "wflw": _read_wflw, "cofw": _read_cofw}[spec.layout]
+    samples: list[Sample] = []
+    found: dict[str, int] = {}
+    for source in spec.splits[split]:
+        here = reader(spec, data_dir, source, None if limit is None else limit - len(samples))
+        found[source.name] = len(here)
+        samples += here
+        if limit is not None and len(samples) >= limit:
+            break
+    if not samples:
+        places = ", ".join(source.path for source in spec.splits[split])
+        raise InputError(f"{data_dir}: no {spec.title} {split} face in it (looked for {places}). Is --data-dir right?")
+    expected = sum(source.expected for source in spec.splits[split])
+    if limit is None and len(samples) != expected and not quiet:
+        parts = ", ".join(f"{s.name.upper()} {found[s.name]}/{s.expected}" for s in spec.splits[split])
+        print(f"{spec.title} {split}: {len(samples)} of {expected} faces ({parts})", file=sys.stderr)
+    return samples
+
+
+def with_pose(
+    samples: list[Sample], spec: DatasetSpec, data_dir: str | Path, labels: str | Path | None
+) -> list[Sample]:
+    """Returns the samples with their pose: from `labels` (see `pose.read_pose_labels`), else by PnP, cached.
+
+    Synthetic data brings its exact pose in `pose.csv`, which is used where `labels` is None. Labels whose sign
+    convention is another are brought to ours, and that is said on stderr.
+
+    Raises: InputError if a sample has no label in `labels`.
+    """
+    by_pnp = cached_pose(np.stack([sample.landmarks for sample in samples]), spec)
+    exact = Path(data_dir) / "pose.csv"
+    if labels is None and spec.is_synthetic and exact.is_file():
+        labels = exact
+    if labels is None:
+        angles = by_pnp
+    else:
+        table = read_pose_labels(labels)
+        rows = match_names([sample.name for sample in samples], list(table))
+        missing = [sample.name for sample, row in zip(samples, rows) if row is None]
+        if missing:
+            raise InputError(f"{labels}: no pose for {missing[0]} ({len(missing)} of {len(samples)} faces lack one).")
+        values = list(table.values())
+        angles, negated = align_signs(np.stack([values[row] for row in rows]), by_pnp)
+        if negated:
+            print(f"{labels}: {', '.join(negated)} counted the other way round, negated (see pose.py)", file=sys.stderr)
+    return [replace(sample, pose=angle.astype(np.float32)) for sample, angle in zip(samples, angles)]
+
+
+def select(samples: list[Sample], spec: DatasetSpec, subset: str) -> np.ndarray:
+    """Returns which samples belong to a subset (`all`: every one), bool (N,).
+
+    Raises: InputError for a subset that the dataset does not have.
+    """
+    if subset == "all":
+        return np.ones(len(samples), bool)
+    if subset not in spec.subsets:
+        raise InputError(f"subset {subset!r}: {spec.title} has {', '.join(spec.subsets)}, all.")
+    wanted = set(spec.subsets[subset])
+    return np.array([bool(wanted & sample.tags) for sample in samples], bool)
+
+
+def hold_out(samples: list[Sample], fraction: float, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
+    """Splits training samples into (train, validation), stratified by source.
+
+    The choice depends on the sample names and `seed` alone, so runs with other training seeds validate on the same
+    faces. Samples of one photograph (same name but for `_1`, `_2`, or `#k`) may fall on both sides.
+
+    Args: fraction: of each source, rounded; 0 gives an empty validation list.
+    """
+    sources: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        sources.setdefault(sample.name.split("/")[0], []).append(i)
+    rng = np.random.default_rng(seed)
+    held: set[int] = set()
+    for indices in sources.values():
+        held |= set(rng.permutation(indices)[: round(fraction * len(indices))].tolist())
+    return [s for i, s in enumerate(samples) if i not in held], [s for i, s in enumerate(samples) if i in held]
+
+
+def match_names(wanted: list[str], given: list[str]) -> list[int | None]:
+    """Returns, for each wanted sample name, the place of its row in `given`, or None.
+
+    Names match whole, with or without an image's ending, or by their last part alone where that is unique on both
+    sides (other methods' files often carry `image_0001` for `lfpw/testset/image_0001`).
+    """
+
+    def plain(name: str) -> str:
+        stem, dot, ending = name.rpartition(".")
+        return stem if dot and f".{ending.lower()}" in IMAGE_ENDINGS else name
+
+    rows = {plain(name): i for i, name in enumerate(given)}
+    last = Counter(plain(name).split("/")[-1] for name in given)
+    last_wanted = Counter(name.split("/")[-1] for name in wanted)
+    short = {plain(name).split("/")[-1]: i for i, name in enumerate(given) if last[plain(name).split("/")[-1]] == 1}
+    result: list[int | None] = []
+    for name in wanted:
+        row = rows.get(name)
+        if row is None and last_wanted[name.split("/")[-1]] == 1:
+            row = short.get(name.split("/")[-1])
+            if row is not None and "/" in given[row] and plain(given[row]) != name:
+                row = None  # another folder's face that happens to have the same file name
+        result.append(row)
+    return result
+
+
+# --- 300W -----------------------------------------------------------------------------------------------------------------
+
+
+def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
+    """Reads a `.pts` file, with or without the `version/n_points/{` header.
+
+    Returns: float64 (L, 2), 0-based pixels: the file's coordinates are 1-based.
+    Raises:  InputError naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_PTS_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Is the download complete?") from error
+    text = data.decode("utf-8", errors="replace")
+    if len(data) > MAX_PTS_BYTES or "\0" in text:
+        raise InputError(f"{path}: not a .pts text file. Replace or remove it.")
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line in "{}" or line.startswith(("version", "n_points")):
+            continue
+        parts = line.split()
+        try:
+            point = [float(part) for part in parts]
+        except ValueError:
+            point = []
+        if len(point) != 2 or not np.isfinite(point).all() or max(map(abs, point)) > 1e6:
+            raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers. Replace or remove the file.")
+        rows.append(point)
+    if len(rows) != num_landmarks:
+        raise InputError(f"{path}: {len(rows)} points, {num_landmarks} expected. Is --dataset right?")
+    return np.array(rows) - 1.0
+
+
+def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None) -> list[Sample]:
+    folder = data_dir / source.path
+    if not folder.is_dir():
+        return []
+    # one listing instead of three look-ups a file; natural order is not needed, only a fixed one
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    images = {file.stem: file for file in reversed(files) if file.suffix.lower() in IMAGE_ENDINGS}
+    points = [file for file in files if file.suffix.lower() == ".pts"]
+    paired = [file for file in points if file.stem in images]
+    if len(paired) < len(points):
+        lonely = next(file for file in points if file.stem not in images)
+        print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely.name}), left out", file=sys.stderr)
+    return [
+        _sample(f"{source.path}/{file.stem}", images[file.stem], read_pts(file, spec.num_landmarks), {source.name})
+        for file in paired[:limit]
+    ]
+
+
+# --- WFLW -----------------------------------------------------------------------------------------------------------------
+
+
+def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None) -> list[Sample]:
+    path = data_dir / source.path
+    if not path.is_file():
+        return []
+    samples, faces, absent = [], Counter(), 0
+    columns = 2 * spec.num_landmarks + 11
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    listed: dict[str, bool] = {}
+    for number, line in enumerate(lines, 1):
+        if limit is not None and len(samples) >= limit:
+            break
+        parts = line.split(maxsplit=columns - 1)
+        if not parts:
+            continue
+        if len(parts) != columns:
+            raise InputError(f"{path}, line {number}: {len(parts)} columns, {columns} expected. Is --dataset right?")
+        try:
+            numbers = np.array(parts[:-1], np.float64)
+        except ValueError:
+            numbers = np.array([np.nan])
+        if not np.isfinite(numbers).all() or np.abs(numbers).max() > 1e6:
+            raise InputError(f"{path}, line {number}: a column that is not a number. Download the list again.")
+        image_name = parts[-1].strip()
+        relative = Path(image_name)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise InputError(f"{path}, line {number}: image name {image_name[:60]!r} leaves the data folder.")
+        name = f"{relative.with_suffix('').as_posix()}#{faces[image_name]}"
+        faces[image_name] += 1
+        image = data_dir / "WFLW_images" / relative
+        if image_name not in listed:
+            listed[image_name] = image.is_file()
+        if not listed[image_name]:
+            absent += 1
+            continue
+        landmarks = numbers[: 2 * spec.num_landmarks].reshape(-1, 2)
+        flags = numbers[2 * spec.num_landmarks + 4 : 2 * spec.num_landmarks + 10] > 0.5
+        tags = {source.name} | {tag for tag, on in zip(WFLW_ATTRIBUTES, flags) if on}
+        samples.append(_sample(name, image, landmarks, tags))
+    if absent:
+        print(f"{path}: {absent} listed faces whose image is absent, left out", file=sys.stderr)
+    return samples
+
+
+# --- COFW -----------------------------------------------------------------------------------------------------------------
+
+
+def _open_mat(path: Path):
+    import h5py  # comes with Keras; only this dataset needs it
+
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path}: not a MATLAB v7.3 file ({error}). Download it again.") from error
+
+
+def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None) -> list[Sample]:
+    path = data_dir / source.path
+    if not path.is_file():
+        return []
+    ending = "Tr" if source.name == "train" else "T"
+    with _open_mat(path) as file:
+        try:
+            table = np.asarray(file[f"phis{ending}"], np.float64)  # MATLAB is column-major: (87, N) here
+            count = file[f"Is{ending}"].size
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{path}: no phis{ending} and Is{ending} in it ({error}). Is it COFW's colour file?"
+            ) from error
+    rows = 3 * spec.num_landmarks
+    if table.ndim != 2 or table.shape[0] != rows or table.shape[1] != count:
+        raise InputError(f"{path}: phis{ending} has shape {table.shape}, expected ({rows}, {count}).")
+    samples = []
+    for i, column in enumerate(table.T[:limit]):
+        if not np.isfinite(column).all():
+            raise InputError(f"{path}: face {i} has a point that is not a number. Download it again.")
+        landmarks = np.stack(
+            [column[: spec.num_landmarks], column[spec.num_landmarks : 2 * spec.num_landmarks]], axis=1
+        )
+        tags = {source.name} | ({"occlusion"} if column[2 * spec.num_landmarks :].any() else set())
+        samples.append(_sample(f"{source.name}/{i:04d}", path, landmarks - 1.0, tags, index=i))  # MATLAB counts from 1
+    return samples
+
+
+def _read_cofw_image(path: Path, index: int) -> np.ndarray:
+    with _open_mat(path) as file:
+        key = "IsTr" if "IsTr" in file else "IsT"
+        try:
+            image = np.asarray(file[np.asarray(file[key]).reshape(-1)[index]])
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: image {index} cannot be read ({error}). Download it again.") from error
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[0] != 3):
+        raise InputError(f"{path}: image {index} is {image.dtype} {image.shape}, expected uint8 (3, W, H) or (W, H).")
+    image = image.T if image.ndim == 3 else np.repeat(image.T[..., None], 3, axis=-1)  # (3, W, H) -> (H, W, 3)
+    return np.ascontiguousarray(image)

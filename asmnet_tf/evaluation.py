@@ -1,0 +1,91 @@
+"""What evaluate.py compares with: the ground truth of a dataset or of prediction files, and names (NumPy only)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from asmnet_tf.config import VAL_FRACTION, DatasetSpec
+from asmnet_tf.datasets import Sample, hold_out, read_samples, select, with_pose
+from asmnet_tf.files import InputError
+from asmnet_tf.pose import estimate_pose
+from asmnet_tf.prediction_files import Predictions, align, spec_for
+from asmnet_tf.report import Faces
+
+
+def truth_of_dataset(spec: DatasetSpec, data_dir: Path, args: argparse.Namespace) -> tuple[list[Sample], Faces]:
+    """Returns the samples of `args.split` that belong to any of `args.subset`, and the same as `Faces`.
+
+    Without --subset: every test subset that has a face here; of training faces, all. --limit takes the first N faces of
+    what was asked for.
+
+    Raises: InputError for an unknown subset or where no subset asked for has a face.
+    """
+    samples = read_samples(spec, data_dir, "test" if args.split == "test" else "train")
+    if args.split == "val":
+        samples = hold_out(samples, VAL_FRACTION)[1]
+    wanted = args.subset or (list(spec.subsets) if args.split == "test" else ["all"])
+    masks = {name: select(samples, spec, name) for name in wanted}
+    if args.subset is None:
+        masks = {name: mask for name, mask in masks.items() if mask.any()}
+    for name, mask in masks.items():
+        if not mask.any():
+            print(f"{spec.title} {name}: no face of it in {data_dir} ({args.split} split)", file=sys.stderr)
+    keep = np.flatnonzero(np.logical_or.reduce(list(masks.values())))[: args.limit]
+    if not len(keep):
+        raise InputError(f"{data_dir}: no face of {', '.join(wanted)} in the {args.split} split. Is --subset right?")
+    samples = with_pose([samples[i] for i in keep], spec, data_dir, args.pose_labels)
+    faces = Faces(
+        spec,
+        [sample.name for sample in samples],
+        np.stack([sample.landmarks for sample in samples]).astype(np.float64),
+        np.stack([sample.pose for sample in samples]).astype(np.float64),
+        {name: mask[keep] for name, mask in masks.items()},
+    )
+    return samples, faces
+
+
+def truth_of_files(files: list[Predictions], limit: int | None) -> tuple[DatasetSpec, list[Sample], Faces]:
+    """Returns the faces that prediction files bring along: those of the first one; the others must have them too.
+
+    Raises: InputError if a further file has other true landmarks for them.
+    """
+    first = files[0]
+    spec = spec_for(first)
+    names = first.names[:limit]
+    landmarks = first.landmarks_gt[:limit]
+    for file in files[1:]:
+        theirs = align(Predictions(file.path, file.names, file.landmarks_gt), names, spec.num_landmarks)[0]
+        if not np.allclose(theirs, landmarks, atol=0.01):
+            raise InputError(f"{file.path}: landmarks_gt differs from {first.path}'s. Compare on the same faces.")
+    pose = estimate_pose(landmarks, spec) if first.pose_gt is None else first.pose_gt[:limit]
+    return spec, [], Faces(spec, names, landmarks, pose, {"all": np.ones(len(names), bool)})
+
+
+def pose_label_source(
+    spec: DatasetSpec, args: argparse.Namespace, own_truth: bool, files: dict[str, Predictions]
+) -> str:
+    """Returns, in words, what the pose is measured against."""
+    if own_truth:
+        brought = next(iter(files.values())).pose_gt is not None
+        return "pose_gt of the first prediction file" if brought else "PnP on landmarks_gt"
+    if args.pose_labels is not None:
+        return str(args.pose_labels)
+    return "exact (pose.csv of the synthetic faces)" if spec.is_synthetic else "PnP on the ground-truth landmarks"
+
+
+def unique_names(models: list[Path], taken: set[str]) -> list[tuple[str, Path]]:
+    """Returns (name, path): the run folder for best.keras and last.keras, else the stem; `-2`, `-3` where taken."""
+    taken, named = set(taken), []
+    for path in models:
+        base = path.resolve().parent.name if path.name in ("best.keras", "last.keras") else path.stem
+        name, number = base, 1
+        while name in taken:
+            number += 1
+            name = f"{base}-{number}"
+        taken.add(name)
+        named.append((name, path))
+    return named

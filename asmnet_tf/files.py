@@ -1,0 +1,61 @@
+"""What every reader and writer here keeps to: one-line errors for bad input, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. The message is one line: file, what came, what to do. Exit code 2."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary name in the folder of `path`, with its ending; on success renames it to `path`.
+
+    Whatever stood at `path` stays untouched until the new file is complete, and if writing fails.
+
+    Raises: InputError if the folder or file cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        make_folder(path.parent)
+        handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner may read
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Choose another output.") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes `text` as UTF-8; see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def make_folder(path: str | os.PathLike) -> Path:
+    """Makes a folder with its parents. Raises: InputError if it cannot be made or written to."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: this folder cannot be made ({error.strerror or error}). Choose another output."
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: this folder cannot be written to. Choose another output.")
+    return path

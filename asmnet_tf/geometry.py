@@ -1,0 +1,174 @@
+"""Boxes, crops and the coordinates of a face (NumPy and OpenCV only).
+
+Coordinates. Pixel centres are integers: an image of width W covers [-0.5, W - 0.5]. Affine maps are (2, 3) float64
+matrices that act on column vectors (x, y, 1). A crop frame is a rectangle of the image; in *network units* its centre
+is 0 and its sides are +-0.5, whatever the crop's size in pixels, so a mirror image is exactly x -> -x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from asmnet_tf.config import SQUARE_CROP_SCALE
+from asmnet_tf.files import InputError
+
+# --- boxes and crop frames --------------------------------------------------------------------------------------------
+
+
+def landmark_box(landmarks: np.ndarray) -> np.ndarray:
+    """Returns the bounding box (x_min, y_min, x_max, y_max) of landmarks (..., L, 2), as float (..., 4), in their units."""
+    return np.concatenate([landmarks.min(axis=-2), landmarks.max(axis=-2)], axis=-1)
+
+
+def crop_frame(box: np.ndarray, crop: str, scale: float | None = None) -> np.ndarray:
+    """Returns the crop frame of bounding boxes.
+
+    `square`: the box's centre, side `scale` (default 1.2) times its longer side. `tight`: the box itself, the
+    release's crop; its aspect ratio is lost when it becomes a square image.
+
+    Args:    box: float (..., 4), image pixels.
+    Returns: float64 (..., 4): centre x, centre y, width, height.
+    Raises:  ValueError for an unknown crop.
+    """
+    box = np.asarray(box, np.float64)
+    centre = (box[..., :2] + box[..., 2:]) / 2
+    size = np.maximum(box[..., 2:] - box[..., :2], 1e-6)  # a face of no extent must not divide by zero
+    if crop == "square":
+        size = np.repeat(size.max(axis=-1, keepdims=True), 2, axis=-1)
+        size = size * (SQUARE_CROP_SCALE if scale is None else scale)
+    elif crop == "tight":
+        size = size * (1.0 if scale is None else scale)
+    else:
+        raise ValueError(f"crop is {crop!r}; it is 'square' or 'tight'")
+    return np.concatenate([centre, size], axis=-1)
+
+
+def normalise(landmarks: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """Image pixels (..., L, 2) -> network units, flat (..., 2L): x0, y0, x1, ... of crop frame (..., 4)."""
+    norm = (landmarks - frame[..., None, :2]) / frame[..., None, 2:]
+    return norm.reshape(*norm.shape[:-2], -1)
+
+
+def denormalise(landmarks_norm: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """Inverse of `normalise`: flat network units (..., 2L) -> image pixels (..., L, 2)."""
+    norm = np.asarray(landmarks_norm)
+    return norm.reshape(*norm.shape[:-1], -1, 2) * frame[..., None, 2:] + frame[..., None, :2]
+
+
+def crop_to_image(frame: np.ndarray, size: int) -> np.ndarray:
+    """Returns the (2, 3) map from pixels of a `size` x `size` crop to image pixels.
+
+    Network units of crop pixel q are (q - (size - 1) / 2) / size; the crop covers [-0.5, size - 0.5].
+    """
+    centre, extent = frame[:2], frame[2:]
+    step = extent / size
+    offset = centre - step * (size - 1) / 2
+    return np.array([[step[0], 0.0, offset[0]], [0.0, step[1], offset[1]]])
+
+
+# --- affine maps ------------------------------------------------------------------------------------------------------
+
+
+def compose(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Returns the affine map x -> second(first(x)); both (..., 2, 3)."""
+    linear = second[..., :2] @ first[..., :2]
+    shift = second[..., :2] @ first[..., 2:] + second[..., 2:]
+    return np.concatenate([linear, shift], axis=-1)
+
+
+def invert(affine: np.ndarray) -> np.ndarray:
+    """Returns the inverse of affine maps (..., 2, 3)."""
+    linear = np.linalg.inv(affine[..., :2])
+    return np.concatenate([linear, -linear @ affine[..., 2:]], axis=-1)
+
+
+def transform(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Applies one affine map (2, 3) to points (..., 2)."""
+    return points @ affine[:, :2].T + affine[:, 2]
+
+
+def flip_landmarks(landmarks_norm: np.ndarray, flip_map: list[int]) -> np.ndarray:
+    """Mirrors shapes (..., 2L) in network units: x -> -x, and points change places by the dataset's flip map."""
+    points = landmarks_norm.reshape(*landmarks_norm.shape[:-1], -1, 2)[..., flip_map, :] * np.array([-1.0, 1.0])
+    return points.reshape(landmarks_norm.shape).astype(landmarks_norm.dtype, copy=False)
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Reads an image file as RGB uint8 (H, W, 3), EXIF orientation ignored: annotations refer to the stored pixels.
+
+    Raises: InputError if the file is absent or does not decode.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: image cannot be read ({error.strerror}). Is the download complete?") from error
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise InputError(f"{path}: {data.size} bytes that do not decode as an image. Replace or remove the file.")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The part of an image around one face, at no more resolution than the network can use.
+
+    pixels: RGB uint8 (h, w, 3). image_to_patch: (2, 3) from image pixels to patch pixels.
+    """
+
+    pixels: np.ndarray
+    image_to_patch: np.ndarray
+
+
+PATCH_MARGIN = 1.7  # side of the patch over the side of the crop: a crop turned by 45 degrees and 20 % larger fits
+PATCH_DETAIL = 1.25  # patch pixels per crop pixel at most
+
+
+def cut_patch(image: np.ndarray, frame: np.ndarray, size: int, margin: float = PATCH_MARGIN) -> Patch:
+    """Cuts the surroundings of crop frame (4,) out of an image, shrunk with area averaging where it has more detail.
+
+    `warpAffine` samples bilinearly and would alias when shrinking (findings 13), so shrinking happens here, once, for
+    training and test alike; what is outside the image is left out and becomes black in `warp_patch`.
+
+    Args: size: side of the network's input in pixels.
+    """
+    height, width = image.shape[:2]
+    reach = frame[2:] * margin / 2 + 1
+    low = np.clip(np.floor(frame[:2] - reach), 0, [width - 1, height - 1]).astype(int)
+    high = np.clip(np.ceil(frame[:2] + reach) + 1, low + 1, [width, height]).astype(int)
+    pixels = image[low[1] : high[1], low[0] : high[0]]
+    shape = high - low
+    target = np.minimum(shape, np.maximum(1, np.round(shape * size * PATCH_DETAIL / frame[2:]))).astype(int)
+    if (target < shape).any():
+        pixels = cv2.resize(pixels, (int(target[0]), int(target[1])), interpolation=cv2.INTER_AREA)
+    else:
+        pixels = pixels.copy()  # a view would keep the whole image in memory
+    ratio = target / shape
+    offset = (0.5 - low) * ratio - 0.5  # resize keeps the outer edges: (x - low + 0.5) * ratio - 0.5
+    return Patch(pixels, np.array([[ratio[0], 0.0, offset[0]], [0.0, ratio[1], offset[1]]]))
+
+
+def warp_patch(patch: Patch, crop_to_image_map: np.ndarray, size: int) -> np.ndarray:
+    """Samples the `size` x `size` crop, RGB uint8, whose pixels map to image pixels by `crop_to_image_map` (2, 3)."""
+    matrix = compose(patch.image_to_patch, crop_to_image_map)
+    return cv2.warpAffine(
+        patch.pixels,
+        matrix,
+        (size, size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
+
+
+def crop_image(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
+    """Returns the un-augmented network input of crop frame (4,): RGB uint8 (size, size, 3)."""
+    return warp_patch(cut_patch(image, frame, size), crop_to_image(frame, size), size)

@@ -1,0 +1,132 @@
+"""All the numbers: NME, failure rate, AUC, CED curve, pose error, each with its bootstrap interval (NumPy only).
+
+NME is a fraction here and per cent in tables. Nothing else in this project computes an error a second time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from asmnet_tf.config import ANGLES, DatasetSpec
+
+BOOTSTRAP_SAMPLES = 1000
+BOOTSTRAP_SEED = 0
+
+
+def normaliser(landmarks_gt: np.ndarray, spec: DatasetSpec, kind: str = "inter-ocular") -> np.ndarray:
+    """Returns the length that the error of each face is divided by.
+
+    inter-ocular: distance of the outer eye corners. inter-pupil: distance of the pupils, which are the mean of the
+    eye's points (68 points) or points of their own (98, 29 points).
+
+    Args:    landmarks_gt: float (N, L, 2), pixels.
+    Returns: float64 (N,), pixels; NaN where it is zero.
+    Raises:  ValueError for an unknown kind.
+    """
+    points = np.asarray(landmarks_gt, np.float64)
+    if kind == "inter-ocular":
+        first, second = (points[:, i] for i in spec.outer_eye_corners)
+    elif kind == "inter-pupil":
+        first, second = (points[:, list(indices)].mean(axis=1) for indices in spec.pupils)
+    else:
+        raise ValueError(f"normaliser is {kind!r}; it is 'inter-ocular' or 'inter-pupil'")
+    length = np.linalg.norm(first - second, axis=-1)
+    return np.where(length > 0, length, np.nan)
+
+
+def point_errors(landmarks_pred: np.ndarray, landmarks_gt: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns |error| / normaliser of every landmark: (N, L) from (N, L, 2), (N, L, 2) and (N,)."""
+    difference = np.asarray(landmarks_pred, np.float64) - np.asarray(landmarks_gt, np.float64)
+    return np.linalg.norm(difference, axis=-1) / lengths[:, None]
+
+
+def nme(landmarks_pred: np.ndarray, landmarks_gt: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns the NME of every face, a fraction: float64 (N,)."""
+    return point_errors(landmarks_pred, landmarks_gt, lengths).mean(axis=1)
+
+
+def failure_rate(errors: np.ndarray, threshold: float) -> float:
+    """Returns FR@threshold: the share of faces with NME > threshold."""
+    return float(np.mean(errors > threshold))
+
+
+def auc(errors: np.ndarray, threshold: float) -> float:
+    """Returns AUC@threshold: the exact area under the CED curve from 0 to threshold, divided by threshold.
+
+    The CED is a step function, so its area is the mean of max(0, 1 - NME / threshold); no grid is involved, and a
+    perfect prediction scores exactly 1.
+    """
+    return float(np.mean(np.maximum(0.0, 1.0 - errors / threshold)))
+
+
+def ced(errors: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Returns the share of faces with NME <= t for every t in thresholds, (T,)."""
+    return np.searchsorted(np.sort(errors), thresholds, side="right") / len(errors)
+
+
+def pose_errors(pose_pred_deg: np.ndarray, pose_gt_deg: np.ndarray) -> np.ndarray:
+    """Returns the absolute angle differences (N, 3) in degrees, the short way round."""
+    difference = np.asarray(pose_pred_deg, np.float64) - np.asarray(pose_gt_deg, np.float64)
+    return np.abs((difference + 180.0) % 360.0 - 180.0)
+
+
+def bootstrap_interval(values: np.ndarray, confidence: float = 0.95) -> list[float | None]:
+    """Returns the percentile bootstrap interval [low, high] of the mean of values (N,); [None, None] below two values.
+
+    Every number here is a mean over faces (FR of indicators, AUC of clipped gains), so this one function serves all.
+    """
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        return [None, None]
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    means = np.empty(BOOTSTRAP_SAMPLES)
+    for start in range(0, BOOTSTRAP_SAMPLES, 100):  # in blocks: 1000 x N indices would need 8 kB a face
+        picks = rng.integers(0, len(values), (min(100, BOOTSTRAP_SAMPLES - start), len(values)))
+        means[start : start + len(picks)] = values[picks].mean(axis=1)
+    tail = (1 - confidence) / 2
+    return [float(v) for v in np.quantile(means, [tail, 1 - tail])]
+
+
+def _summary(values: np.ndarray, scale: float) -> tuple[float | None, list[float | None]]:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None, [None, None]
+    interval = bootstrap_interval(values)
+    return float(values.mean() * scale), [None if v is None else v * scale for v in interval]
+
+
+def summarise(
+    errors: np.ndarray,
+    errors_interpupil: np.ndarray | None,
+    thresholds: tuple[float, ...],
+    pose_error_deg: np.ndarray | None,
+    pose_pnp_error_deg: np.ndarray | None,
+) -> dict:
+    """Returns the metrics of one method on one subset, as plain JSON values; what is not there is None, never NaN.
+
+    Args:
+        errors, errors_interpupil: NME fractions (N,). pose_error_deg, pose_pnp_error_deg: (N, 3), rows may be NaN.
+    Returns: n, nme_pct, nme_interpupil_pct, fr_pct@T, auc_pct@T, pose_mae_deg, pose_pnp_mae_deg, and ci95 with an
+        interval [low, high] under the same keys. Faces whose error is not finite count as failures in FR and AUC.
+    """
+    known = np.where(np.isfinite(errors), errors, np.inf)
+    result: dict = {"n": int(len(errors))}
+    intervals: dict = {}
+
+    def add(key: str, values: np.ndarray | None, scale: float = 100.0) -> None:
+        result[key], intervals[key] = _summary(np.empty(0) if values is None else values, scale)
+
+    add("nme_pct", errors)
+    add("nme_interpupil_pct", errors_interpupil)
+    for threshold in thresholds:
+        add(f"fr_pct@{threshold:.2f}", (known > threshold).astype(float))
+        add(f"auc_pct@{threshold:.2f}", np.maximum(0.0, 1.0 - known / threshold))
+    for key, table in (("pose_mae_deg", pose_error_deg), ("pose_pnp_mae_deg", pose_pnp_error_deg)):
+        if table is None or not np.isfinite(table).any():
+            result[key] = intervals[key] = None
+            continue
+        columns = [_summary(table[:, i], 1.0) for i in range(3)]
+        result[key] = {angle: column[0] for angle, column in zip(ANGLES, columns)}
+        intervals[key] = {angle: column[1] for angle, column in zip(ANGLES, columns)}
+    result["ci95"] = intervals
+    return result

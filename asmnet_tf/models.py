@@ -1,0 +1,263 @@
+"""ASMNet and the MobileNetV2 baseline as plain functional Keras models (paper section 3.3; TensorFlow / Keras).
+
+Input: RGB pixels 0..255, float or uint8, (B, S, S, 3); rescaling is a layer. Outputs, in this order: `O_L` (B, 2L)
+landmarks in network units x0, y0, x1, ...; `O_P` (B, 3) yaw, pitch, roll over 65 degrees.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+from keras import layers
+
+from asmnet_tf.config import DROPOUT, HEAD_L2, INPUT_SIZE
+from asmnet_tf.files import InputError, replacing, write_text
+
+MIN_INPUT_SIZE = 32
+ASMNET_TAPS = (  # pooled features, in this order (paper figure 2; 24 + 32 + 64 + 96 + 160 + 160 = 536)
+    "block_1_project_BN",
+    "block_3_project_BN",
+    "block_6_project_BN",
+    "block_10_project_BN",
+    "block_13_project_BN",
+    "block_15_add",
+)
+
+
+def build_asmnet(
+    num_landmarks: int = 68,
+    input_size: int = INPUT_SIZE,
+    dropout: float = DROPOUT,
+    l2_heads: float = HEAD_L2,
+    input_range: tuple[float, float] = (-1.0, 1.0),
+) -> keras.Model:
+    """Builds ASMNet: MobileNetV2 up to `block_15_add`, six pooled taps, two linear heads.
+
+    Args:
+        num_landmarks: L. input_size: side of the input in pixels, 32 or more.
+        dropout: rate before the heads. l2_heads: L2 on kernel and bias of both heads (in `model.losses`).
+        input_range: what pixels 0 and 255 become; the release has (0, 1), ImageNet weights want (-1, 1).
+    Returns: a model with random weights; 1,439,507 parameters for L = 68.
+    Raises:  ValueError for a size below 32.
+    """
+    base, inputs = _backbone(input_size, input_range)
+    pooled = [
+        layers.GlobalAveragePooling2D(name=f"pool_{name}")(base.get_layer(name).output)
+        for name in ASMNET_TAPS  # fmt: skip
+    ]
+    features = layers.Concatenate(name="features")(pooled)
+    return _with_heads("asmnet", inputs, features, num_landmarks, dropout, l2_heads)
+
+
+def build_mobilenet_v2(
+    num_landmarks: int = 68,
+    input_size: int = INPUT_SIZE,
+    dropout: float = DROPOUT,
+    l2_heads: float = HEAD_L2,
+    input_range: tuple[float, float] = (-1.0, 1.0),
+) -> keras.Model:
+    """Builds the paper's baseline `mnv2`: the whole MobileNetV2, its 1280 pooled features into the same two heads.
+
+    Arguments, result and errors as `build_asmnet`; 2,436,043 parameters for L = 68.
+    """
+    base, inputs = _backbone(input_size, input_range)
+    features = layers.GlobalAveragePooling2D(name="features")(base.get_layer("out_relu").output)
+    return _with_heads("mobilenet_v2", inputs, features, num_landmarks, dropout, l2_heads)
+
+
+BUILDERS = {"asmnet": build_asmnet, "mobilenet_v2": build_mobilenet_v2}
+
+
+def _backbone(input_size: int, input_range: tuple[float, float]) -> tuple[keras.Model, keras.KerasTensor]:
+    if input_size < MIN_INPUT_SIZE:
+        raise ValueError(f"input_size is {input_size}; MobileNetV2 needs {MIN_INPUT_SIZE} or more")
+    low, high = input_range
+    inputs = layers.Input((input_size, input_size, 3), name="image")
+    pixels = layers.Rescaling((high - low) / 255.0, offset=low, name="rescaling")(inputs)
+    return keras.applications.MobileNetV2(input_tensor=pixels, include_top=False, weights=None), inputs
+
+
+def _with_heads(
+    name: str,
+    inputs: keras.KerasTensor,
+    features: keras.KerasTensor,
+    num_landmarks: int,
+    dropout: float,
+    l2_heads: float,
+) -> keras.Model:
+    features = layers.Dropout(dropout, name="dropout")(features)
+
+    def head(units: int, head_name: str) -> keras.KerasTensor:
+        def penalty() -> keras.regularizers.Regularizer | None:
+            return keras.regularizers.L2(l2_heads) if l2_heads else None
+
+        dense = layers.Dense(
+            units, kernel_regularizer=penalty(), bias_regularizer=penalty(), dtype="float32", name=head_name
+        )
+        return dense(features)
+
+    return keras.Model(inputs, [head(2 * num_landmarks, "O_L"), head(3, "O_P")], name=name)
+
+
+# --- counting -----------------------------------------------------------------------------------------------------------
+
+
+def count_multiply_adds(model: keras.Model) -> int:
+    """Returns the multiply-adds of convolutions and dense layers for one image.
+
+    The paper's FLOPs are twice this number (0.51 G for ASMNet at 224 px, 0.60 G for MobileNetV2).
+    """
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D)):
+            total += int(np.prod(layer.output.shape[1:3])) * int(np.prod(layer.kernel.shape))
+        elif isinstance(layer, layers.Dense):
+            total += int(np.prod(layer.kernel.shape))
+    return total
+
+
+# --- weights from elsewhere -----------------------------------------------------------------------------------------------
+
+
+def load_backbone_weights(model: keras.Model, source: str) -> int:
+    """Copies weights by layer name into a model, from `imagenet` or a file; layers that the source lacks stay random.
+
+    Files: `.keras`, Keras 3 `.weights.h5`, Keras 2 whole-model or weight-only `.h5`. Arrays of another shape are an
+    error, except in the heads (`O_L`, `O_P`), which belong to a number of landmarks and are then left alone.
+
+    Returns: the number of layers that received weights.
+    Raises:  InputError if the file cannot be read, or holds no layer of this model.
+    """
+    if source == "imagenet":
+        try:
+            donor = keras.applications.MobileNetV2(include_top=False, weights="imagenet")
+        except Exception as error:  # Keras raises bare Exception where the download fails
+            message = str(error).splitlines()[0][:100]
+            raise InputError(f"--weights imagenet: download failed ({message}). Give a file instead.") from error
+        stored = {layer.name: layer.get_weights() for layer in donor.layers}
+    else:
+        stored = _read_layer_weights(Path(source))
+    copied = 0
+    for layer in model.layers:
+        arrays = stored.get(layer.name)
+        if not layer.weights or not arrays:
+            continue
+        shapes = [tuple(w.shape) for w in layer.weights]
+        if shapes != [a.shape for a in arrays]:
+            if layer.name in ("O_L", "O_P"):
+                continue
+            raise InputError(
+                f"{source}: layer {layer.name} is {[a.shape for a in arrays]}, this model has {shapes}. Another network?"
+            )
+        if not all(np.isfinite(a).all() for a in arrays):
+            raise InputError(f"{source}: layer {layer.name} holds values that are not finite. Use another file.")
+        layer.set_weights(arrays)
+        copied += 1
+    if not copied:
+        raise InputError(
+            f"{source}: no layer of this model in it. Expected MobileNetV2 layer names (Conv1, block_1_...)."
+        )
+    return copied
+
+
+def _read_layer_weights(path: Path) -> dict[str, list[np.ndarray]]:
+    """Returns layer name -> arrays, in the order Keras lists them."""
+    if path.suffix == ".keras":
+        return {layer.name: layer.get_weights() for layer in load_model(path)[0].layers}
+    try:
+        with h5py.File(path, "r") as file:
+            root = file["model_weights"] if "model_weights" in file else file
+            if "layers" in root and "layer_names" not in root.attrs:
+                return _read_keras3(root)
+            return _read_keras2(root)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        raise InputError(f"{path}: no weights can be read ({reason}). Expected .keras, .weights.h5 or .h5.") from error
+
+
+def _read_keras3(root: h5py.Group) -> dict[str, list[np.ndarray]]:
+    stored: dict[str, list[np.ndarray]] = {}
+
+    def visit(_: str, entry: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(entry, h5py.Group) and "name" in entry.attrs and len(entry):
+            keys = sorted((key for key in entry if key.isdigit()), key=int)
+            stored[str(entry.attrs["name"])] = [np.asarray(entry[key], np.float32) for key in keys]
+
+    root.visititems(visit)
+    return stored
+
+
+def _read_keras2(root: h5py.Group) -> dict[str, list[np.ndarray]]:
+    def text(value: bytes | str) -> str:
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    stored: dict[str, list[np.ndarray]] = {}
+    for name in map(text, root.attrs.get("layer_names", list(root))):
+        group = root[name]
+        names = [text(n) for n in group.attrs.get("weight_names", [])]
+        owners = {n.split("/")[-2] if "/" in n else name for n in names}
+        for n in names:  # a model used as a layer lists the weights of all its layers in one group
+            owner = name if len(owners) == 1 else n.split("/")[-2]
+            stored.setdefault(owner, []).append(np.asarray(group[n], np.float32))
+    return stored
+
+
+# --- saving and loading -------------------------------------------------------------------------------------------------
+
+
+def sidecar_path(model_path: str | Path) -> Path:
+    """Returns the `.json` that stands beside a model: best.keras -> best.json."""
+    return Path(model_path).with_suffix(".json")
+
+
+def save_model(model: keras.Model, path: str | Path, sidecar: dict) -> None:
+    """Writes `<path>` and its side-car JSON; each replaces an older file only when it is complete."""
+    with replacing(path) as temporary:
+        _in_float32(model).save(temporary)
+    write_text(sidecar_path(path), json.dumps(sidecar, indent=2) + "\n")
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    """Returns a model that computes in float32: one trained in mixed precision is copied, so that it runs anywhere."""
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
+
+    clone = keras.models.clone_model(model, clone_function=copy)
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def load_model(path: str | Path) -> tuple[keras.Model, dict]:
+    """Loads a `.keras` model and its side-car; an absent side-car is {}.
+
+    Raises: InputError if either cannot be read or the outputs are not `O_L` (2L) and `O_P` (3).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such model. train.py writes best.keras and last.keras in its run folder.")
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras, h5py and zipfile each have their own; all mean the file is not usable
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = "truncated or no .keras archive" if not zipfile.is_zipfile(path) else lines[0][:120]
+        raise InputError(f"{path}: not a model that Keras loads ({reason}). Save it again.") from error
+    shapes = [tuple(output.shape) for output in getattr(model, "outputs", [])]
+    if len(shapes) != 2 or len(shapes[0]) != 2 or not shapes[0][1] or shapes[0][1] % 2 or shapes[1] != (None, 3):
+        raise InputError(f"{path}: outputs of shape {shapes}, expected landmarks (None, 2L) and pose (None, 3).")
+    try:
+        sidecar = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        sidecar = {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{sidecar_path(path)}: not JSON ({error}). Remove it to use flags or defaults.") from error
+    if not isinstance(sidecar, dict):
+        raise InputError(f"{sidecar_path(path)}: not a JSON object. Remove it to use flags or defaults.")
+    return model, sidecar

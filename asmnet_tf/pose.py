@@ -1,0 +1,237 @@
+"""Head pose from landmarks, and the one place where its convention is written down (NumPy and OpenCV only).
+
+Convention. Camera axes: x to the right of the image, y down, z away from the camera. Head axes: the same when the face
+looks straight into the camera. R takes head to camera coordinates and R = Rz Ry Rx, roll outermost, so turning the
+image in its plane by an angle adds exactly that angle to roll. Signs are those of 300W-LP and HopeNet, hence of the
+release's labels:
+
+    yaw   > 0   the face turns towards the left edge of the image       (mirror image: -yaw)
+    pitch > 0   the face looks up
+    roll  > 0   the head is tilted clockwise as the viewer sees it      (mirror image: -roll)
+
+Zero. Yaw and roll are zero by symmetry. Pitch is zero where outer eye corners and mouth corners are equally far from
+the camera; 300W-LP and others put it 3 to 9 degrees elsewhere (a constant). 300W-LP decomposes R in the other order
+(roll innermost), which differs by a few degrees where yaw and pitch are both large.
+
+Camera. Centred on the bounding box of the landmarks, focal length 2.4 x its longer side (what SPIGA's annotation uses).
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec
+from asmnet_tf.files import InputError, replacing
+from asmnet_tf.geometry import landmark_box
+
+FOCAL = 2.4  # focal length over the longer side of the landmark box
+_MEAN_FACE_FILE = Path(__file__).with_name("mean_face_68.csv")
+
+
+@functools.cache
+def mean_face() -> np.ndarray:
+    """Returns the 3D mean face (68, 3), float64, read-only: head axes, outer eye corners 1 apart (see mean_face.py)."""
+    face = np.loadtxt(_MEAN_FACE_FILE, delimiter=",", comments="#")
+    face.setflags(write=False)
+    return face
+
+
+# --- angles -----------------------------------------------------------------------------------------------------------
+
+
+def angles_to_matrix(angles_deg: np.ndarray) -> np.ndarray:
+    """Angles (..., 3) = yaw, pitch, roll in degrees -> rotations (..., 3, 3), head to camera."""
+    yaw, pitch, roll = np.moveaxis(np.radians(angles_deg), -1, 0)
+    sy, cy = np.sin(yaw), np.cos(yaw)
+    sx, cx = -np.sin(pitch), np.cos(pitch)  # the convention's pitch is left-handed about x: up is positive
+    sz, cz = np.sin(roll), np.cos(roll)
+    rows = [
+        [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
+        [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx],
+        [-sy, cy * sx, cy * cx],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def matrix_to_angles(rotations: np.ndarray) -> np.ndarray:
+    """Inverse of `angles_to_matrix`; yaw in [-90, 90]."""
+    yaw = np.arcsin(np.clip(-rotations[..., 2, 0], -1.0, 1.0))
+    pitch = -np.arctan2(rotations[..., 2, 1], rotations[..., 2, 2])
+    roll = np.arctan2(rotations[..., 1, 0], rotations[..., 0, 0])
+    return np.degrees(np.stack([yaw, pitch, roll], axis=-1))
+
+
+def angles_to_unit(angles_deg: np.ndarray) -> np.ndarray:
+    """Degrees -> network units: +-65 degrees become +-1, more is clipped as in the release (paper section 4)."""
+    return np.clip(np.asarray(angles_deg) / POSE_RANGE_DEG, -1.0, 1.0)
+
+
+def unit_to_angles(pose_norm: np.ndarray) -> np.ndarray:
+    """Network units (`O_P`) -> degrees."""
+    return np.asarray(pose_norm) * POSE_RANGE_DEG
+
+
+# --- PnP --------------------------------------------------------------------------------------------------------------
+
+
+def to_rays(landmarks: np.ndarray) -> np.ndarray:
+    """Image pixels (..., L, 2) -> coordinates at unit depth of the camera above (..., L, 2)."""
+    box = landmark_box(landmarks)
+    centre = (box[..., :2] + box[..., 2:]) / 2
+    side = np.maximum((box[..., 2:] - box[..., :2]).max(axis=-1), 1e-6)
+    return (landmarks - centre[..., None, :]) / (FOCAL * side)[..., None, None]
+
+
+def solve_pnp(points_3d: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rotation (3, 3) and translation (3,) that put points (P, 3) on rays (P, 2).
+
+    SQPnP has no local minima behind the camera, where the iterative solver alone left 30 of 554 real faces
+    (findings 11); iterations from there minimise the error in the image.
+    """
+    rays, camera = np.ascontiguousarray(rays, np.float64), np.eye(3)
+    _, turn, shift = cv2.solvePnP(points_3d, rays, camera, None, flags=cv2.SOLVEPNP_SQPNP)
+    _, turn, shift = cv2.solvePnP(points_3d, rays, camera, None, turn, shift, True, flags=cv2.SOLVEPNP_ITERATIVE)
+    return cv2.Rodrigues(turn)[0], shift[:, 0]
+
+
+def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Estimates head pose by PnP of the 3D mean face on the dataset's rigid points.
+
+    Args:    landmarks: float (N, L, 2) or (L, 2), image pixels. spec: the dataset whose points they are.
+    Returns: float64 (N, 3) or (3,): yaw, pitch, roll in degrees; NaN where the landmarks are degenerate or not finite.
+    Raises:  ValueError if L is not the dataset's.
+    """
+    landmarks = np.asarray(landmarks, np.float64)
+    if landmarks.shape[-2:] != (spec.num_landmarks, 2):
+        raise ValueError(f"landmarks of shape {landmarks.shape}; {spec.name} has (N, {spec.num_landmarks}, 2)")
+    ours, theirs = map(list, zip(*spec.rigid_points))
+    points_3d = np.ascontiguousarray(mean_face()[theirs])
+    faces = landmarks.reshape(-1, spec.num_landmarks, 2)
+    angles = np.full((len(faces), 3), np.nan)
+    for i, face in enumerate(faces):
+        if not np.isfinite(face).all() or np.ptp(face, axis=0).min() <= 0:
+            continue
+        try:
+            angles[i] = matrix_to_angles(solve_pnp(points_3d, to_rays(face)[ours])[0])
+        except cv2.error:
+            pass  # points on one line: no pose, the row stays NaN
+    return angles.reshape(*landmarks.shape[:-2], 3)
+
+
+def cache_folder() -> Path:
+    """Returns where computed files are kept: $ASMNET_CACHE, else asmnet_tf in the user's cache folder."""
+    if os.environ.get("ASMNET_CACHE"):
+        return Path(os.environ["ASMNET_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asmnet_tf"
+
+
+def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """`estimate_pose` of (N, L, 2), computed once and kept under `cache_folder()`, never inside the dataset.
+
+    The key is a hash of the landmarks and of the mean face: other landmarks or another mean face are computed anew.
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(landmarks, np.float32).tobytes())
+    digest.update(mean_face().tobytes() + repr((spec.rigid_points, FOCAL)).encode())
+    path = cache_folder() / f"pose_{spec.name}_{digest.hexdigest()[:16]}.npy"
+    try:
+        angles = np.load(path, allow_pickle=False)
+        if angles.shape == (len(landmarks), 3):
+            return angles
+    except (OSError, ValueError, EOFError):
+        pass  # not there yet, or cut short: compute it
+    angles = estimate_pose(landmarks, spec)
+    try:
+        with replacing(path) as temporary:
+            np.save(temporary, angles, allow_pickle=False)
+    except InputError:
+        pass  # a cache that cannot be written costs time, nothing else
+    return angles
+
+
+# --- pose labels from files ---------------------------------------------------------------------------------------------
+
+
+def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads pose labels: name -> yaw, pitch, roll in degrees, float64 (3,).
+
+    `path` is a csv with the columns name, yaw, pitch, roll (degrees), or a folder of `<name>.npy` files with three
+    numbers in [-1, 1] for +-65 degrees (the release's way; sub-folders become part of the name).
+
+    Raises: InputError naming the file and line that cannot be used.
+    """
+    path = Path(path)
+    labels: dict[str, np.ndarray] = {}
+    if path.is_dir():
+        for file in sorted(path.rglob("*.npy")):
+            try:
+                values = np.load(file, allow_pickle=False).astype(np.float64).reshape(-1)
+            except (OSError, ValueError, EOFError) as error:
+                raise InputError(f"{file}: not a plain .npy array ({error}). Write it with numpy.save.") from error
+            if values.shape != (3,) or not np.isfinite(values).all() or np.abs(values).max() > 1.0 + 1e-6:
+                raise InputError(f"{file}: holds {values[:4]}, expected yaw, pitch, roll in [-1, 1] for +-65 degrees.")
+            labels[file.relative_to(path).with_suffix("").as_posix()] = unit_to_angles(values)
+        if not labels:
+            raise InputError(f"{path}: no .npy file in this folder. A pose folder holds one <image name>.npy per face.")
+        return labels
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if not {"name", *ANGLES} <= set(reader.fieldnames or ()):
+                raise InputError(f"{path}: columns {reader.fieldnames}, expected name, yaw, pitch, roll (degrees).")
+            for row in reader:
+                values = np.array([float(row[angle]) for angle in ANGLES])
+                if not np.isfinite(values).all():
+                    raise ValueError("not finite")
+                labels[row["name"]] = values
+    except OSError as error:
+        raise InputError(f"{path}: pose labels cannot be read ({error.strerror}). Give a csv or a folder.") from error
+    except (ValueError, TypeError, csv.Error) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path}, row {len(labels) + 2}: {error}. Expected name, yaw, pitch, roll in degrees."
+        ) from error
+    return labels
+
+
+def align_signs(angles_deg: np.ndarray, reference_deg: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Brings labels of another sign convention to ours, by their correlation with PnP on the same faces.
+
+    Some annotations (SPIGA's among them) count yaw the other way round. A network trained on a mixture would learn
+    nonsense, so an angle that runs against the reference (correlation below -0.5, 10 faces or more) is negated.
+
+    Args:    angles_deg, reference_deg: (N, 3).
+    Returns: the labels, (N, 3), and the names of the angles that were negated: say so.
+    """
+    signs = np.ones(3)
+    if len(angles_deg) >= 10:
+        for i in range(3):
+            ours, theirs = reference_deg[:, i], angles_deg[:, i]
+            known = np.isfinite(ours) & np.isfinite(theirs)
+            if ours[known].std() > 0 and theirs[known].std() > 0:
+                signs[i] = -1.0 if np.corrcoef(ours[known], theirs[known])[0, 1] < -0.5 else 1.0
+    return angles_deg * signs, [angle for angle, sign in zip(ANGLES, signs) if sign < 0]
+
+
+# --- drawing ------------------------------------------------------------------------------------------------------------
+
+
+def draw_axes(image: np.ndarray, angles_deg: np.ndarray, centre: np.ndarray, length: float) -> np.ndarray:
+    """Draws the head's axes on an RGB uint8 image, in place: red to its left ear, green down, blue out of the face.
+
+    Args: angles_deg: (3,) yaw, pitch, roll. centre: (2,) image pixels. length: of each axis, pixels.
+    """
+    tips = angles_to_matrix(angles_deg)[:2] * [1.0, 1.0, -1.0] * length  # columns: right, down, towards the camera
+    start = tuple(int(round(v)) for v in centre)
+    thickness = max(1, round(length / 40))
+    for tip, colour in zip(tips.T, ((230, 60, 50), (60, 180, 75), (40, 90, 230))):
+        end = tuple(int(round(v)) for v in np.asarray(centre) + tip)
+        cv2.line(image, start, end, colour, thickness, cv2.LINE_AA)
+    return image

@@ -1,0 +1,106 @@
+"""Scores models and prediction files on a dataset (step 3 of 3): NME, failure rate, AUC, CED, pose, contact sheets.
+
+    python evaluate.py runs/asmnet_synthetic_asm/best.keras                  # synthetic test faces
+    python evaluate.py runs/asmnet_300w/best.keras --dataset 300w --data-dir data/300w --subset full common challenging
+    python evaluate.py MODEL --predictions spiga=spiga.npz --dataset 300w --data-dir data/300w --subset lfpw
+    python evaluate.py --predictions spiga=spiga.npz                         # a file with its own landmarks_gt
+
+Prints a table and, last, one line of JSON: {NAME: {SUBSET: {n, nme_pct, fr_pct@T, auc_pct@T, pose_mae_deg, ...}}}.
+Writes metrics.json, summary.md, per_image.csv, ced.{csv,png}, failure_rate.{csv,png}, landmark_errors.{csv,png} and
+contact sheets to --output. About 100 faces/s at 224 px on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from asmnet_tf import cli
+from asmnet_tf.files import InputError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Returns the arguments of `argv`, default sys.argv."""
+    parser = cli.new_parser(__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", type=Path, help=".keras files that train.py wrote")
+    parser.add_argument(
+        "--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="any method's .npz (README)"
+    )
+    cli.add_data_arguments(parser, dataset_default=None)
+    parser.add_argument("--pose-labels", type=Path, help="csv or folder of .npy instead of PnP on the landmarks")
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), default="test", help="val: what train.py holds out"
+    )
+    parser.add_argument("--subset", nargs="+", metavar="S", help="default: all that the split has faces of")
+    cli.add_crop_argument(parser, None, "default: the one the model was trained with")
+    parser.add_argument("--thresholds", nargs="+", type=cli.positive, metavar="T", help="NME fractions of FR and AUC")
+    parser.add_argument("--output", type=Path, default=Path("evaluation"), help="folder (default: evaluation)")
+    parser.add_argument("--save-predictions", action="store_true", help="also write <NAME>.npz, as --predictions reads")
+    args = parser.parse_args(argv)
+    if not args.models and not args.predictions:
+        parser.error("nothing to evaluate: give a MODEL or --predictions NAME=FILE")
+    for text in args.predictions:
+        if not all(text.partition("=")):
+            parser.error(f"--predictions {text}: expected NAME=FILE")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    """Runs the steps; raises InputError for what the user can mend."""
+    from asmnet_tf import evaluation, report
+    from asmnet_tf.files import make_folder
+    from asmnet_tf.pose import estimate_pose
+    from asmnet_tf.prediction_files import align, read_predictions, write_predictions
+
+    make_folder(args.output)
+    files = {name: read_predictions(path) for name, _, path in (text.partition("=") for text in args.predictions)}
+    if len(files) < len(args.predictions):
+        raise InputError("--predictions: two files have the same NAME. Give each its own.")
+
+    # 1. Ground truth: a dataset's faces, or those that the prediction files bring along.
+    own_truth = not args.models and args.dataset is None and all(f.landmarks_gt is not None for f in files.values())
+    if own_truth:
+        spec, samples, faces = evaluation.truth_of_files(list(files.values()), args.limit)
+        reader = None
+    else:
+        spec, data_dir = cli.find_data(args)
+        samples, faces = evaluation.truth_of_dataset(spec, data_dir, args)
+        reader = lambda i: samples[i].read_image()  # noqa: E731
+
+    # 2. Every model on these faces.
+    methods = []
+    for name, path in evaluation.unique_names(args.models, taken=set(files)):
+        from asmnet_tf.prediction import score_model  # TensorFlow, only where a model is to be run
+
+        methods.append(score_model(name, path, samples, spec, args.crop))
+
+    # 3. Every prediction file.
+    for name, file in files.items():
+        landmarks, pose = align(file, faces.names, spec.num_landmarks)
+        methods.append(report.Method(name, landmarks, pose, estimate_pose(landmarks, spec), {"file": str(file.path)}))
+
+    # 4. Numbers, curves, sheets.
+    thresholds = tuple(args.thresholds or spec.thresholds)
+    protocol = {
+        "dataset": None if own_truth else spec.name,
+        "split": None if own_truth else args.split,
+        "faces": len(faces.names),
+        "normaliser": "inter-ocular (outer eye corners); inter-pupil beside it",
+        "pose_labels": evaluation.pose_label_source(spec, args, own_truth, files),
+        "thresholds": thresholds,
+        "commit": cli.commit(),
+    }
+    scores = report.write_report(args.output, methods, faces, thresholds, protocol=protocol, image_reader=reader)
+    if args.save_predictions:
+        for method, stem in zip(methods, report.file_names([m.name for m in methods])):
+            path = args.output / f"{stem}.npz"
+            write_predictions(path, faces.names, method.landmarks, method.pose, faces.landmarks, faces.pose)
+    print(report.text_table(scores, thresholds))
+    print(f"{args.output / 'ced.png'}: CED curves; {args.output / 'summary.md'}: all tables")
+    sys.stdout.flush()
+    print(report.json_line(scores))
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args)

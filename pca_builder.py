@@ -1,0 +1,75 @@
+"""Fits the eigen-shapes of a dataset's training faces (step 1 of 3; paper section 3.1).
+
+    python pca_builder.py                                                    # synthetic faces, made on first use
+    python pca_builder.py --dataset 300w --data-dir data/300w                # seconds
+    python pca_builder.py --dataset 300w --data-dir data/300w --pca-percent 80 90 97
+
+Writes <output>/<dataset>_pca<percent>.npz, plots of the modes, of the explained variance and of how far the ASM
+operator moves real shapes; prints one line for each file. Next: train.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from asmnet_tf import cli
+from asmnet_tf.config import PCA_PERCENT, crop_scale
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Returns the arguments of `argv`, default sys.argv."""
+    parser = cli.new_parser(__doc__)
+    cli.add_data_arguments(parser)
+    cli.add_crop_argument(parser, "square", "default: square")
+    parser.add_argument(
+        "--pca-percent", type=float, nargs="+", default=[PCA_PERCENT], metavar="P", help="variance to keep, %% (90)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("shape_models"), help="folder (default: shape_models)")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Runs the steps; raises InputError for what the user can mend."""
+    import numpy as np
+
+    from asmnet_tf import geometry, metrics, report, shape_model
+    from asmnet_tf.datasets import read_samples
+    from asmnet_tf.files import make_folder
+
+    shape_model.check_percents(args.pca_percent)
+    make_folder(args.output)
+
+    # 1. Training shapes, in network units of the crop, unaligned.
+    spec, data_dir = cli.find_data(args)
+    samples = read_samples(spec, data_dir, "train", args.limit)
+    landmarks = np.stack([sample.landmarks for sample in samples]).astype(np.float64)
+    frames = geometry.crop_frame(geometry.landmark_box(landmarks), args.crop)
+    shapes = geometry.normalise(landmarks, frames)
+
+    # 2. One covariance, one shape model for each percentage.
+    statistics = shape_model.collect(np.array_split(shapes, max(1, len(shapes) // 4096)))
+    models = shape_model.fit(statistics, args.pca_percent, spec.name, args.crop, crop_scale(args.crop))
+    lengths = metrics.normaliser(landmarks, spec)
+    smoothing = {}
+    for model in models:
+        # 3. How far ASM(s) moves real shapes: what the network is first trained towards.
+        smoothed = geometry.denormalise(model.smooth(shapes), frames)
+        smoothing[model.pca_percent] = metrics.nme(smoothed, landmarks, lengths)
+        path = args.output / f"{spec.name}_pca{model.pca_percent:g}.npz"
+        model.save(path)
+        print(
+            f"{path}: {model.num_components} of {2 * model.num_landmarks} components from {model.n_samples} faces, "
+            f"{args.crop} crop; ASM moves a shape by {100 * np.nanmean(smoothing[model.pca_percent]):.2f} % inter-ocular"
+        )
+
+    # 4. Pictures.
+    full = shape_model.fit(statistics, [100.0], spec.name, args.crop, crop_scale(args.crop))[0]
+    share = full.eigenvalues / full.eigenvalues.sum()
+    report.shape_model_plots(
+        args.output, spec.name, full.mean_shape, full.eigenvectors, full.eigenvalues, share, smoothing, spec
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args)

@@ -1,0 +1,161 @@
+"""metrics.py against numbers worked out by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asmnet_tf import metrics
+from asmnet_tf.config import DATASETS
+
+ROOT = Path(__file__).resolve().parents[2]
+S300W, WFLW = DATASETS["300w"], DATASETS["wflw"]
+SUMMARY_KEYS = [
+    *("n", "nme_pct", "nme_interpupil_pct", "fr_pct@0.08", "auc_pct@0.08", "fr_pct@0.10", "auc_pct@0.10"),
+    *("pose_mae_deg", "pose_pnp_mae_deg", "ci95"),
+]
+
+
+def faces_68(count: int = 1) -> np.ndarray:
+    """Outer eye corners at x = 0 and 100, the other five points of each eye at x = 20 and 80."""
+    points = np.zeros((count, 68, 2))
+    points[:, :, 1] = 50.0
+    points[:, 36:42] = (20.0, 0.0)
+    points[:, 42:48] = (80.0, 0.0)
+    points[:, 36], points[:, 45] = (0.0, 0.0), (100.0, 0.0)
+    return points
+
+
+def test_normaliser_68_by_hand():
+    # pupils: x = 5 * 20 / 6 = 16.667 and (5 * 80 + 100) / 6 = 83.333
+    assert metrics.normaliser(faces_68(2), S300W) == pytest.approx([100.0, 100.0])
+    assert metrics.normaliser(faces_68(), S300W, "inter-pupil") == pytest.approx([200 / 3])
+
+
+def test_normaliser_98_by_hand():
+    points = np.zeros((1, 98, 2))
+    points[0, 60], points[0, 72] = (10.0, 20.0), (90.0, 80.0)  # 80 and 60 apart
+    points[0, 96], points[0, 97] = (30.0, 40.0), (33.0, 44.0)
+    assert metrics.normaliser(points, WFLW) == pytest.approx([100.0])
+    assert metrics.normaliser(points, WFLW, "inter-pupil") == pytest.approx([5.0])
+
+
+def test_normaliser_of_zero_is_nan_and_an_unknown_kind_is_refused():
+    assert np.isnan(metrics.normaliser(np.zeros((1, 68, 2)), S300W)).all()
+    with pytest.raises(ValueError, match="diagonal"):
+        metrics.normaliser(faces_68(), S300W, "diagonal")
+
+
+def test_perfect_prediction():
+    truth = faces_68(3)
+    errors = metrics.nme(truth, truth, metrics.normaliser(truth, S300W))
+    assert errors.tolist() == [0.0, 0.0, 0.0]
+    assert metrics.failure_rate(errors, 0.08) == 0.0
+    assert metrics.auc(errors, 0.08) == 1.0  # exactly
+
+
+@pytest.mark.parametrize("landmark", [0, 30, 36, 67])
+def test_one_landmark_moved(landmark):
+    truth, moved = faces_68(), faces_68()
+    moved[0, landmark] += (3.0, -4.0)  # 5 px
+    lengths = metrics.normaliser(truth, S300W)
+    assert metrics.nme(moved, truth, lengths) == pytest.approx([5 / (68 * 100)])
+    points = metrics.point_errors(moved, truth, lengths)
+    assert points.shape == (1, 68)
+    assert points[0, landmark] == pytest.approx(0.05)
+    assert np.delete(points[0], landmark).max() == 0.0
+
+
+def test_auc_of_known_values():
+    # gains 1, 1/2, 0 (at the threshold), 0 (beyond): 1.5 / 4
+    assert metrics.auc(np.array([0.0, 0.04, 0.08, 0.3]), 0.08) == pytest.approx(0.375)
+
+
+def test_auc_is_the_area_under_the_ced():
+    errors = np.random.default_rng(0).uniform(0, 0.2, 50)
+    middle = (np.arange(200_000) + 0.5) * 0.1 / 200_000
+    assert metrics.auc(errors, 0.1) == pytest.approx(metrics.ced(errors, middle).mean(), abs=1e-5)
+
+
+def test_failure_is_strictly_above_the_threshold():
+    errors = np.array([0.05, 0.08, 0.0800001, 0.5])
+    assert metrics.failure_rate(errors, 0.08) == 0.5
+
+
+def test_ced_is_right_continuous_and_complements_the_failure_rate():
+    errors = np.array([0.05, 0.02, 0.05, 0.5])
+    steps = np.array([0.0, 0.02, np.nextafter(0.02, 0), 0.05, 0.499, 0.5])
+    assert metrics.ced(errors, steps).tolist() == [0.0, 0.25, 0.0, 0.75, 0.75, 1.0]
+    for t in steps:
+        assert metrics.ced(errors, np.array([t]))[0] == 1 - metrics.failure_rate(errors, t)
+
+
+def test_pose_errors_take_the_short_way_round():
+    predicted = np.array([[179.0, -10.0, 350.0], [0.0, 90.0, -180.0]])
+    truth = np.array([[-179.0, 15.0, -5.0], [0.0, -90.0, 180.0]])
+    assert metrics.pose_errors(predicted, truth).tolist() == [[2.0, 25.0, 5.0], [0.0, 180.0, 0.0]]
+
+
+def test_bootstrap_interval():
+    values = np.random.default_rng(3).exponential(1.0, 400)
+    low, high = metrics.bootstrap_interval(values)
+    assert low < values.mean() < high
+    assert [low, high] == metrics.bootstrap_interval(values)  # same seed, same interval
+    half = 1.96 * values.std() / np.sqrt(len(values))  # the normal approximation, 400 values
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
+    assert metrics.bootstrap_interval(values, 0.5)[1] < high
+    assert metrics.bootstrap_interval(np.full(5, 2.0)) == [2.0, 2.0]
+    assert metrics.bootstrap_interval(values[:1]) == [None, None]
+
+
+def test_summarise_by_hand():
+    errors = np.array([0.02, 0.06, 0.09, 0.11])
+    pose = np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0], [np.nan] * 3, [2.0, 3.0, 4.0]])
+    result = metrics.summarise(errors, errors * 1.5, (0.08, 0.10), pose, None)
+    assert list(result) == SUMMARY_KEYS
+    assert list(result["ci95"]) == [key for key in SUMMARY_KEYS if key not in ("n", "ci95")]
+    assert result["n"] == 4
+    assert result["nme_pct"] == pytest.approx(7.0)
+    assert result["nme_interpupil_pct"] == pytest.approx(10.5)
+    assert result["fr_pct@0.08"] == 50.0
+    assert result["fr_pct@0.10"] == 25.0
+    assert result["auc_pct@0.08"] == pytest.approx(100 * (0.75 + 0.25) / 4)
+    assert result["auc_pct@0.10"] == pytest.approx(100 * (0.8 + 0.4 + 0.1) / 4)
+    assert result["pose_mae_deg"] == pytest.approx({"yaw": 2.0, "pitch": 3.0, "roll": 4.0})
+    assert result["pose_pnp_mae_deg"] is None
+    assert result["ci95"]["pose_pnp_mae_deg"] is None
+    low, high = result["ci95"]["nme_pct"]
+    assert 2.0 <= low < 7.0 < high <= 11.0  # in per cent, like the value
+
+
+def test_a_face_without_a_number_is_a_failure_and_never_nan():
+    errors = np.array([0.02, np.nan, np.inf, 0.04])
+    result = metrics.summarise(errors, None, (0.08, 0.10), np.full((4, 3), np.nan), None)
+    assert result["nme_pct"] == pytest.approx(3.0)  # over the two known faces
+    assert result["nme_interpupil_pct"] is None
+    assert result["fr_pct@0.08"] == 50.0
+    assert result["auc_pct@0.08"] == pytest.approx(100 * (0.75 + 0.5) / 4)
+    assert result["pose_mae_deg"] is None
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("errors", [np.empty(0), np.full(3, np.nan)])
+def test_summarise_of_nothing(errors):
+    result = metrics.summarise(errors, errors, (0.08,), np.empty((len(errors), 3)) * np.nan, None)
+    assert result["n"] == len(errors)
+    assert result["nme_pct"] is None
+    assert result["fr_pct@0.08"] == (100.0 if len(errors) else None)
+    json.dumps(result, allow_nan=False)
+
+
+def test_numpy_modules_do_not_import_tensorflow():
+    code = (
+        "import sys; from asmnet_tf import report, metrics, datasets, pose, geometry; "
+        "print([m for m in ('tensorflow', 'keras', 'matplotlib.pyplot') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

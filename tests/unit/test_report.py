@@ -1,0 +1,369 @@
+"""report.py: every file is there, parses, and says what metrics.py says."""
+
+import csv
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from asmnet_tf import metrics, report
+from asmnet_tf.config import DATASETS
+from asmnet_tf.files import InputError
+from asmnet_tf.pose import estimate_pose, mean_face
+
+SPEC = DATASETS["300w"]
+THRESHOLDS = (0.08, 0.10)
+LOG_HEADER = (
+    "epoch,loss,loss_landmarks,loss_asm,loss_pose,alpha,lr,images_per_s,seconds,"
+    "val_nme_pct,val_yaw_deg,val_pitch_deg,val_roll_deg"
+)
+
+
+def reject_constant(name: str):
+    raise AssertionError(f"{name} in JSON")
+
+
+def read_json(text: str):
+    return json.loads(text, parse_constant=reject_constant)
+
+
+def read_csv(path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def make_faces(count: int = 20, **subsets) -> report.Faces:
+    rng = np.random.default_rng(0)
+    flat = mean_face()[:, :2] * 100 + 150
+    landmarks = flat + rng.normal(0, 2, (count, 1, 2)) + rng.normal(0, 0.5, (count, 68, 2))
+    masks = {name: np.asarray(mask, bool) for name, mask in subsets.items()}
+    names = [f"lfpw/testset/image_{i:04d}" for i in range(count)]
+    return report.Faces(SPEC, names, landmarks, estimate_pose(landmarks, SPEC), masks)
+
+
+def make_method(faces: report.Faces, name: str = "ours", noise_px: float = 4.0, **changes) -> report.Method:
+    rng = np.random.default_rng(len(name))
+    landmarks = faces.landmarks + noise_px * rng.normal(size=faces.landmarks.shape)
+    pose = None if faces.pose is None else faces.pose + rng.normal(0, 2, faces.pose.shape)
+    method = report.Method(name, landmarks, pose, estimate_pose(landmarks, SPEC), {"parameters": 1_431_650})
+    return replace(method, **changes)
+
+
+def images(faces: report.Faces):
+    return lambda i: np.full((300, 310, 3), 10 * (i % 20), np.uint8)
+
+
+def assert_png(path, least: int = 100) -> np.ndarray:
+    picture = cv2.imread(str(path))
+    assert picture is not None, path
+    assert min(picture.shape[:2]) >= least
+    assert picture.std() > 1
+    return picture
+
+
+def test_scores_are_those_of_metrics():
+    faces = make_faces(20, full=np.ones(20), common=np.arange(20) < 12)
+    method = make_method(faces)
+    scores = report.score([method], faces, THRESHOLDS)
+    assert list(scores) == ["ours"]
+    assert list(scores["ours"]) == ["full", "common"]  # as asked for
+    errors = metrics.nme(method.landmarks, faces.landmarks, metrics.normaliser(faces.landmarks, SPEC))
+    common = scores["ours"]["common"]
+    assert common["n"] == 12
+    assert common["nme_pct"] == pytest.approx(100 * errors[:12].mean())
+    pupils = metrics.normaliser(faces.landmarks, SPEC, "inter-pupil")
+    expected = 100 * metrics.nme(method.landmarks, faces.landmarks, pupils)[:12].mean()
+    assert common["nme_interpupil_pct"] == pytest.approx(expected)
+    assert common["auc_pct@0.10"] == pytest.approx(100 * metrics.auc(errors[:12], 0.10))
+    expected = np.abs(method.pose - faces.pose)[:12].mean(axis=0)
+    assert list(common["pose_mae_deg"].values()) == pytest.approx(expected)
+    expected = metrics.pose_errors(method.pose_pnp, faces.pose)[:12].mean(axis=0)
+    assert list(common["pose_pnp_mae_deg"].values()) == pytest.approx(expected)
+
+
+def test_report_files(tmp_path):
+    faces = make_faces(20, full=np.ones(20), common=np.arange(20) < 12, challenging=np.zeros(20))
+    methods = [make_method(faces, "ours"), make_method(faces, "theirs", 8.0, pose=None, pose_pnp=None, info={})]
+    scores = report.write_report(
+        tmp_path / "out", methods, faces, THRESHOLDS, protocol={"crop": "square"}, image_reader=images(faces)
+    )
+    out = tmp_path / "out"
+    expected = {"metrics.json", "summary.md", "per_image.csv"}
+    expected |= {f"{stem}.{end}" for stem in ("ced", "failure_rate", "landmark_errors") for end in ("csv", "png")}
+    expected |= {f"{name}_{kind}.png" for name in ("ours", "theirs") for kind in ("best", "median", "worst")}
+    assert {path.name for path in out.iterdir()} == expected
+    for path in out.glob("*.png"):
+        assert_png(path)
+
+    document = read_json((out / "metrics.json").read_text("utf-8"))
+    assert document["protocol"] == {"crop": "square"}
+    assert document["methods"]["ours"] == {"parameters": 1_431_650}
+    assert document["scores"] == scores
+    assert document["scores"]["theirs"]["full"]["pose_mae_deg"] is None
+    assert document["scores"]["ours"]["challenging"]["n"] == 0
+    assert document["scores"]["ours"]["challenging"]["nme_pct"] is None
+
+    rows = read_csv(out / "per_image.csv")
+    assert len(rows) == 40
+    ours = [row for row in rows if row["method"] == "ours"]
+    assert [row["name"] for row in ours] == faces.names
+    assert ours[0]["subsets"] == "full;common"
+    assert ours[19]["subsets"] == "full"
+    nme = np.array([float(row["nme_pct"]) for row in ours])
+    assert nme.mean() == pytest.approx(scores["ours"]["full"]["nme_pct"], abs=1e-5)
+    assert nme[:12].mean() == pytest.approx(scores["ours"]["common"]["nme_pct"], abs=1e-5)
+    yaw = np.array([[float(row[f"yaw_{kind}_deg"]) for kind in ("pred", "gt")] for row in ours])
+    assert np.abs(yaw[:, 0] - yaw[:, 1]).mean() == pytest.approx(
+        scores["ours"]["full"]["pose_mae_deg"]["yaw"], abs=1e-5
+    )
+    theirs = next(row for row in rows if row["method"] == "theirs")
+    assert theirs["yaw_pred_deg"] == theirs["yaw_pnp_deg"] == ""
+
+    curve = [row for row in read_csv(out / "ced.csv") if (row["subset"], row["method"]) == ("full", "ours")]
+    failing = [row for row in read_csv(out / "failure_rate.csv") if (row["subset"], row["method"]) == ("full", "ours")]
+    assert float(curve[-1]["threshold_pct"]) == 10.0
+    for row, opposite in zip(curve, failing):
+        assert float(row["faces_pct"]) + float(opposite["fr_pct"]) == pytest.approx(100)
+        if row["threshold_pct"] == "8.00":
+            assert float(opposite["fr_pct"]) == pytest.approx(scores["ours"]["full"]["fr_pct@0.08"])
+    assert not any(row["subset"] == "challenging" for row in read_csv(out / "ced.csv"))
+
+    landmarks = read_csv(out / "landmark_errors.csv")
+    assert [int(row["landmark"]) for row in landmarks] == list(range(68))
+    mean = np.mean([float(row["ours"]) for row in landmarks])
+    assert mean == pytest.approx(scores["ours"]["full"]["nme_pct"], abs=1e-5)  # every face is in `full`
+
+
+def test_report_is_repeatable(tmp_path):
+    faces = make_faces(5)
+    for name in ("a", "b"):
+        report.write_report(tmp_path / name, [make_method(faces)], faces, THRESHOLDS, protocol={})
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_odd_method_names(tmp_path):
+    faces = make_faces(3)
+    names = ["a/b", "a\\b", "A b", "../../etc", "$x_{", "_hidden", "模型", "", "a|b\nc", "x" * 300]
+    stems = report.file_names(names)
+    assert len({stem.lower() for stem in stems}) == len(names)
+    assert all(stem and set(stem) <= set("abcdefghijklmnopqrstuvwxyzABx_.-0123456789") for stem in stems)
+    assert all(len(stem) < 80 and not stem.startswith(".") for stem in stems)
+    methods = [make_method(faces, name) for name in names]
+    scores = report.write_report(
+        tmp_path, methods, faces, THRESHOLDS, protocol={"a|b": "c\nd"}, image_reader=images(faces)
+    )
+    assert len(list(tmp_path.glob("*_worst.png"))) == len(names)
+    assert list(read_json(report.json_line(scores))) == names
+    assert {row["method"] for row in read_csv(tmp_path / "per_image.csv")} == set(names)
+    table = [
+        line for line in (tmp_path / "summary.md").read_text("utf-8").splitlines() if line.startswith("| a\\|b c |")
+    ]
+    assert table
+    lines = report.text_table(scores, THRESHOLDS).splitlines()
+    assert len(lines) == 1 + len(names)
+
+
+def test_legend_shows_a_name_with_underscore_and_dollar(tmp_path):
+    faces = make_faces(4)
+    measured = report._measure([make_method(faces, "_a$b$")], faces)
+    scores = report._score(measured, faces, THRESHOLDS)
+    grid = report._grid(THRESHOLDS)
+    shares = {("all", "_a$b$"): np.zeros(len(grid))}
+    figure = report._curves_figure("ced", grid, shares, measured, faces, THRESHOLDS, scores)
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert len(texts) == 1
+    assert texts[0].strip().startswith(r"_a\$b\$: ")
+
+
+def test_published_numbers_only_beside_complete_subsets(tmp_path):
+    faces = make_faces(10, full=np.ones(10), common=np.arange(10) < 6, lfpw=np.arange(10) < 6)
+    counts = {**SPEC.subset_counts, "full": 10, "lfpw": 6}
+    faces = replace(faces, spec=replace(SPEC, subset_counts=counts))
+    scores = report.write_report(tmp_path, [make_method(faces)], faces, THRESHOLDS, protocol={})
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    section = text.split("## Beside the published numbers")[1]
+    assert "| method | full |" in section
+    assert "| ASMNet (published) | 5.50 |" in section
+    assert f"| ours | {scores['ours']['full']['nme_pct']:.2f} |" in section
+    assert "| ASMNet (published) | full | 1.62 | 1.80 | 1.24 |" in section
+    assert "HopeNet" in section
+    assert "- common: 6 of 554 faces; published numbers are not comparable" in section
+    assert "- lfpw: all 6 faces are here, but no number was published for it." in section
+    assert "4.82" not in section  # ASMNet's common
+
+
+def test_no_published_numbers_for_a_part(tmp_path):
+    faces = make_faces(10, lfpw=np.ones(10))
+    report.write_report(tmp_path, [make_method(faces)], faces, THRESHOLDS, protocol={})
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    assert "lfpw: 10 of 224 faces; published numbers are not comparable because" in text
+    assert "(published)" not in text
+    synthetic = replace(faces, spec=DATASETS["synthetic"])
+    report.write_report(tmp_path, [make_method(faces)], synthetic, THRESHOLDS, protocol={})
+    assert "published" not in (tmp_path / "summary.md").read_text("utf-8")
+
+
+def test_single_face_and_failed_face(tmp_path):
+    faces = make_faces(1)
+    method = make_method(faces)
+    scores = report.write_report(tmp_path / "one", [method], faces, THRESHOLDS, protocol={}, image_reader=images(faces))
+    assert scores["ours"]["all"]["n"] == 1
+    assert scores["ours"]["all"]["ci95"]["nme_pct"] == [None, None]
+    assert_png(tmp_path / "one" / "ours_best.png")
+
+    nothing = replace(
+        method, landmarks=np.full_like(method.landmarks, np.nan), pose=None, pose_pnp=np.full((1, 3), np.nan)
+    )
+    scores = report.write_report(
+        tmp_path / "none", [nothing], faces, THRESHOLDS, protocol={"x": float("nan")}, image_reader=images(faces)
+    )
+    document = read_json((tmp_path / "none" / "metrics.json").read_text("utf-8"))
+    assert document["protocol"] == {"x": None}
+    assert document["faces_without_nme"] == {"ours": 1}
+    assert "- ours: 1 of 1 faces have no NME" in (tmp_path / "none" / "summary.md").read_text("utf-8")
+    assert document["scores"]["ours"]["all"]["nme_pct"] is None
+    assert document["scores"]["ours"]["all"]["fr_pct@0.08"] == 100.0
+    assert read_csv(tmp_path / "none" / "per_image.csv")[0]["nme_pct"] == ""
+    read_json(report.json_line(scores))
+
+
+def test_worst_sheet_begins_with_the_face_that_failed(tmp_path, monkeypatch):
+    faces = make_faces(30)
+    method = make_method(faces)
+    method.landmarks[7] = np.nan
+    method.landmarks[11] = faces.landmarks[11]
+    captions: dict[str, list[str]] = {}
+    monkeypatch.setattr(report, "_save_sheet", lambda pictures, texts, title, path: captions.update({path.stem: texts}))
+    report.write_report(tmp_path, [method], faces, THRESHOLDS, protocol={}, image_reader=images(faces))
+    assert captions["ours_worst"][0].startswith("- %")
+    assert captions["ours_worst"][0].endswith("image_0007")
+    assert captions["ours_best"][0].startswith("0.00 %")
+    assert captions["ours_best"][0].endswith("image_0011")
+    values = [float(text.split()[0]) for text in captions["ours_median"]]
+    assert len(values) == 12
+    assert values == sorted(values)
+
+
+def test_sheet_marks_lie_on_the_landmarks():
+    faces = make_faces(1)
+    points = np.full((1, 68, 2), 50.0)
+    points[0, 0], points[0, 1] = (0.0, 0.0), (100.0, 100.0)
+    faces = replace(faces, landmarks=points, pose=None)
+    method = report.Method("ours", points + np.array([10.0, 0.0]))
+    identity = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+    picture = report._annotated(np.zeros((report.TILE, report.TILE, 3), np.uint8), identity, method, faces, 0)
+    assert tuple(picture[50, 50]) == report.GREEN
+    assert tuple(picture[50, 60]) == report.RED
+    assert tuple(picture[100, 110]) == report.RED
+    assert tuple(picture[50, 70]) == (0, 0, 0)
+
+
+def test_unknown_point_count_has_no_nme(tmp_path):
+    rng = np.random.default_rng(0)
+    landmarks, pose = rng.uniform(0, 100, (4, 5, 2)), rng.normal(0, 10, (4, 3))
+    faces = report.Faces(None, list("abcd"), landmarks, pose, {})
+    method = report.Method("five", landmarks + 1, pose + 1)
+    scores = report.write_report(tmp_path, [method], faces, THRESHOLDS, protocol={}, image_reader=lambda i: None)
+    numbers = scores["five"]["all"]
+    assert numbers["nme_pct"] is None
+    assert numbers["fr_pct@0.08"] is None
+    assert numbers["pose_mae_deg"] == pytest.approx({"yaw": 1, "pitch": 1, "roll": 1})
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "summary.md", "per_image.csv"}
+    report.text_table(scores, THRESHOLDS)
+
+
+def test_what_does_not_fit_is_refused():
+    faces = make_faces(3)
+    method = make_method(faces)
+    with pytest.raises(InputError, match="two methods are called 'ours'"):
+        report.score([method, method], faces, THRESHOLDS)
+    with pytest.raises(InputError, match=r"ours: landmarks of shape \(3, 29, 2\)"):
+        report.score([replace(method, landmarks=np.zeros((3, 29, 2)))], faces, THRESHOLDS)
+    with pytest.raises(InputError, match="no face"):
+        report.score([method], replace(faces, names=[]), THRESHOLDS)
+    with pytest.raises(ValueError, match="98"):
+        report.score([method], replace(faces, spec=DATASETS["wflw"]), THRESHOLDS)
+
+
+def test_json_line():
+    faces = make_faces(4, full=np.ones(4), challenging=np.zeros(4))
+    line = report.json_line(report.score([make_method(faces)], faces, THRESHOLDS))
+    assert "\n" not in line
+    numbers = read_json(line)["ours"]
+    assert list(numbers["full"]) == [
+        *("n", "nme_pct", "nme_interpupil_pct", "fr_pct@0.08", "auc_pct@0.08", "fr_pct@0.10", "auc_pct@0.10"),
+        *("pose_mae_deg", "pose_pnp_mae_deg"),
+    ]
+    assert numbers["full"]["nme_pct"] == round(numbers["full"]["nme_pct"], 6)
+    assert numbers["challenging"]["pose_mae_deg"] is None
+    with_nan = {"m": {"s": {"n": np.int64(1), "nme_pct": float("nan"), "ci95": {}}}}
+    assert report.json_line(with_nan) == '{"m": {"s": {"n": 1, "nme_pct": null}}}'
+
+
+def test_text_table_is_aligned():
+    faces = make_faces(6, full=np.ones(6), challenging=np.zeros(6))
+    methods = [make_method(faces, "a"), make_method(faces, "a much longer name", pose=None, pose_pnp=None)]
+    lines = report.text_table(report.score(methods, faces, THRESHOLDS), THRESHOLDS).splitlines()
+    assert len(lines) == 5
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].split()[:3] == ["method", "subset", "faces"]
+    assert "nan" not in "".join(lines).lower()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["1,0.5,0.4,0.1,0.05,2.0,0.001,400,3.5,6.1,4.0,5.0,2.0"],
+        ["1,0.5,0.5,0.0,0.0,0.0,0.0,400,3.5,,,,"],  # --loss mse, no validation
+        ["1,0,0,0,0,0,0,0,0,0,0,0,0", "2,nan,0.4,,,2.0,0.001,,,,,,"],
+        [f"{e},{1 / e},{0.9 / e},0.1,0.05,2,0.001,400,3,{6 if e % 5 == 0 else ''},,," for e in range(1, 61)],
+    ],
+)
+def test_training_curves(tmp_path, rows):
+    log = tmp_path / "log.csv"
+    log.write_text("\n".join([LOG_HEADER, *rows]) + "\n", encoding="utf-8")
+    report.training_curves(log, tmp_path / "curves.png")
+    assert_png(tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LOG_HEADER + "\n", "no epoch"),
+        ("", "no column epoch"),
+        ("epoch,loss\n1,2\n", "no column loss_landmarks"),
+        (LOG_HEADER + "\n1,abc,0,0,0,0,0,0,0,,,,\n", "column loss"),
+    ],
+)
+def test_training_curves_of_a_bad_log(tmp_path, text, message):
+    (tmp_path / "log.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        report.training_curves(tmp_path / "log.csv", tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+    with pytest.raises(InputError, match="cannot be read"):
+        report.training_curves(tmp_path / "absent.csv", tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize(("modes", "smoothing"), [(1, {}), (8, {90: np.array([0.05])}), (8, "many")])
+def test_shape_model_plots(tmp_path, modes, smoothing):
+    rng = np.random.default_rng(0)
+    mean = (mean_face()[:, :2] / 3).reshape(-1)
+    vectors = np.linalg.qr(rng.normal(size=(136, modes)))[0]
+    values = 0.01 / np.arange(1, modes + 1) ** 2
+    ratios = values / values.sum()
+    if smoothing == "many":
+        smoothing = {percent: rng.gamma(3, 1 / percent, 200) for percent in (80, 90.5, 97)}
+    files = report.shape_model_plots(tmp_path, "300w", mean, vectors, values, ratios, smoothing, SPEC)
+    names = ["300w_modes.png", "300w_variance.png"] + (["300w_smoothing.png"] if smoothing else [])
+    assert [path.name for path in files] == names
+    for path in files:
+        assert_png(path)
+
+
+def test_variance_marks_count_components():
+    figure = report._variance_figure(np.array([0.6, 0.3, 0.1]), [60, 61, 90, 100])
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["60 %: 1 component", "61 %: 2 components", "90 %: 2 components", "100 %: 3 components"]

@@ -1,0 +1,188 @@
+"""Synthetic faces: same seed same faces, exact landmarks and pose, the files of the real layouts."""
+
+import json
+
+import numpy as np
+import pytest
+
+from asmnet_tf import synthetic
+from asmnet_tf.config import DATASETS
+from asmnet_tf.files import InputError
+from asmnet_tf.geometry import read_image
+from asmnet_tf.pose import estimate_pose, mean_face, read_pose_labels
+
+SPEC_68, SPEC_98 = DATASETS["synthetic"], DATASETS["synthetic_wflw"]
+TINY = (3, 1, 1, 1, 1, 1)
+
+
+def _files(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return [synthetic.render_face(7, i) for i in range(24)] + [synthetic.render_face(7, i, "hard") for i in range(12)]
+
+
+def test_same_seed_same_face_and_other_seed_other_face():
+    first, again, other = (synthetic.render_face(seed, 3) for seed in (1, 1, 2))
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.landmarks_98, again.landmarks_98)
+    assert not np.array_equal(first.landmarks_68, other.landmarks_68)
+    assert first.image.dtype == np.uint8 and 256 <= min(first.image.shape[:2]) <= max(first.image.shape[:2]) <= 320
+
+
+def test_size_and_difficulty_are_checked():
+    assert synthetic.render_face(0, 0, size=200).image.shape == (200, 200, 3)
+    with pytest.raises(ValueError, match="difficulty"):
+        synthetic.render_face(0, 0, "easy")
+
+
+def test_base_shapes_mirror_exactly_and_start_from_the_mean_face():
+    face, more = synthetic.base_landmarks()
+    assert np.array_equal(face, mean_face())
+    for points, spec in ((face, SPEC_68), (more, SPEC_98)):
+        assert np.array_equal(points[spec.flip_map] * [-1, 1, 1], points)
+    assert more[62, 1] < more[66, 1] and more[35, 1] < more[40, 1] and more[79, 1] < more[85, 1]  # y points down
+
+
+def test_68_and_98_points_agree(faces):
+    ours, theirs = map(list, zip(*SPEC_98.rigid_points))
+    for face in faces:
+        assert np.abs(face.landmarks_98[ours] - face.landmarks_68[theirs]).max() < 1e-3
+
+
+def test_landmarks_lie_in_a_face_sized_box(faces):
+    for face in faces:
+        height, width = face.image.shape[:2]
+        assert np.isfinite(face.landmarks_98).all() and face.landmarks_68.dtype == np.float32
+        extent = np.ptp(face.landmarks_68, axis=0)
+        assert 90 < extent.max() < 190
+        assert (np.abs(face.landmarks_68.mean(axis=0) - [width / 2, height / 2]) < [width / 2, height / 2]).all()
+
+
+def test_eyes_are_where_the_image_has_contrast(faces):
+    """The drawing and the landmarks are the same place: pupils are darker than the eye corners around them."""
+    darker = []
+    for face in faces[:24]:
+        if np.abs(face.pose).max() < 25 and not face.attributes["occlusion"] and not face.attributes["blur"]:
+            height, width = face.image.shape[:2]
+            pupil, inner = np.rint(face.landmarks_98[[97, 68]]).astype(int)
+            if (np.minimum(pupil, inner) >= 0).all() and (np.maximum(pupil, inner) < [width, height]).all():
+                darker.append(float(face.image[pupil[1], pupil[0]].mean()) < face.image[..., 0].mean())
+    assert np.mean(darker) > 0.8
+
+
+def test_exact_pose_agrees_with_pnp_on_exact_landmarks():
+    points = [synthetic.render_landmarks(5, i) for i in range(200)]
+    pose = np.array([p for _, _, p in points])
+    for k, spec in enumerate((SPEC_68, SPEC_98)):
+        error = np.abs(estimate_pose(np.array([p[k] for p in points]), spec) - pose).mean(axis=0)
+        print(f"{spec.name}: mean absolute difference, yaw, pitch, roll: {error.round(2)} degrees")
+        assert (error < 3.0).all()
+    assert np.abs(pose).max(axis=0)[0] > 40 and (np.abs(pose) <= [60, 30, 30]).all()
+
+
+def test_300w_layout_does_not_depend_on_workers(tmp_path):
+    one = synthetic.write_dataset(tmp_path / "one", counts=(41, 1, 1, 1, 1, 1), workers=1, progress=False)
+    two = synthetic.write_dataset(tmp_path / "two", counts=(41, 1, 1, 1, 1, 1), workers=2, progress=False)
+    more = synthetic.write_dataset(tmp_path / "more", counts=(2, 1, 1, 1, 1, 1), workers=1, progress=False)
+    files = _files(one)
+    assert files == _files(two)
+    small = _files(more)
+    assert all(small[name] == files[name] for name in small if name.endswith((".jpg", ".pts")))
+    assert len(small) == 7 * 2 + 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["more", "one", "two"]  # nothing temporary is left
+
+
+def test_pts_files_are_one_based(tmp_path):
+    folder = synthetic.write_dataset(tmp_path / "d", counts=TINY, seed=4, progress=False)
+    face = synthetic.render_face(4, 2, split=0)
+    lines = (folder / "helen/trainset/face_000002.pts").read_text().splitlines()
+    assert lines[:3] == ["version: 1", "n_points:  68", "{"] and lines[-1] == "}"
+    points = np.array([line.split() for line in lines[3:-1]], float)
+    assert np.abs(points - 1 - face.landmarks_68).max() < 1e-4
+    image = read_image(folder / "helen/trainset/face_000002.jpg")
+    assert image.shape == face.image.shape and np.abs(image.astype(int) - face.image).mean() < 6
+    labels = read_pose_labels(folder / "pose.csv")
+    assert len(labels) == sum(TINY)
+    assert np.abs(labels["helen/trainset/face_000002"] - face.pose).max() < 1e-3
+    about = json.loads((folder / "synthetic.json").read_text())
+    assert about["seed"] == 4 and about["counts"] == list(TINY) and about["layout"] == "300w"
+    hard = synthetic.render_face(4, 0, "hard", split=5)
+    assert np.abs(labels["ibug/face_000000"] - hard.pose).max() < 1e-3
+
+
+def test_pts_text_by_hand():
+    text = synthetic._pts_text(np.array([[0.0, 0.0], [9.5, 19.25]], np.float32))
+    assert text == "version: 1\nn_points:  2\n{\n1.0000 1.0000\n10.5000 20.2500\n}\n"
+
+
+def test_wflw_list_has_207_columns(tmp_path):
+    folder = synthetic.write_dataset(tmp_path / "w", layout="wflw", counts=(3, 2), progress=False)
+    lists = folder / "WFLW_annotations/list_98pt_rect_attr_train_test"
+    labels = read_pose_labels(folder / "pose.csv")
+    for name, split, count in (("train", 0, 3), ("test", 1, 2)):
+        rows = [line.split() for line in (lists / f"list_98pt_rect_attr_{name}.txt").read_text().splitlines()]
+        assert len(rows) == count
+        for i, row in enumerate(rows):
+            assert len(row) == 207
+            face = synthetic.render_face(0, i, split=split)
+            points = np.array(row[:196], float).reshape(98, 2)
+            assert np.abs(points - face.landmarks_98).max() < 1e-3
+            x_min, y_min, x_max, y_max = map(int, row[196:200])
+            assert x_min <= points[:, 0].min() and x_max >= points[:, 0].max() and y_min < y_max
+            assert [bool(int(flag)) for flag in row[200:206]] == [face.attributes[a] for a in synthetic.ATTRIBUTES]
+            assert (folder / "WFLW_images" / row[206]).is_file()
+            assert np.abs(labels[f"{row[206].removesuffix('.jpg')}#0"] - face.pose).max() < 1e-3
+
+
+def test_complete_folder_stays_and_foreign_folder_is_refused(tmp_path):
+    folder = synthetic.write_dataset(tmp_path / "d", counts=(1, 0, 0, 0, 0, 0), progress=False)
+    before = _files(folder)
+    synthetic.write_dataset(folder, counts=TINY, seed=9, progress=False)
+    assert _files(folder) == before
+    with pytest.raises(InputError, match="layout"):
+        synthetic.write_dataset(folder, layout="wflw", counts=(1, 1), progress=False)
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="photos") as caught:
+        synthetic.write_dataset(foreign, counts=TINY, progress=False)
+    assert "\n" not in str(caught.value)
+    assert _files(foreign) == {"mine.txt": b"mine"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "photos"]
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(job):
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr(synthetic, "_run_job", fail)
+    with pytest.raises(RuntimeError):
+        synthetic.write_dataset(tmp_path / "d", counts=(1, 0, 0, 0, 0, 0), progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
+    write = synthetic._fill
+
+    def overtaken(root, *rest):
+        write(root, *rest)
+        monkeypatch.setattr(synthetic, "_fill", write)
+        synthetic.write_dataset(tmp_path / "d", counts=TINY, seed=1, progress=False)  # the other one is done first
+
+    monkeypatch.setattr(synthetic, "_fill", overtaken)
+    folder = synthetic.write_dataset(tmp_path / "d", counts=TINY, seed=2, progress=False)
+    assert json.loads((folder / "synthetic.json").read_text())["seed"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_ensure_dataset(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(synthetic, "SYNTHETIC_WFLW_COUNTS", (2, 1))
+    synthetic.ensure_dataset(tmp_path / "w", SPEC_98)
+    assert "rendering 3 synthetic faces" in capsys.readouterr().err
+    synthetic.ensure_dataset(tmp_path / "w", SPEC_98)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(ValueError, match="no synthetic"):
+        synthetic.ensure_dataset(tmp_path / "x", DATASETS["300w"])

@@ -1,0 +1,129 @@
+"""Trains ASMNet or the MobileNetV2 baseline (step 2 of 3; paper sections 3 and 4).
+
+    python train.py                                                          # synthetic faces, after pca_builder.py
+    python train.py --dataset 300w --data-dir data/300w --name asmnet_300w
+    python train.py --dataset 300w --data-dir data/300w --recipe paper --shape-model shape_models_tight/300w_pca90.npz
+    python train.py --dataset 300w --data-dir data/300w --name asmnet_300w --resume
+
+Prints one line for each epoch (losses, alpha, learning rate, images/s, validation NME and pose error on held-out
+training faces). Writes <output>/<name>/ with best.keras, last.keras, log.csv, curves.png, args.json, tensorboard/ and
+state.npz for --resume. Two CPU cores: about 130 images/s at --input-size 112, 34 at 224. Next: evaluate.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from asmnet_tf import cli
+from asmnet_tf.config import (
+    ARCHITECTURES,
+    AUGMENTATIONS,
+    INPUT_SIZE,
+    LANDMARK_LOSSES,
+    LOSSES,
+    RECIPES,
+    VAL_FRACTION,
+    crop_scale,
+)
+from asmnet_tf.files import InputError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Returns the arguments of `argv`, default sys.argv; what --recipe leaves open is filled in from it."""
+    parser = cli.new_parser(__doc__)
+    cli.add_data_arguments(parser)
+    parser.add_argument("--pose-labels", type=Path, help="csv or folder of .npy instead of PnP on the landmarks")
+    parser.add_argument("--val-fraction", type=cli.fraction, default=VAL_FRACTION, help="held out of training (0.1)")
+    parser.add_argument("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--arch", choices=ARCHITECTURES, default="asmnet")
+    model.add_argument("--input-size", type=cli.positive_int, default=INPUT_SIZE, metavar="PX", help="default: 224")
+    model.add_argument("--weights", default="none", help="none, imagenet, or a .keras / .weights.h5 / .h5 file")
+
+    recipe = parser.add_argument_group("recipe", "--recipe sets the defaults of all that follow (README: Recipes)")
+    recipe.add_argument("--recipe", choices=RECIPES, default="tuned")
+    recipe.add_argument("--loss", choices=LOSSES, default="asm", help="asm: with the ASM term; mse: without it")
+    recipe.add_argument("--landmark-loss", choices=LANDMARK_LOSSES, help="metric of both landmark terms")
+    recipe.add_argument("--alpha", type=cli.non_negative, nargs=3, metavar="A", help="weight of the ASM term by thirds")
+    recipe.add_argument("--pose-weight", type=cli.non_negative)
+    recipe.add_argument("--epochs", type=cli.positive_int)
+    recipe.add_argument("--batch-size", type=cli.positive_int)
+    recipe.add_argument("--lr", type=cli.positive, help="peak learning rate")
+    recipe.add_argument("--weight-decay", type=cli.non_negative)
+    recipe.add_argument("--l2-heads", type=cli.non_negative, help="the paper's 0.01 has no effect in the release")
+    recipe.add_argument("--dropout", type=cli.fraction)
+    recipe.add_argument("--augment", choices=AUGMENTATIONS)
+    cli.add_crop_argument(recipe, None, "tuned: square, paper: tight")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--output", type=Path, default=Path("runs"), help="default: runs")
+    run.add_argument("--name", help="run folder in --output (default: <arch>_<dataset>_<loss>)")
+    run.add_argument("--resume", action="store_true", help="go on where the run of this name stopped")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--mixed-precision", action="store_true", help="float16 on a GPU, bfloat16 on a CPU")
+    args = parser.parse_args(argv)
+
+    for key in vars(args):
+        if getattr(args, key) is None and hasattr(RECIPES[args.recipe], key):
+            setattr(args, key, getattr(RECIPES[args.recipe], key))
+    args.name = args.name or f"{args.arch}_{args.dataset}_{args.loss}"
+    args.shape_model = args.shape_model or Path("shape_models") / f"{args.dataset}_pca90.npz"
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    """Runs the steps; raises InputError for what the user can mend."""
+    folder = args.output / args.name
+    if folder.exists() and not args.resume:
+        raise InputError(f"{folder}: this run exists. Go on with --resume or choose another --name.")
+    recipe = RECIPES[args.recipe]
+
+    # 1. Faces with landmarks and pose; a fixed part of the training faces is held out for validation.
+    from asmnet_tf.datasets import hold_out, read_samples, with_pose
+
+    spec, data_dir = cli.find_data(args)
+    samples = read_samples(spec, data_dir, "train", args.limit)
+    train, validation = hold_out(with_pose(samples, spec, data_dir, args.pose_labels), args.val_fraction)
+
+    # 2. The eigen-shapes of these faces in this crop.
+    from asmnet_tf.shape_model import load_for
+
+    shape_model = load_for(args.shape_model, spec, args.crop) if args.loss == "asm" else None
+
+    # 3. The network, a plain functional Keras model.
+    from asmnet_tf import models, training
+
+    training.prepare(args.seed, args.mixed_precision)
+    if args.input_size < models.MIN_INPUT_SIZE:
+        raise InputError(f"--input-size {args.input_size}: the network needs {models.MIN_INPUT_SIZE} or more.")
+    model = models.BUILDERS[args.arch](
+        spec.num_landmarks, args.input_size, args.dropout, args.l2_heads, recipe.input_range
+    )
+    if args.weights != "none":
+        print(f"{args.weights}: weights for {models.load_backbone_weights(model, args.weights)} layers")
+
+    # 4. Augmented batches, the multi-task loss and the schedules.
+    from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
+    from asmnet_tf.losses import MultiTaskLoss
+
+    frame = (args.crop, crop_scale(args.crop), args.input_size)
+    batches = TrainingBatches(FacePatches(train, *frame), AUGMENTATIONS[args.augment], args.batch_size, args.seed)
+    held_out = FacePatches(validation, *frame, margin=1.0) if validation else None
+    loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, args.pose_weight)
+    plan = training.make_plan(args, recipe, batches.steps_per_epoch)
+
+    # 5. Train.
+    trainer = training.Trainer(model, batches, held_out, loss, plan, spec, folder, training.make_sidecar(args, spec))
+    if args.resume:
+        trainer.resume()
+    counts = {"train": len(train), "validation": len(validation), "parameters": model.count_params()}
+    training.write_arguments(folder, args, counts)
+    print(f"{folder}: {len(train)} faces, {len(validation)} held out, {model.count_params():,} parameters")
+    trainer.run()
+    print(f"{folder / 'best.keras'}: best validation NME {trainer.best_line()}")
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args)
