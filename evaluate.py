@@ -40,6 +40,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.models and not args.predictions:
         parser.error("nothing to evaluate: give a MODEL or --predictions NAME=FILE")
+    if args.thresholds and len({f"{t:.2f}" for t in args.thresholds}) < len(args.thresholds):
+        parser.error("--thresholds: two are equal in their two decimals, which name them in the results")
     for text in args.predictions:
         if not all(text.partition("=")):
             parser.error(f"--predictions {text}: expected NAME=FILE")

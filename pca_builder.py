@@ -60,7 +60,8 @@ def main(args: argparse.Namespace) -> None:
         model.save(path)
         print(
             f"{path}: {model.num_components} of {2 * model.num_landmarks} components from {model.n_samples} faces, "
-            f"{args.crop} crop; ASM moves a shape by {100 * np.nanmean(smoothing[model.pca_percent]):.2f} % inter-ocular"
+            f"{args.crop} crop; ASM moves a shape by {100 * np.nanmean(smoothing[model.pca_percent]):.2f} % "
+            "inter-ocular"
         )
 
     # 4. Pictures.

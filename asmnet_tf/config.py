@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-# --- constants of the paper (sections 3 and 4; release configuration) -----------------------------------------------
+# --- constants of the paper (sections 3 and 4; release configuration) -------------------------------------------------
 
 ALPHA_SCHEDULE = (2.0, 1.0, 0.5)  # weight of the ASM term in the first, second and last third of the epochs
 POSE_WEIGHT = 0.5  # weight of the pose loss; the landmark loss has weight 1

@@ -1,4 +1,4 @@
-"""Reads a dataset folder as downloaded into a list of samples: always the same samples in the same order (NumPy, OpenCV).
+"""Reads a dataset folder as downloaded into a list of samples: always the same ones in the same order (NumPy, OpenCV).
 
 300W    <data_dir>/{helen,lfpw}/{trainset,testset}/, afw/, ibug/ with NAME.{jpg,jpeg,png} beside NAME.pts
 WFLW    <data_dir>/WFLW_images/... and WFLW_annotations/list_98pt_rect_attr_train_test/*.txt (207 columns)
@@ -54,7 +54,7 @@ def _sample(name: str, path: Path, landmarks: np.ndarray, tags: set[str], index:
     return Sample(name, path, landmarks, landmark_box(landmarks), frozenset(tags), index=index)
 
 
-# --- public readers -----------------------------------------------------------------------------------------------------
+# --- public readers ---------------------------------------------------------------------------------------------------
 
 
 def read_samples(
@@ -176,7 +176,7 @@ def match_names(wanted: list[str], given: list[str]) -> list[int | None]:
     return result
 
 
-# --- 300W -----------------------------------------------------------------------------------------------------------------
+# --- 300W -------------------------------------------------------------------------------------------------------------
 
 
 def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
@@ -230,7 +230,7 @@ def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     ]
 
 
-# --- WFLW -----------------------------------------------------------------------------------------------------------------
+# --- WFLW -------------------------------------------------------------------------------------------------------------
 
 
 def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None) -> list[Sample]:
@@ -279,7 +279,7 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     return samples
 
 
-# --- COFW -----------------------------------------------------------------------------------------------------------------
+# --- COFW -------------------------------------------------------------------------------------------------------------
 
 
 def _open_mat(path: Path):

@@ -1,4 +1,4 @@
-"""What every reader and writer here keeps to: one-line errors for bad input, and files that appear whole or not at all."""
+"""What every reader and writer keeps to: one-line errors for bad input, files that appear whole or not at all."""
 
 from __future__ import annotations
 

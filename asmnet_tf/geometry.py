@@ -20,7 +20,7 @@ from asmnet_tf.files import InputError
 
 
 def landmark_box(landmarks: np.ndarray) -> np.ndarray:
-    """Returns the bounding box (x_min, y_min, x_max, y_max) of landmarks (..., L, 2), as float (..., 4), in their units."""
+    """Returns bounding boxes (..., 4), x_min, y_min, x_max, y_max, of landmarks (..., L, 2), in their units."""
     return np.concatenate([landmarks.min(axis=-2), landmarks.max(axis=-2)], axis=-1)
 
 

@@ -14,14 +14,11 @@ The shipped table came from this command (2,014 training faces, no test face; ab
 
 from __future__ import annotations
 
-import argparse
-
 import cv2
 import numpy as np
 
-from asmnet_tf import cli, pose
+from asmnet_tf import pose
 from asmnet_tf.config import DATASETS
-from asmnet_tf.files import write_text
 
 NOSE_DEPTH = 0.52
 MIN_YAW_DEG = 15.0
@@ -112,7 +109,7 @@ def _points_from_poses(rays: np.ndarray, rotations: np.ndarray, shifts: np.ndarr
 
 
 def _canonical(face: np.ndarray, rigid: np.ndarray) -> np.ndarray:
-    """Pitch zero: outer eye corners and mouth corners equally deep. Origin: mean of the rigid points. Unit: eye distance."""
+    """Pitch zero: eye and mouth corners equally deep. Origin: mean of the rigid points. Unit: outer-eye distance."""
     eyes, mouth = (face[36] + face[45]) / 2, (face[48] + face[54]) / 2
     tilt = np.arctan2(mouth[2] - eyes[2], mouth[1] - eyes[1])
     turn = cv2.Rodrigues(np.array([-tilt, 0.0, 0.0]))[0]

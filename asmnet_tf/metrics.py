@@ -46,17 +46,17 @@ def nme(landmarks_pred: np.ndarray, landmarks_gt: np.ndarray, lengths: np.ndarra
 
 
 def failure_rate(errors: np.ndarray, threshold: float) -> float:
-    """Returns FR@threshold: the share of faces with NME > threshold."""
-    return float(np.mean(errors > threshold))
+    """Returns FR@threshold: the share of faces with NME > threshold; a face without a prediction (NaN) is a failure."""
+    return float(np.mean(~(errors <= threshold)))
 
 
 def auc(errors: np.ndarray, threshold: float) -> float:
     """Returns AUC@threshold: the exact area under the CED curve from 0 to threshold, divided by threshold.
 
     The CED is a step function, so its area is the mean of max(0, 1 - NME / threshold); no grid is involved, and a
-    perfect prediction scores exactly 1.
+    perfect prediction scores exactly 1. A face without a prediction (NaN) adds nothing.
     """
-    return float(np.mean(np.maximum(0.0, 1.0 - errors / threshold)))
+    return float(np.mean(np.maximum(0.0, 1.0 - np.where(np.isfinite(errors), errors, np.inf) / threshold)))
 
 
 def ced(errors: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ def summarise(
         interval [low, high] under the same keys. Faces whose error is not finite count as failures in FR and AUC.
     """
     known = np.where(np.isfinite(errors), errors, np.inf)
-    result: dict = {"n": int(len(errors))}
+    result: dict = {"n": len(errors)}
     intervals: dict = {}
 
     def add(key: str, values: np.ndarray | None, scale: float = 100.0) -> None:

@@ -46,10 +46,8 @@ def build_asmnet(
     Raises:  ValueError for a size below 32.
     """
     base, inputs = _backbone(input_size, input_range)
-    pooled = [
-        layers.GlobalAveragePooling2D(name=f"pool_{name}")(base.get_layer(name).output)
-        for name in ASMNET_TAPS  # fmt: skip
-    ]
+    taps = [base.get_layer(name).output for name in ASMNET_TAPS]
+    pooled = [layers.GlobalAveragePooling2D(name=f"pool_{name}")(tap) for name, tap in zip(ASMNET_TAPS, taps)]
     features = layers.Concatenate(name="features")(pooled)
     return _with_heads("asmnet", inputs, features, num_landmarks, dropout, l2_heads)
 
@@ -104,7 +102,7 @@ def _with_heads(
     return keras.Model(inputs, [head(2 * num_landmarks, "O_L"), head(3, "O_P")], name=name)
 
 
-# --- counting -----------------------------------------------------------------------------------------------------------
+# --- counting ---------------------------------------------------------------------------------------------------------
 
 
 def count_multiply_adds(model: keras.Model) -> int:
@@ -121,7 +119,7 @@ def count_multiply_adds(model: keras.Model) -> int:
     return total
 
 
-# --- weights from elsewhere -----------------------------------------------------------------------------------------------
+# --- weights from elsewhere -------------------------------------------------------------------------------------------
 
 
 def load_backbone_weights(model: keras.Model, source: str) -> int:
@@ -152,7 +150,7 @@ def load_backbone_weights(model: keras.Model, source: str) -> int:
             if layer.name in ("O_L", "O_P"):
                 continue
             raise InputError(
-                f"{source}: layer {layer.name} is {[a.shape for a in arrays]}, this model has {shapes}. Another network?"
+                f"{source}: layer {layer.name} is {[a.shape for a in arrays]}, here {shapes}. Another network?"
             )
         if not all(np.isfinite(a).all() for a in arrays):
             raise InputError(f"{source}: layer {layer.name} holds values that are not finite. Use another file.")
@@ -171,7 +169,7 @@ def _read_layer_weights(path: Path) -> dict[str, list[np.ndarray]]:
         return {layer.name: layer.get_weights() for layer in load_model(path)[0].layers}
     try:
         with h5py.File(path, "r") as file:
-            root = file["model_weights"] if "model_weights" in file else file
+            root = file.get("model_weights", file)
             if "layers" in root and "layer_names" not in root.attrs:
                 return _read_keras3(root)
             return _read_keras2(root)
@@ -207,7 +205,7 @@ def _read_keras2(root: h5py.Group) -> dict[str, list[np.ndarray]]:
     return stored
 
 
-# --- saving and loading -------------------------------------------------------------------------------------------------
+# --- saving and loading -----------------------------------------------------------------------------------------------
 
 
 def sidecar_path(model_path: str | Path) -> Path:

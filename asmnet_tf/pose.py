@@ -18,6 +18,7 @@ Camera. Centred on the bounding box of the landmarks, focal length 2.4 x its lon
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -118,10 +119,8 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     for i, face in enumerate(faces):
         if not np.isfinite(face).all() or np.ptp(face, axis=0).min() <= 0:
             continue
-        try:
+        with contextlib.suppress(cv2.error):  # points on one line: no pose, the row stays NaN
             angles[i] = matrix_to_angles(solve_pnp(points_3d, to_rays(face)[ours])[0])
-        except cv2.error:
-            pass  # points on one line: no pose, the row stays NaN
     return angles.reshape(*landmarks.shape[:-2], 3)
 
 
@@ -155,7 +154,7 @@ def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     return angles
 
 
-# --- pose labels from files ---------------------------------------------------------------------------------------------
+# --- pose labels from files -------------------------------------------------------------------------------------------
 
 
 def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -220,7 +219,7 @@ def align_signs(angles_deg: np.ndarray, reference_deg: np.ndarray) -> tuple[np.n
     return angles_deg * signs, [angle for angle, sign in zip(ANGLES, signs) if sign < 0]
 
 
-# --- drawing ------------------------------------------------------------------------------------------------------------
+# --- drawing ----------------------------------------------------------------------------------------------------------
 
 
 def draw_axes(image: np.ndarray, angles_deg: np.ndarray, centre: np.ndarray, length: float) -> np.ndarray:
@@ -229,9 +228,9 @@ def draw_axes(image: np.ndarray, angles_deg: np.ndarray, centre: np.ndarray, len
     Args: angles_deg: (3,) yaw, pitch, roll. centre: (2,) image pixels. length: of each axis, pixels.
     """
     tips = angles_to_matrix(angles_deg)[:2] * [1.0, 1.0, -1.0] * length  # columns: right, down, towards the camera
-    start = tuple(int(round(v)) for v in centre)
+    start = tuple(round(float(v)) for v in centre)
     thickness = max(1, round(length / 40))
     for tip, colour in zip(tips.T, ((230, 60, 50), (60, 180, 75), (40, 90, 230))):
-        end = tuple(int(round(v)) for v in np.asarray(centre) + tip)
+        end = tuple(round(float(v)) for v in np.asarray(centre) + tip)
         cv2.line(image, start, end, colour, thickness, cv2.LINE_AA)
     return image

@@ -50,7 +50,7 @@ class ShapeModel:
         return len(self.eigenvalues)
 
     def project(self, shapes: np.ndarray) -> np.ndarray:
-        """Returns the shape parameters b = V^T (s - mean): (..., K) from (..., 2L). Raises: ValueError for another L."""
+        """Returns shape parameters b = V^T (s - mean): (..., K) from (..., 2L). Raises: ValueError for another L."""
         shapes = np.asarray(shapes, np.float64)
         if shapes.shape[-1] != len(self.mean_shape):
             raise ValueError(f"shapes of {shapes.shape[-1]} numbers; this model has {len(self.mean_shape)}")
@@ -138,7 +138,7 @@ class ShapeStatistics:
         self.count = total
 
     def eigen(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns eigenvalues (K,) and eigenvectors (2L, K) of the covariance (n - 1), largest first, K = min(2L, n - 1).
+        """Returns eigenvalues (K,), eigenvectors (2L, K) of the covariance (n - 1), largest first, K = min(2L, n - 1).
 
         The largest entry of each eigenvector is positive, so that two fits of the same data agree in sign.
 

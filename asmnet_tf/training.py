@@ -1,4 +1,4 @@
-"""The training loop: one `tf.function` step under a tf.distribute strategy, state on disk after every epoch (TensorFlow).
+"""The training loop: one `tf.function` step under a tf.distribute strategy, state on disk by epoch (TensorFlow).
 
 A run folder holds args.json, log.csv, curves.png, best.keras, last.keras (each with its side-car), state.npz (all that
 `--resume` needs) and tensorboard/.
@@ -107,7 +107,7 @@ class Trainer:
         self.rows: list[dict] = []
         self.step = tf.function(self._step)
 
-    # --- one step -------------------------------------------------------------------------------------------------
+    # --- one step -----------------------------------------------------------------------------------------------------
 
     def _step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Runs one optimiser step on every replica; returns the scalars of `MultiTaskLoss`, averaged."""
@@ -127,7 +127,7 @@ class Trainer:
         per_replica = self.strategy.run(replica, args=(batch,))
         return {k: self.strategy.reduce(tf.distribute.ReduceOp.MEAN, v, axis=None) for k, v in per_replica.items()}
 
-    # --- the run ----------------------------------------------------------------------------------------------------
+    # --- the run ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Trains from `self.epoch` to the plan's last epoch.
@@ -161,8 +161,8 @@ class Trainer:
                 losses = {k: float(v) for k, v in self.step(next(stream)).items()}
                 if not all(np.isfinite(v) for v in losses.values()):
                     raise InputError(
-                        f"{self.folder}: loss became {losses['loss']} in epoch {epoch + 1}, step {i + 1}. The last good "
-                        "model is last.keras. Try a lower --lr."
+                        f"{self.folder}: loss became {losses['loss']} in epoch {epoch + 1}, step {i + 1}. The last "
+                        "good model is last.keras. Try a lower --lr."
                     )
                 for k, v in losses.items():
                     sums[k] = sums.get(k, 0.0) + v
@@ -198,7 +198,7 @@ class Trainer:
             **{f"val_{name}_deg": float(a) for name, a in zip(ANGLES, angles)},
         }
 
-    # --- what is on disk --------------------------------------------------------------------------------------------
+    # --- what is on disk ----------------------------------------------------------------------------------------------
 
     def _save(self, row: dict) -> None:
         nme = row["val_nme_pct"]
@@ -254,7 +254,7 @@ class Trainer:
             variable.assign(value)
 
 
-# --- what train.py asks for ---------------------------------------------------------------------------------------------
+# --- what train.py asks for -------------------------------------------------------------------------------------------
 
 
 def prepare(seed: int, mixed_precision: bool) -> None:

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from asmnet_tf import synthetic
+from asmnet_tf import face_renderer, synthetic
 from asmnet_tf.config import DATASETS
+from asmnet_tf.datasets import read_samples
 from asmnet_tf.files import InputError
 from asmnet_tf.geometry import read_image
 from asmnet_tf.pose import estimate_pose, mean_face, read_pose_labels
@@ -21,29 +22,34 @@ def _files(folder):
 
 @pytest.fixture(scope="module")
 def faces():
-    return [synthetic.render_face(7, i) for i in range(24)] + [synthetic.render_face(7, i, "hard") for i in range(12)]
+    return [face_renderer.render_face(7, i) for i in range(24)] + [
+        face_renderer.render_face(7, i, "hard") for i in range(12)
+    ]
 
 
 def test_same_seed_same_face_and_other_seed_other_face():
-    first, again, other = (synthetic.render_face(seed, 3) for seed in (1, 1, 2))
+    first, again, other = (face_renderer.render_face(seed, 3) for seed in (1, 1, 2))
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.landmarks_98, again.landmarks_98)
     assert not np.array_equal(first.landmarks_68, other.landmarks_68)
-    assert first.image.dtype == np.uint8 and 256 <= min(first.image.shape[:2]) <= max(first.image.shape[:2]) <= 320
+    assert first.image.dtype == np.uint8
+    assert 256 <= min(first.image.shape[:2]) <= max(first.image.shape[:2]) <= 320
 
 
 def test_size_and_difficulty_are_checked():
-    assert synthetic.render_face(0, 0, size=200).image.shape == (200, 200, 3)
+    assert face_renderer.render_face(0, 0, size=200).image.shape == (200, 200, 3)
     with pytest.raises(ValueError, match="difficulty"):
-        synthetic.render_face(0, 0, "easy")
+        face_renderer.render_face(0, 0, "easy")
 
 
 def test_base_shapes_mirror_exactly_and_start_from_the_mean_face():
-    face, more = synthetic.base_landmarks()
+    face, more = face_renderer.base_landmarks()
     assert np.array_equal(face, mean_face())
     for points, spec in ((face, SPEC_68), (more, SPEC_98)):
         assert np.array_equal(points[spec.flip_map] * [-1, 1, 1], points)
-    assert more[62, 1] < more[66, 1] and more[35, 1] < more[40, 1] and more[79, 1] < more[85, 1]  # y points down
+    assert more[62, 1] < more[66, 1]
+    assert more[35, 1] < more[40, 1]
+    assert more[79, 1] < more[85, 1]
 
 
 def test_68_and_98_points_agree(faces):
@@ -55,7 +61,8 @@ def test_68_and_98_points_agree(faces):
 def test_landmarks_lie_in_a_face_sized_box(faces):
     for face in faces:
         height, width = face.image.shape[:2]
-        assert np.isfinite(face.landmarks_98).all() and face.landmarks_68.dtype == np.float32
+        assert np.isfinite(face.landmarks_98).all()
+        assert face.landmarks_68.dtype == np.float32
         extent = np.ptp(face.landmarks_68, axis=0)
         assert 90 < extent.max() < 190
         assert (np.abs(face.landmarks_68.mean(axis=0) - [width / 2, height / 2]) < [width / 2, height / 2]).all()
@@ -74,13 +81,14 @@ def test_eyes_are_where_the_image_has_contrast(faces):
 
 
 def test_exact_pose_agrees_with_pnp_on_exact_landmarks():
-    points = [synthetic.render_landmarks(5, i) for i in range(200)]
+    points = [face_renderer.render_landmarks(5, i) for i in range(200)]
     pose = np.array([p for _, _, p in points])
     for k, spec in enumerate((SPEC_68, SPEC_98)):
         error = np.abs(estimate_pose(np.array([p[k] for p in points]), spec) - pose).mean(axis=0)
         print(f"{spec.name}: mean absolute difference, yaw, pitch, roll: {error.round(2)} degrees")
         assert (error < 3.0).all()
-    assert np.abs(pose).max(axis=0)[0] > 40 and (np.abs(pose) <= [60, 30, 30]).all()
+    assert np.abs(pose).max(axis=0)[0] > 40
+    assert (np.abs(pose) <= [60, 30, 30]).all()
 
 
 def test_300w_layout_does_not_depend_on_workers(tmp_path):
@@ -97,19 +105,23 @@ def test_300w_layout_does_not_depend_on_workers(tmp_path):
 
 def test_pts_files_are_one_based(tmp_path):
     folder = synthetic.write_dataset(tmp_path / "d", counts=TINY, seed=4, progress=False)
-    face = synthetic.render_face(4, 2, split=0)
+    face = face_renderer.render_face(4, 2, split=0)
     lines = (folder / "helen/trainset/face_000002.pts").read_text().splitlines()
-    assert lines[:3] == ["version: 1", "n_points:  68", "{"] and lines[-1] == "}"
+    assert lines[:3] == ["version: 1", "n_points:  68", "{"]
+    assert lines[-1] == "}"
     points = np.array([line.split() for line in lines[3:-1]], float)
     assert np.abs(points - 1 - face.landmarks_68).max() < 1e-4
     image = read_image(folder / "helen/trainset/face_000002.jpg")
-    assert image.shape == face.image.shape and np.abs(image.astype(int) - face.image).mean() < 6
+    assert image.shape == face.image.shape
+    assert np.abs(image.astype(int) - face.image).mean() < 6
     labels = read_pose_labels(folder / "pose.csv")
     assert len(labels) == sum(TINY)
     assert np.abs(labels["helen/trainset/face_000002"] - face.pose).max() < 1e-3
     about = json.loads((folder / "synthetic.json").read_text())
-    assert about["seed"] == 4 and about["counts"] == list(TINY) and about["layout"] == "300w"
-    hard = synthetic.render_face(4, 0, "hard", split=5)
+    assert about["seed"] == 4
+    assert about["counts"] == list(TINY)
+    assert about["layout"] == "300w"
+    hard = face_renderer.render_face(4, 0, "hard", split=5)
     assert np.abs(labels["ibug/face_000000"] - hard.pose).max() < 1e-3
 
 
@@ -127,14 +139,28 @@ def test_wflw_list_has_207_columns(tmp_path):
         assert len(rows) == count
         for i, row in enumerate(rows):
             assert len(row) == 207
-            face = synthetic.render_face(0, i, split=split)
+            face = face_renderer.render_face(0, i, split=split)
             points = np.array(row[:196], float).reshape(98, 2)
             assert np.abs(points - face.landmarks_98).max() < 1e-3
             x_min, y_min, x_max, y_max = map(int, row[196:200])
-            assert x_min <= points[:, 0].min() and x_max >= points[:, 0].max() and y_min < y_max
-            assert [bool(int(flag)) for flag in row[200:206]] == [face.attributes[a] for a in synthetic.ATTRIBUTES]
+            assert x_min <= points[:, 0].min()
+            assert x_max >= points[:, 0].max()
+            assert y_min < y_max
+            assert [bool(int(flag)) for flag in row[200:206]] == [face.attributes[a] for a in face_renderer.ATTRIBUTES]
             assert (folder / "WFLW_images" / row[206]).is_file()
             assert np.abs(labels[f"{row[206].removesuffix('.jpg')}#0"] - face.pose).max() < 1e-3
+
+
+@pytest.mark.parametrize(("spec", "counts", "columns"), [(SPEC_68, TINY, 68), (SPEC_98, (3, 2), 98)])
+def test_the_reader_of_real_datasets_reads_it(tmp_path, spec, counts, columns):
+    folder = synthetic.write_dataset(tmp_path / "d", layout=spec.layout, counts=counts, progress=False)
+    labels = read_pose_labels(folder / "pose.csv")
+    samples = [sample for split in ("train", "test") for sample in read_samples(spec, folder, split, quiet=True)]
+    assert {sample.name for sample in samples} == set(labels)
+    face = face_renderer.render_face(0, 0)
+    ours = face.landmarks_68 if columns == 68 else face.landmarks_98
+    assert np.abs(samples[0].landmarks - ours).max() < 1e-3
+    assert samples[0].read_image().shape == face.image.shape
 
 
 def test_complete_folder_stays_and_foreign_folder_is_refused(tmp_path):

@@ -1,0 +1,578 @@
+"""What the scripts cannot use ends them with exit code 2 and one line that names it; nothing that was there is lost.
+
+Each case below is a function that prepares one bad thing in a folder of its own and returns the command; its decorator
+gives what the error must name. The cases run one after the other in a few processes (see `run_batch`).
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TrainedRun
+
+from asmnet_tf.shape_model import ShapeModel
+
+# What may stand on stderr beside the error: a partial download, an absent side-car, an empty subset, TensorFlow's start.
+INFORMATION = re.compile(
+    r".*: \d+ of \d+ faces \(.*\)$|.* is assumed$|.* left out$|.*: no face of it in |WARNING: All log messages before absl|[IWE]\d{4} \d+"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A case's own folder, and what is shared between cases and must stay as it is."""
+
+    folder: Path
+    faces_300w: Path
+    faces_wflw: Path
+    shape_models: Path
+    run_300w: TrainedRun | None = None
+    run_wflw: TrainedRun | None = None
+
+    def data(self) -> list:
+        return ["--dataset", "300w", "--data-dir", self.faces_300w]
+
+    def copied_data(self) -> tuple[Path, list]:
+        copy = self.folder / "faces"
+        shutil.copytree(self.faces_300w, copy)
+        return copy, ["--dataset", "300w", "--data-dir", copy]
+
+    def copied_run(self) -> tuple[Path, list]:
+        """A copy of the trained run, and the flags that resume it."""
+        copy = self.folder / "tiny"
+        shutil.copytree(self.run_300w.folder, copy)
+        return copy, [*self.run_300w.flags, "--output", self.folder, "--name", "tiny", "--resume"]
+
+    def train(self, *more) -> list:
+        return [*self.data(), "--output", self.folder / "runs", "--input-size", 32, *more]
+
+    def score(self, path: Path, *more) -> list:
+        return ["--predictions", f"theirs={path}", "--output", self.folder / "out", *more]
+
+
+LIGHT: dict = {}  # cases that fail before TensorFlow is imported
+HEAVY: dict = {}
+
+
+def case(*named: str, heavy: bool = False):
+    """Registers a case; `named`: what its error line must contain."""
+
+    def register(function):
+        (HEAVY if heavy else LIGHT)[function.__name__] = (function, named)
+        return function
+
+    return register
+
+
+# --- folders and flags ------------------------------------------------------------------------------------------------
+
+
+@case("absent: no such folder", "--data-dir")
+def missing_data_folder(place):
+    return "train", ["--dataset", "300w", "--data-dir", place.folder / "absent", "--loss", "mse"]
+
+
+@case("file: no such folder")
+def data_folder_that_is_a_file(place):
+    (place.folder / "file").write_text("kept")
+    return "pca_builder", ["--dataset", "300w", "--data-dir", place.folder / "file"]
+
+
+@case("empty: no 300W train face", "helen/trainset")
+def empty_data_folder(place):
+    (place.folder / "empty").mkdir()
+    return "pca_builder", ["--dataset", "300w", "--data-dir", place.folder / "empty"]
+
+
+@case("300w: no WFLW test face", "list_98pt_rect_attr_test.txt")
+def another_dataset_s_folder(place):
+    return "evaluate", place.score(perfect_file(place), "--dataset", "wflw", "--data-dir", place.faces_300w)
+
+
+@case("faces: holds other files")
+def synthetic_faces_into_a_folder_of_others(place):
+    copy, _ = place.copied_data()
+    (copy / "synthetic.json").unlink()
+    return "pca_builder", ["--data-dir", copy, "--output", place.folder / "out"]
+
+
+@case("--pca-percent 0:")
+def pca_percent_0(place):
+    return "pca_builder", [*place.data(), "--pca-percent", 90, 0, "--output", place.folder / "out"]
+
+
+@case("--pca-percent 101:")
+def pca_percent_101(place):
+    return "pca_builder", [*place.data(), "--pca-percent", 101, "--output", place.folder / "out"]
+
+
+@case("300w: 1 shapes")
+def one_face_for_a_shape_model(place):
+    return "pca_builder", [*place.data(), "--limit", 1, "--output", place.folder / "out"]
+
+
+@case("file/models: this folder cannot be made")
+def output_of_pca_builder_below_a_file(place):
+    (place.folder / "file").write_text("kept")
+    return "pca_builder", [*place.data(), "--output", place.folder / "file/models"]
+
+
+@case("file/out: this folder cannot be made")
+def output_of_evaluate_below_a_file(place):
+    (place.folder / "file").write_text("kept")
+    return "evaluate", [*place.score(perfect_file(place)), *place.data(), "--output", place.folder / "file/out"]
+
+
+@case("metrics.json: cannot be written")
+def output_of_evaluate_that_is_in_the_way(place):
+    (place.folder / "out/metrics.json").mkdir(parents=True)
+    (place.folder / "out/metrics.json/note").write_text("kept")
+    return "evaluate", [*place.score(perfect_file(place)), *place.data()]
+
+
+@case("runs/asmnet_300w_asm: this run exists", "--resume")
+def run_that_exists(place):
+    folder = place.folder / "runs/asmnet_300w_asm"
+    folder.mkdir(parents=True)
+    (folder / "best.keras").write_text("kept")
+    return "train", place.train("--shape-model", place.shape_models / "300w_pca90.npz")
+
+
+@case("'sideways'", "300W", "challenging")
+def unknown_subset(place):
+    return "evaluate", [*place.score(perfect_file(place)), *place.data(), "--subset", "full", "sideways"]
+
+
+@case("no face of afw")
+def subset_without_a_face(place):
+    return "evaluate", [*place.score(perfect_file(place)), *place.data(), "--subset", "afw"]
+
+
+# --- annotations ------------------------------------------------------------------------------------------------------
+
+
+def spoiled_pts(place, change):
+    copy, flags = place.copied_data()
+    path = copy / "helen/trainset/face_000003.pts"
+    path.write_text(change(path.read_text()))
+    return "pca_builder", [*flags, "--output", place.folder / "out"]
+
+
+@case("face_000003.pts: 66 points, 68 expected", "--dataset")
+def pts_of_66_points(place):
+    return spoiled_pts(place, lambda text: "\n".join(text.splitlines()[:-3]) + "\n}\n")
+
+
+@case("face_000003.pts, line 5:", "two hundred")
+def pts_with_letters(place):
+    return spoiled_pts(place, lambda text: "\n".join([*text.splitlines()[:4], "two hundred", *text.splitlines()[5:]]))
+
+
+@case("face_000003.pts, line 5:", "nan")
+def pts_with_nan(place):
+    return spoiled_pts(place, lambda text: "\n".join([*text.splitlines()[:4], "nan 3", *text.splitlines()[5:]]))
+
+
+@case("face_000003.pts: 0 points, 68 expected")
+def pts_without_points(place):
+    return spoiled_pts(place, lambda text: "")
+
+
+def spoiled_list(place, change):
+    copy = place.folder / "faces"
+    shutil.copytree(place.faces_wflw, copy)
+    (path,) = copy.rglob("*_attr_train.txt")
+    lines = path.read_text().splitlines()
+    lines[2] = change(lines[2])
+    path.write_text("\n".join(lines) + "\n")
+    return "pca_builder", ["--dataset", "wflw", "--data-dir", copy, "--output", place.folder / "out"]
+
+
+@case("list_98pt_rect_attr_train.txt, line 3: 206 columns, 207 expected")
+def wflw_line_of_206_columns(place):
+    return spoiled_list(place, lambda line: line.split(maxsplit=1)[1])
+
+
+@case("list_98pt_rect_attr_train.txt, line 3:", "../../etc/passwd.jpg")
+def wflw_image_outside_the_data(place):
+    return spoiled_list(place, lambda line: line.rsplit(maxsplit=1)[0] + " ../../etc/passwd.jpg")
+
+
+@case("list_98pt_rect_attr_train.txt, line 3:", "not a number")
+def wflw_line_with_letters(place):
+    return spoiled_list(place, lambda line: "one " + line.split(maxsplit=1)[1])
+
+
+@case("poses.csv", "yaw, pitch, roll")
+def pose_labels_without_roll(place):
+    (place.folder / "poses.csv").write_text("name,yaw,pitch\nhelen/trainset/face_000000,1,2\n")
+    return "train", place.train("--loss", "mse", "--pose-labels", place.folder / "poses.csv")
+
+
+@case("poses.csv: no pose for helen/trainset/face_000001", "47 of 48")
+def pose_labels_of_one_face(place):
+    (place.folder / "poses.csv").write_text("name,yaw,pitch,roll\nhelen/trainset/face_000000,1,2,3\n")
+    return "train", place.train("--loss", "mse", "--pose-labels", place.folder / "poses.csv")
+
+
+# --- shape models -----------------------------------------------------------------------------------------------------
+
+
+@case("absent.npz: no such shape model", "pca_builder.py")
+def missing_shape_model(place):
+    return "train", place.train("--shape-model", place.folder / "absent.npz")
+
+
+@case("wflw_pca90.npz: eigen-shapes of wflw, not of 300w", "pca_builder.py --dataset 300w")
+def shape_model_of_another_dataset(place):
+    return "train", place.train("--shape-model", place.shape_models / "wflw_pca90.npz")
+
+
+@case("300w_pca90.npz: fitted in square crops", "tight", "pca_builder.py --dataset 300w --crop tight")
+def shape_model_of_another_crop(place):
+    return "train", place.train("--recipe", "paper", "--shape-model", place.shape_models / "300w_pca90.npz")
+
+
+@case("cut.npz: not a shape model")
+def shape_model_cut_short(place):
+    content = (place.shape_models / "300w_pca90.npz").read_bytes()
+    (place.folder / "cut.npz").write_bytes(content[: len(content) // 2])
+    return "train", place.train("--shape-model", place.folder / "cut.npz")
+
+
+@case("odd.npz: its arrays do not fit together")
+def shape_model_of_odd_shapes(place):
+    model = ShapeModel.load(place.shape_models / "300w_pca90.npz")
+    replace(model, eigenvalues=model.eigenvalues[:-1]).save(place.folder / "odd.npz")
+    return "train", place.train("--shape-model", place.folder / "odd.npz")
+
+
+# --- prediction files -------------------------------------------------------------------------------------------------
+
+
+def arrays_of(place) -> dict[str, np.ndarray]:
+    """A valid prediction file's arrays: the test faces' points from the .pts files."""
+    names, landmarks = [], []
+    for folder in ("helen/testset", "lfpw/testset", "ibug"):
+        for path in sorted((place.faces_300w / folder).glob("*.pts")):
+            names.append(f"{folder}/{path.stem}")
+            landmarks.append(np.loadtxt(path.read_text().splitlines()[3:-1]) - 1)
+    return {"names": np.array(names), "landmarks": np.array(landmarks)}
+
+
+def prediction_file(place, **changes) -> Path:
+    path = place.folder / "theirs.npz"
+    np.savez(path, **(arrays_of(place) | changes))
+    return path
+
+
+def perfect_file(place) -> Path:
+    return prediction_file(place)
+
+
+@case("absent.npz: no such prediction file")
+def missing_prediction_file(place):
+    return "evaluate", place.score(place.folder / "absent.npz", *place.data())
+
+
+@case("theirs.npz: no prediction for helen/testset/face_000000", "1 of 21")
+def prediction_file_without_a_face(place):
+    arrays = {key: value[1:] for key, value in arrays_of(place).items()}
+    return "evaluate", place.score(prediction_file(place, **arrays), *place.data())
+
+
+@case("theirs.npz", "helen/testset/face_000000")
+def prediction_file_with_a_name_twice(place):
+    names = arrays_of(place)["names"]
+    names[1] = names[0]
+    path = prediction_file(place, names=names, landmarks_gt=arrays_of(place)["landmarks"])
+    return "evaluate", place.score(path)
+
+
+@case("theirs.npz: landmarks is (21, 136)", "(21, L, 2)")
+def prediction_file_of_flat_landmarks(place):
+    flat = arrays_of(place)["landmarks"].reshape(21, 136)
+    return "evaluate", place.score(prediction_file(place, landmarks=flat), *place.data())
+
+
+@case("theirs.npz: pose is", "(21, 3)")
+def prediction_file_of_two_angles(place):
+    return "evaluate", place.score(prediction_file(place, pose=np.zeros((21, 2))), *place.data())
+
+
+@case("theirs.npz: 98 points per face, 68 expected")
+def prediction_file_of_98_points(place):
+    return "evaluate", place.score(prediction_file(place, landmarks=np.zeros((21, 98, 2))), *place.data())
+
+
+@case("theirs.npz: no array 'landmarks'")
+def prediction_file_without_landmarks(place):
+    path = place.folder / "theirs.npz"
+    np.savez(path, names=arrays_of(place)["names"])
+    return "evaluate", place.score(path, *place.data())
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@case("theirs.npz: not a plain .npz file")
+def prediction_file_of_pickled_objects(place):
+    bomb = np.empty(21, object)
+    bomb[:] = [Bomb(place.folder / "exploded")] * 21
+    return "evaluate", place.score(prediction_file(place, names=bomb), *place.data())
+
+
+@case("theirs.npz: not a plain .npz file")
+def prediction_file_of_text(place):
+    (place.folder / "theirs.npz").write_text("helen 1 2 3\n")
+    return "evaluate", place.score(place.folder / "theirs.npz", *place.data())
+
+
+@case("theirs.npz: not a plain .npz file")
+def prediction_file_damaged_inside(place):
+    path = place.folder / "theirs.npz"
+    np.savez_compressed(path, **arrays_of(place))
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo("landmarks.npy").header_offset + 80  # where zlib itself gives up, before any checksum
+    path.write_bytes(content[:start] + b"\xff" * 64 + content[start + 64 :])
+    return "evaluate", place.score(path, *place.data())
+
+
+@case("--predictions", "same NAME")
+def two_prediction_files_of_one_name(place):
+    path = perfect_file(place)
+    return "evaluate", [*place.score(path), "--predictions", f"theirs={path}", *place.data()]
+
+
+# --- what TensorFlow or the network are needed for --------------------------------------------------------------------
+
+
+@case("face_000002.jpg: 20 bytes that do not decode", heavy=True)
+def text_as_a_training_image(place):
+    copy, flags = place.copied_data()
+    (copy / "helen/trainset/face_000002.jpg").write_text("this is not an image")
+    return "train", [*flags, "--loss", "mse", "--input-size", 32, "--output", place.folder / "runs"]
+
+
+@case("face_000002.jpg: 0 bytes that do not decode", heavy=True)
+def empty_test_image(place):
+    copy, flags = place.copied_data()
+    (copy / "ibug/face_000002.jpg").write_bytes(b"")
+    return "evaluate", [place.run_300w.folder / "best.keras", *flags, "--output", place.folder / "out"]
+
+
+@case("--input-size 16:", "32", heavy=True)
+def input_size_16(place):
+    return "train", place.train("--loss", "mse", "--input-size", 16)
+
+
+@case("absent.h5", heavy=True)
+def missing_weights(place):
+    return "train", place.train("--loss", "mse", "--weights", place.folder / "absent.h5")
+
+
+@case("file/runs/tiny", "cannot be", heavy=True)
+def output_of_train_below_a_file(place):
+    (place.folder / "file").write_text("kept")
+    return "train", place.train("--loss", "mse", "--output", place.folder / "file/runs", "--name", "tiny")
+
+
+@case("tiny/state.npz: nothing to resume", heavy=True)
+def resume_of_a_run_without_state(place):
+    copy, flags = place.copied_run()
+    (copy / "state.npz").unlink()
+    return "train", flags
+
+
+@case("tiny/state.npz: damaged state", heavy=True)
+def resume_of_a_damaged_state(place):
+    copy, flags = place.copied_run()
+    content = bytearray((copy / "state.npz").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (copy / "state.npz").write_bytes(content)
+    return "train", flags
+
+
+@case("tiny/state.npz: damaged state", heavy=True)
+def resume_of_a_state_cut_short(place):
+    copy, flags = place.copied_run()
+    content = (copy / "state.npz").read_bytes()
+    (copy / "state.npz").write_bytes(content[: len(content) // 2])
+    return "train", flags
+
+
+@case("tiny/state.npz: state of another model", "args.json", heavy=True)
+def resume_with_another_architecture(place):
+    _, flags = place.copied_run()
+    return "train", [*flags, "--arch", "mobilenet_v2"]
+
+
+@case("absent.keras: no such model", heavy=True)
+def missing_model(place):
+    return "evaluate", [place.folder / "absent.keras", *place.data(), "--output", place.folder / "out"]
+
+
+@case("best.keras: not a model that Keras loads", "truncated", heavy=True)
+def model_cut_short(place):
+    content = (place.run_300w.folder / "best.keras").read_bytes()
+    (place.folder / "best.keras").write_bytes(content[: len(content) // 2])
+    return "evaluate", [place.folder / "best.keras", *place.data(), "--output", place.folder / "out"]
+
+
+@case("last.keras: finds 98 landmarks, 300W has 68", "--dataset", heavy=True)
+def model_of_98_points_on_68(place):
+    return "evaluate", [place.run_wflw.folder / "last.keras", *place.data(), "--output", place.folder / "out"]
+
+
+def spoiled_sidecar(place, text: str):
+    shutil.copy(place.run_300w.folder / "best.keras", place.folder / "best.keras")
+    (place.folder / "best.json").write_text(text)
+    return "evaluate", [place.folder / "best.keras", *place.data(), "--output", place.folder / "out"]
+
+
+@case("best.json: not JSON", heavy=True)
+def sidecar_that_is_no_json(place):
+    return spoiled_sidecar(place, "{crop: square")
+
+
+@case("best.json: not a JSON object", heavy=True)
+def sidecar_that_is_a_list(place):
+    return spoiled_sidecar(place, "[]")
+
+
+@case("best.json: crop is 'round'", heavy=True)
+def sidecar_of_an_unknown_crop(place):
+    return spoiled_sidecar(place, json.dumps({"crop": "round"}))
+
+
+# --- the checks -------------------------------------------------------------------------------------------------------
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in folder.rglob("*")
+    }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    done: object
+    folder: Path
+    before: dict[str, str]
+
+
+def run_cases(cases: dict, run_batch, root: Path, **shared) -> tuple[dict[str, Outcome], set[str]]:
+    commands, befores = [], []
+    for name, (prepare, _) in cases.items():
+        folder = root / name
+        folder.mkdir()
+        commands.append(prepare(Place(folder, **shared)))
+        befores.append(snapshot(folder))
+    batch = run_batch(commands)
+    outcomes = {
+        name: Outcome(done, root / name, before) for name, done, before in zip(cases, batch.done, befores, strict=True)
+    }
+    return outcomes, batch.modules
+
+
+@pytest.fixture(scope="module")
+def light(run_batch, faces_300w, faces_wflw, shape_models, tmp_path_factory):
+    shared = {"faces_300w": faces_300w, "faces_wflw": faces_wflw, "shape_models": shape_models}
+    before = {key: snapshot(folder) for key, folder in shared.items()}
+    outcomes = run_cases(LIGHT, run_batch, tmp_path_factory.mktemp("light"), **shared)
+    assert {key: snapshot(folder) for key, folder in shared.items()} == before
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def heavy(run_batch, faces_300w, faces_wflw, shape_models, run_300w, run_wflw, tmp_path_factory):
+    shared = {"faces_300w": faces_300w, "faces_wflw": faces_wflw, "shape_models": shape_models}
+    shared |= {"run_300w": run_300w, "run_wflw": run_wflw}
+    folders = [faces_300w, faces_wflw, shape_models, run_300w.folder, run_wflw.folder]
+    before = [snapshot(folder) for folder in folders]
+    outcomes, _ = run_cases(HEAVY, run_batch, tmp_path_factory.mktemp("heavy"), **shared)
+    assert [snapshot(folder) for folder in folders] == before
+    return outcomes
+
+
+def check(outcome: Outcome, named: tuple[str, ...]) -> None:
+    done = outcome.done
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    assert done.returncode == 2, done
+    lines = [line for line in done.stderr.splitlines() if line and not INFORMATION.match(line)]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for words in named:
+        assert words in lines[0]
+    after = snapshot(outcome.folder)
+    assert {key: after.get(key) for key in outcome.before} == outcome.before
+    new = after.keys() - outcome.before.keys()
+    assert not [name for name in new if ".writing-" in name or name.endswith((".npz", ".keras"))], new
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_bad_input(light, name):
+    outcomes, modules = light
+    check(outcomes[name], LIGHT[name][1])
+    assert "tensorflow" not in modules
+    assert not (outcomes[name].folder / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_bad_input_of_the_network(heavy, name):
+    check(heavy[name], HEAVY[name][1])
+
+
+@pytest.mark.parametrize("script", ["pca_builder.py", "train.py", "evaluate.py"])
+def test_a_script_s_own_exit_code_and_line(run_script, tmp_path, script):
+    """As the cases above, but as a process: one for each script."""
+    flags = ["--dataset", "300w", "--data-dir", tmp_path / "absent"]
+    if script == "evaluate.py":
+        flags.append(tmp_path / "best.keras")
+    done = run_script(script, *flags, expect=2, cwd=tmp_path)
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'absent'}: no such folder")
+
+
+def test_a_model_that_cannot_be_read_ends_the_process(run_script, run_300w, faces_300w, tmp_path):
+    """TensorFlow is loaded by then; its own words must not hide the error, which is the last line."""
+    content = (run_300w.folder / "best.keras").read_bytes()
+    (tmp_path / "cut.keras").write_bytes(content[:1000])
+    flags = ["--dataset", "300w", "--data-dir", faces_300w, "--output", tmp_path / "out"]
+    done = run_script("evaluate.py", tmp_path / "cut.keras", *flags, expect=2)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'cut.keras'}: not a model")
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("evaluate.py", []),
+        ("evaluate.py", ["--predictions", "file.npz"]),
+        ("train.py", ["--epochs", "0"]),
+        ("train.py", ["--dataset", "300v"]),
+        ("train.py", ["--lr", "nan"]),
+        ("train.py", ["--val-fraction", "1"]),
+        ("pca_builder.py", ["--pca-percent", "much"]),
+    ],
+)
+def test_flags_that_argparse_refuses(run_script, script, flags):
+    done = run_script(script, *flags, expect=2)
+    assert done.stderr.splitlines()[-1].startswith(f"{script}: error: ")
+    assert "Traceback" not in done.stderr

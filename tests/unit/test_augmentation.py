@@ -1,0 +1,168 @@
+"""Image, landmarks and pose move together."""
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from asmnet_tf import augmentation, geometry, losses
+from asmnet_tf.config import AUGMENTATIONS, DATASETS, Augmentation
+from asmnet_tf.datasets import Sample
+from asmnet_tf.files import InputError
+from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
+
+SPEC = DATASETS["300w"]
+MOTIONS = [
+    {},
+    {"flip": True},
+    {"rotation_deg": 33.0},
+    {"flip": True, "rotation_deg": -20.0, "scale": 1.1, "shift": (0.05, -0.03)},
+    {"margins_px": (3.0, 10.0, 0.0, 6.0)},
+    {"rotation_deg": 10.0, "margins_px": (10.0, 0.0, 5.0, 2.0)},
+]
+
+
+@pytest.mark.parametrize("crop", ["square", "tight"])
+@pytest.mark.parametrize("change", MOTIONS)
+def test_a_dot_in_the_image_stays_under_its_landmark(crop, change):
+    """Three dots painted at three landmarks: after any motion their centres of mass are where the landmarks went."""
+    dots = np.array([[110.0, 90.0], [150.0, 120.0], [128.0, 160.0]])
+    frame = geometry.crop_frame(np.array([80.0, 70.0, 180.0, 190.0]), crop)
+    size = 200
+    for i, dot in enumerate(dots):
+        image = np.zeros((260, 260, 3), np.uint8)
+        cv2.circle(image, tuple(int(v) for v in dot), 4, (255, 255, 255), -1)
+        image = cv2.GaussianBlur(image, (0, 0), 1.5)
+        moved = augmentation.motion(frame, **change)
+        crop_image = augmentation.render(geometry.cut_patch(image, frame, size), frame, moved, size)[..., 0]
+        y, x = np.mgrid[:size, :size]
+        weight = crop_image.astype(float)
+        assert weight.sum() > 1000, f"dot {i} is not in the crop"
+        seen = np.array([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
+        norm = geometry.normalise(dot[None], frame)
+        there = augmentation.move_landmarks(norm, moved, [0])
+        assert seen == pytest.approx(there * size + (size - 1) / 2, abs=0.35)
+
+
+def test_motion_by_hand():
+    frame = np.array([50.0, 50.0, 100.0, 200.0])
+    point = np.array([0.2, 0.1])  # 20 px right, 20 px below the centre
+
+    def moved(**change):
+        return augmentation.move_landmarks(point, augmentation.motion(frame, **change), [0])
+
+    assert moved() == pytest.approx([0.2, 0.1])
+    assert moved(flip=True) == pytest.approx([-0.2, 0.1])
+    assert moved(rotation_deg=90) == pytest.approx([-0.2, 0.1])  # (20, 20) px -> (-20, 20) px
+    assert moved(scale=2.0) == pytest.approx([0.1, 0.05])
+    assert moved(shift=(0.1, 0)) == pytest.approx([0.3, 0.1])
+    # 10 px more on the left: 110 px wide, the centre 5 px further left
+    assert moved(margins_px=(10, 0, 0, 0)) == pytest.approx([25 / 110, 0.1])
+    assert moved(margins_px=(0, 0, 0, 50)) == pytest.approx([0.2, -5 / 250])
+
+
+def test_pose_moves_with_the_image():
+    frame = np.array([0.0, 0, 10, 10])
+    pose = np.array([20.0, -5.0, 10.0])
+    assert augmentation.motion(frame).move_pose(pose) == pytest.approx(pose)
+    assert augmentation.motion(frame, flip=True).move_pose(pose) == pytest.approx([-20, -5, -10])
+    assert augmentation.motion(frame, rotation_deg=30).move_pose(pose) == pytest.approx([20, -5, 40])
+    assert augmentation.motion(frame, flip=True, rotation_deg=30).move_pose(pose) == pytest.approx([-20, -5, 20])
+    assert augmentation.motion(frame, rotation_deg=175).move_pose(pose) == pytest.approx([20, -5, -175])
+
+
+def test_moving_in_the_graph_equals_numpy():
+    rng = np.random.default_rng(0)
+    shapes = rng.uniform(-0.5, 0.5, (len(MOTIONS), 136))
+    frame = np.array([10.0, 20.0, 120.0, 150.0])
+    moved = [augmentation.motion(frame, **change) for change in MOTIONS]
+    there = losses.move(
+        tf.constant(shapes),
+        tf.constant(np.stack([m.affine for m in moved])),
+        tf.constant([m.flip for m in moved]),
+        tf.constant(SPEC.flip_map),
+    )
+    expected = [augmentation.move_landmarks(s, m, SPEC.flip_map) for s, m in zip(shapes, moved)]
+    assert there.numpy() == pytest.approx(np.array(expected), abs=1e-12)
+
+
+def test_mirroring_twice_is_the_original():
+    shape = np.random.default_rng(1).uniform(-0.5, 0.5, 136)
+    mirror = augmentation.motion(np.array([0.0, 0, 10, 10]), flip=True)
+    once = augmentation.move_landmarks(shape, mirror, SPEC.flip_map)
+    assert once == pytest.approx(geometry.flip_landmarks(shape, SPEC.flip_map))
+    assert augmentation.move_landmarks(once, mirror, SPEC.flip_map) == pytest.approx(shape)
+
+
+def test_pixel_changes_stay_in_range_and_do_nothing_when_off():
+    image = np.random.default_rng(2).integers(0, 256, (64, 64, 3), np.uint8)
+    still = augmentation.change_pixels(image.copy(), Augmentation(), np.random.default_rng(0))
+    assert np.array_equal(still, image)
+    changed = augmentation.change_pixels(image.copy(), AUGMENTATIONS["tuned"], np.random.default_rng(0))
+    assert changed.dtype == np.uint8
+    assert not np.array_equal(changed, image)
+
+
+def samples(tmp_path, count=5):
+    rng = np.random.default_rng(3)
+    result = []
+    for i in range(count):
+        path = tmp_path / f"{i}.png"
+        cv2.imwrite(str(path), rng.integers(0, 256, (120, 140, 3), np.uint8))
+        landmarks = rng.uniform(20, 100, (68, 2)).astype(np.float32)
+        box = geometry.landmark_box(landmarks)
+        result.append(Sample(str(i), path, landmarks, box, frozenset(), np.array([5.0 * i, -3.0, 2.0])))
+    return result
+
+
+def test_batches_are_a_function_of_seed_epoch_and_step(tmp_path):
+    patches = FacePatches(samples(tmp_path), "square", 1.2, 48)
+    batches = TrainingBatches(patches, AUGMENTATIONS["tuned"], 2, seed=7)
+    assert batches.steps_per_epoch == 2
+    for a, b in zip(batches.batch(3, 1), TrainingBatches(patches, AUGMENTATIONS["tuned"], 2, seed=7).batch(3, 1)):
+        assert np.array_equal(a, b)
+    assert not np.array_equal(batches.batch(3, 1)[0], batches.batch(4, 1)[0])
+    other = TrainingBatches(patches, AUGMENTATIONS["tuned"], 2, seed=8)
+    assert not np.array_equal(batches.batch(3, 1)[0], other.batch(3, 1)[0])
+
+
+def test_dataset_yields_the_same_batches_in_order(tmp_path):
+    patches = FacePatches(samples(tmp_path), "tight", 1.0, 32)
+    batches = TrainingBatches(patches, AUGMENTATIONS["paper"], 2, seed=0)
+    for position, element in enumerate(batches.dataset(1).take(4)):
+        expected = batches.batch(1 + position // 2, position % 2)
+        for key, value in zip(("image", "landmarks_norm", "affine", "flip", "pose"), expected):
+            assert np.array_equal(element[key].numpy(), value), (position, key)
+
+
+def test_every_face_is_seen_once_an_epoch(tmp_path):
+    patches = FacePatches(samples(tmp_path, 6), "square", 1.2, 32)
+    batches = TrainingBatches(patches, AUGMENTATIONS["none"], 2, seed=0)
+    seen = np.concatenate([batches.batch(0, step)[1] for step in range(3)])
+    order = np.argsort(seen[:, 0])
+    assert np.array_equal(seen[order], patches.landmarks_norm[np.argsort(patches.landmarks_norm[:, 0])])
+
+
+def test_cache_does_not_change_the_images(tmp_path):
+    faces = samples(tmp_path)
+    cached, decoded = FacePatches(faces, "square", 1.2, 48), FacePatches(faces, "square", 1.2, 48, cache_limit=0)
+    assert np.array_equal(cached.crops(), decoded.crops())
+    assert np.array_equal(cached.crops()[0], geometry.crop_image(faces[0].read_image(), cached.frames[0], 48))
+
+
+def test_a_bad_image_is_named_whether_cached_or_not(tmp_path):
+    faces = samples(tmp_path)
+    faces[3].image_path.write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"3\.png: 6 bytes that do not decode"):
+        FacePatches(faces, "square", 1.2, 48)
+    patches = FacePatches(faces, "square", 1.2, 48, cache_limit=0)
+    stream = TrainingBatches(patches, AUGMENTATIONS["none"], 5, seed=0).iterate()
+    with pytest.raises(InputError, match=r"3\.png"):
+        next(stream)
+
+
+def test_a_face_without_pose_is_named(tmp_path):
+    faces = samples(tmp_path)
+    faces[2] = Sample("2", faces[2].image_path, faces[2].landmarks, faces[2].bbox, frozenset(), np.full(3, np.nan))
+    with pytest.raises(InputError, match=r"2\.png: no head pose"):
+        TrainingBatches(FacePatches(faces, "square", 1.2, 48), AUGMENTATIONS["none"], 2, seed=0)

@@ -1,0 +1,200 @@
+"""The readers, on files written by hand in the official formats."""
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from asmnet_tf import datasets
+from asmnet_tf.config import DATASETS
+from asmnet_tf.files import InputError
+
+SPEC = DATASETS["300w"]
+WFLW = DATASETS["wflw"]
+POINTS = np.stack([np.arange(68) * 2.0 + 10.25, 100.0 - np.arange(68) / 2], axis=1)  # 1-based, as in a file
+
+
+def write_face(folder, stem, points=POINTS, header=True, ending=".jpg"):
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = "\n".join(f"{x:.6f} {y:.6f}" for x, y in points)
+    text = f"version: 1\nn_points:  {len(points)}\n{{\n{rows}\n}}\n" if header else rows + "\n"
+    (folder / f"{stem}.pts").write_text(text)
+    cv2.imwrite(str(folder / f"{stem}{ending}"), np.full((120, 160, 3), 90, np.uint8))
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_pts_with_and_without_header_are_one_based(tmp_path, header):
+    write_face(tmp_path, "a", header=header)
+    assert datasets.read_pts(tmp_path / "a.pts", 68) == pytest.approx(POINTS - 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1 2\n3 4\n", r"b\.pts: 2 points, 68 expected"),
+        ("1 2\nx 4\n", r"b\.pts, line 2: 'x 4', expected two numbers"),
+        ("1 nan\n", r"b\.pts, line 1: '1 nan', expected two numbers"),
+        ("1 2 3\n", r"b\.pts, line 1: '1 2 3', expected two numbers"),
+        ("", r"b\.pts: 0 points, 68 expected"),
+        ("\0\1\2", r"b\.pts: not a \.pts text file"),
+    ],
+)
+def test_bad_pts_is_named(tmp_path, content, message):
+    (tmp_path / "b.pts").write_text(content)
+    with pytest.raises(InputError, match=message):
+        datasets.read_pts(tmp_path / "b.pts", 68)
+
+
+def test_300w_order_names_tags_and_the_line_on_what_is_missing(tmp_path, capsys):
+    write_face(tmp_path / "lfpw/trainset", "image_0002", ending=".png")
+    write_face(tmp_path / "lfpw/trainset", "image_0001", ending=".jpeg")
+    write_face(tmp_path / "helen/trainset", "9_1")
+    write_face(tmp_path / "afw", "10_1", header=False, ending=".JPG")
+    samples = datasets.read_samples(SPEC, tmp_path, "train")
+    names = ["helen/trainset/9_1", "lfpw/trainset/image_0001", "lfpw/trainset/image_0002", "afw/10_1"]
+    assert [s.name for s in samples] == names
+    assert [sorted(s.tags) for s in samples] == [["helen"], ["lfpw"], ["lfpw"], ["afw"]]
+    assert samples[0].landmarks.dtype == np.float32
+    assert samples[0].bbox == pytest.approx([9.25, 65.5, 143.25, 99.0])
+    assert capsys.readouterr().err == "300W train: 4 of 3148 faces (HELEN 1/2000, LFPW 2/811, AFW 1/337)\n"
+    assert [s.name for s in datasets.read_samples(SPEC, tmp_path, "train", limit=2)] == names[:2]
+    assert capsys.readouterr().err == ""
+
+
+def test_points_outside_the_image_are_kept(tmp_path):
+    write_face(tmp_path / "ibug", "far out", points=POINTS - 60.0)
+    sample = datasets.read_samples(SPEC, tmp_path, "test")[0]
+    assert sample.landmarks == pytest.approx(POINTS - 61.0, abs=1e-4)
+
+
+def test_test_subsets_of_300w(tmp_path):
+    for folder in ("helen/testset", "lfpw/testset", "ibug"):
+        write_face(tmp_path / folder, "a")
+    samples = datasets.read_samples(SPEC, tmp_path, "test")
+    found = {name: datasets.select(samples, SPEC, name).tolist() for name in SPEC.subsets}
+    assert found == {
+        "full": [True, True, True],
+        "common": [True, True, False],
+        "challenging": [False, False, True],
+        "helen": [True, False, False],
+        "lfpw": [False, True, False],
+        "ibug": [False, False, True],
+        "afw": [False, False, False],
+    }
+    with pytest.raises(InputError, match=r"subset 'private': 300W has full"):
+        datasets.select(samples, SPEC, "private")
+
+
+def test_a_pts_without_image_is_left_out_and_said(tmp_path, capsys):
+    write_face(tmp_path / "afw", "a")
+    write_face(tmp_path / "afw", "b")
+    (tmp_path / "afw/b.jpg").unlink()
+    assert [s.name for s in datasets.read_samples(SPEC, tmp_path, "train", quiet=True)] == ["afw/a"]
+    assert "1 .pts without an image (b.pts), left out" in capsys.readouterr().err
+
+
+def test_missing_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        datasets.read_samples(SPEC, tmp_path / "nowhere", "train")
+    with pytest.raises(InputError, match="no 300W train face in it"):
+        datasets.read_samples(SPEC, tmp_path, "train")
+
+
+def wflw_line(image="0--Parade/a.jpg", flags="0 1 0 0 0 1", shift=0.0):
+    points = " ".join(f"{10 + shift + i / 3:.6f}" for i in range(196))
+    return f"{points} 8 9 80 90 {flags} {image}"
+
+
+def write_wflw(folder, lines, split="test"):
+    path = folder / DATASETS["wflw"].splits[split][0].path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    (folder / "WFLW_images/0--Parade").mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / "WFLW_images/0--Parade/a.jpg"), np.zeros((90, 90, 3), np.uint8))
+    return path
+
+
+def test_wflw_list_columns_flags_and_names(tmp_path):
+    write_wflw(tmp_path, [wflw_line(), wflw_line(flags="1 0 1 1 1 0", shift=5)])
+    samples = datasets.read_samples(WFLW, tmp_path, "test", quiet=True)
+    assert [s.name for s in samples] == ["0--Parade/a#0", "0--Parade/a#1"]
+    assert samples[0].tags == {"test", "expression", "blur"}
+    assert samples[1].tags == {"test", "largepose", "illumination", "makeup", "occlusion"}
+    assert samples[0].landmarks[0] == pytest.approx([10.0, 10 + 1 / 3], abs=1e-5)  # 0-based as it stands
+    assert samples[1].landmarks[-1] == pytest.approx([15 + 194 / 3, 15 + 195 / 3], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (wflw_line().split(" ", 1)[1], "line 2: 206 columns, 207 expected"),
+        (wflw_line().replace("10.333333", "ten", 1), "line 2: a column that is not a number"),
+        (wflw_line(image="../../secret.jpg"), "line 2: image name '../../secret.jpg' leaves the data folder"),
+        (wflw_line(image="/etc/passwd"), "leaves the data folder"),
+    ],
+)
+def test_bad_wflw_line_is_named(tmp_path, line, message):
+    write_wflw(tmp_path, [wflw_line(), line])
+    with pytest.raises(InputError, match=message):
+        datasets.read_samples(WFLW, tmp_path, "test")
+
+
+def test_cofw_file(tmp_path):
+    """A MATLAB v7.3 file as COFW's: column-major, images behind references, 29 x, 29 y, 29 occlusion flags."""
+    spec = DATASETS["cofw"]
+    image = np.arange(40 * 30 * 3, dtype=np.uint8).reshape(40, 30, 3)
+    with h5py.File(tmp_path / "COFW_test_color.mat", "w") as file:
+        table = np.zeros((87, 2))
+        table[:29, 0], table[29:58, 0], table[60, 0] = np.arange(29) + 1, np.arange(29) + 5, 1
+        table[:58, 1] = 7 + np.arange(58)
+        file["phisT"] = table
+        colour = file.create_dataset("#refs#/a", data=image.transpose(2, 1, 0))
+        grey = file.create_dataset("#refs#/b", data=image[..., 0].T)
+        cells = file.create_dataset("IsT", (1, 2), dtype=h5py.ref_dtype)
+        cells[0, 0], cells[0, 1] = colour.ref, grey.ref
+    samples = datasets.read_samples(spec, tmp_path, "test", quiet=True)
+    assert [s.name for s in samples] == ["test/0000", "test/0001"]
+    assert samples[0].landmarks[3] == pytest.approx([3.0, 7.0])
+    assert samples[0].tags == {"test", "occlusion"}
+    assert samples[1].tags == {"test"}
+    assert np.array_equal(samples[0].read_image(), image)
+    assert np.array_equal(samples[1].read_image(), np.repeat(image[..., :1], 3, axis=-1))
+
+
+def test_hold_out_is_stratified_fixed_and_a_partition(tmp_path):
+    for i in range(20):
+        write_face(tmp_path / "helen/trainset", f"h{i:02d}")
+    for i in range(10):
+        write_face(tmp_path / "afw", f"a{i:02d}")
+    samples = datasets.read_samples(SPEC, tmp_path, "train", quiet=True)
+    train, held = datasets.hold_out(samples, 0.1)
+    assert sorted(s.name.split("/")[0] for s in held) == ["afw", "helen", "helen"]
+    assert {s.name for s in train} | {s.name for s in held} == {s.name for s in samples}
+    assert len(train) + len(held) == 30
+    assert [s.name for s in datasets.hold_out(samples, 0.1)[1]] == [s.name for s in held]
+    assert datasets.hold_out(samples, 0.0)[1] == []
+
+
+def test_names_match_whole_with_ending_or_by_their_unique_last_part():
+    wanted = ["lfpw/testset/image_0001", "helen/testset/7_1", "ibug/7_1"]
+    assert datasets.match_names(wanted, ["ibug/7_1.jpg", "image_0001", "helen/testset/7_1"]) == [1, 2, 0]
+    assert datasets.match_names(wanted[:1], ["helen/testset/image_0001"]) == [None]  # another folder's face
+    assert datasets.match_names(wanted[1:], ["7_1"]) == [None, None]  # two faces of that name
+
+
+def test_flip_maps_are_involutions_that_mirror_the_contours():
+    for spec in DATASETS.values():
+        flip = np.array(spec.flip_map)
+        assert np.array_equal(flip[flip], np.arange(spec.num_landmarks))
+        assert tuple(flip[list(spec.outer_eye_corners)]) == spec.outer_eye_corners[::-1]
+        contours = {frozenset(points) for points, _ in spec.contours}
+        assert {frozenset(flip[list(points)].tolist()) for points in contours} == contours
+        rigid = dict(spec.rigid_points)
+        face = np.array(DATASETS["300w"].flip_map)
+        assert all(rigid[int(flip[i])] == face[j] for i, j in rigid.items() if int(flip[i]) in rigid)
+
+
+def test_official_counts():
+    assert sum(s.expected for s in SPEC.splits["train"]) == 3148
+    assert SPEC.subset_counts | {"full": 689, "common": 554, "challenging": 135} == SPEC.subset_counts
+    assert list(WFLW.subset_counts.values()) == [2500, 326, 314, 698, 206, 736, 773]

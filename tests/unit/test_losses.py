@@ -1,0 +1,133 @@
+"""The loss by hand, alpha at its boundaries, and the ASM term under a moved image."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from asmnet_tf import augmentation, losses
+from asmnet_tf.config import DATASETS
+from asmnet_tf.shape_model import ShapeModel
+
+SPEC = DATASETS["300w"]
+
+
+def shape_model(seed=0, components=4):
+    rng = np.random.default_rng(seed)
+    vectors = np.linalg.qr(rng.normal(size=(136, components)))[0]
+    values = np.array([0.04, 0.02, 0.01, 0.005])[:components]
+    return ShapeModel(rng.uniform(-0.4, 0.4, 136), vectors, values, "300w", 100, 90.0, "square", 1.2)
+
+
+def still_batch(landmarks, pose):
+    count = len(landmarks)
+    return {
+        "landmarks_norm": tf.constant(landmarks, tf.float32),
+        "affine": tf.constant(np.tile(np.eye(2, 3), (count, 1, 1)), tf.float32),
+        "flip": tf.zeros(count, tf.bool),
+        "pose": tf.constant(pose, tf.float32),
+    }
+
+
+def test_alpha_by_thirds_of_the_epochs():
+    assert [losses.alpha_at(e, 9) for e in range(9)] == [2, 2, 2, 1, 1, 1, 0.5, 0.5, 0.5]
+    assert [losses.alpha_at(e, 150) for e in (0, 49, 50, 99, 100, 149)] == [2, 2, 1, 1, 0.5, 0.5]
+    assert [losses.alpha_at(e, 4) for e in range(4)] == [2, 2, 1, 0.5]  # 1 < 4/3, 2 < 8/3
+    assert losses.alpha_at(0, 1) == 2
+    assert losses.alpha_at(5, 6, (3.0, 2.0, 0.0)) == 0.0
+
+
+def test_landmark_metrics_by_hand():
+    error = tf.constant([[0.0, 0.02, -0.1, 0.001]])
+    size = [0.0, 0.02, 0.1, 0.001]
+    assert float(losses.landmark_distance(error, "mse")) == pytest.approx(np.mean(np.square(size)), rel=1e-5)
+    assert float(losses.landmark_distance(error, "l1")) == pytest.approx(np.mean(size), rel=1e-5)
+    beta = 2 / 224
+    smooth = [0.0, 0.02 - beta / 2, 0.1 - beta / 2, 0.001**2 / (2 * beta)]
+    assert float(losses.landmark_distance(error, "smooth_l1")) == pytest.approx(np.mean(smooth), rel=1e-5)
+    w, c = 10 / 224, 2 / 224
+    wing = [w * math.log(1 + s / c) if s < w else s - (w - w * math.log(1 + w / c)) for s in size]
+    assert float(losses.landmark_distance(error, "wing")) == pytest.approx(np.mean(wing), rel=1e-5)
+    with pytest.raises(ValueError, match="'l3'"):
+        losses.landmark_distance(error, "l3")
+
+
+def test_smooth_in_the_graph_equals_numpy():
+    model = shape_model()
+    shapes = np.random.default_rng(1).uniform(-0.6, 0.6, (20, 136))
+    arrays = [tf.constant(a, tf.float64) for a in (model.mean_shape, model.eigenvectors, model.eigenvalues)]
+    assert losses.smooth(tf.constant(shapes), *arrays).numpy() == pytest.approx(model.smooth(shapes), abs=1e-12)
+
+
+def test_total_is_the_papers_sum():
+    """L = L_mse + alpha L_asm + 0.5 L_pose with every term computed apart."""
+    rng = np.random.default_rng(2)
+    model = shape_model()
+    truth, guess = rng.uniform(-0.5, 0.5, (2, 5, 136))
+    pose_gt, pose = rng.uniform(-1, 1, (2, 5, 3))
+    loss = losses.MultiTaskLoss(SPEC.flip_map, model)
+    result = loss(tf.constant(guess, tf.float32), tf.constant(pose, tf.float32), still_batch(truth, pose_gt), 2.0)
+    mse, asm = np.mean((truth - guess) ** 2), np.mean((model.smooth(truth) - guess) ** 2)
+    angles = np.mean((pose - pose_gt) ** 2)
+    assert float(result["loss_landmarks"]) == pytest.approx(mse, rel=1e-5)
+    assert float(result["loss_asm"]) == pytest.approx(asm, rel=1e-5)
+    assert float(result["loss_pose"]) == pytest.approx(angles, rel=1e-5)
+    assert float(result["loss"]) == pytest.approx(mse + 2 * asm + 0.5 * angles, rel=1e-5)
+
+
+def test_without_a_shape_model_there_is_no_asm_term():
+    truth = np.zeros((1, 136))
+    loss = losses.MultiTaskLoss(SPEC.flip_map, None)
+    result = loss(tf.ones((1, 136)), tf.zeros((1, 3)), still_batch(truth, np.zeros((1, 3))), 2.0)
+    assert float(result["loss"]) == pytest.approx(1.0)
+    assert float(result["loss_asm"]) == 0.0
+
+
+def test_a_perfect_prediction_of_a_smooth_shape_costs_nothing():
+    model = shape_model()
+    truth = model.smooth(np.random.default_rng(3).uniform(-0.5, 0.5, (3, 136)))
+    loss = losses.MultiTaskLoss(SPEC.flip_map, model)
+    result = loss(tf.constant(truth, tf.float32), tf.zeros((3, 3)), still_batch(truth, np.zeros((3, 3))), 2.0)
+    assert float(result["loss"]) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_rotating_does_not_change_the_smoothing_distance(flip):
+    """ASM(G) is computed upright and moved with the image, so |ASM(G) - G| is the same for a turned face."""
+    model = shape_model()
+    truth = np.random.default_rng(4).uniform(-0.5, 0.5, (1, 136))
+    frame = np.array([100.0, 90.0, 120.0, 120.0])
+    flips = tf.constant(SPEC.flip_map)
+
+    def distance(degrees):
+        moved = augmentation.motion(frame, flip=flip, rotation_deg=degrees)
+        affine, flipped = tf.constant(moved.affine[None]), tf.constant([flip])
+        original = losses.move(tf.constant(truth), affine, flipped, flips)
+        smoothed = losses.move(tf.constant(model.smooth(truth)), affine, flipped, flips)
+        return float(tf.norm(original - smoothed))
+
+    assert distance(0.0) > 0.1
+    assert distance(30.0) == pytest.approx(distance(0.0), rel=1e-9)
+    assert distance(-170.0) == pytest.approx(distance(0.0), rel=1e-9)
+
+
+def test_loss_is_the_same_for_a_face_and_its_moved_copy():
+    """Moving truth and prediction alike changes neither term when the motion keeps lengths."""
+    model, rng = shape_model(), np.random.default_rng(5)
+    truth, guess = rng.uniform(-0.5, 0.5, (2, 1, 136))
+    moved = augmentation.motion(np.array([0.0, 0, 100, 100]), flip=True, rotation_deg=25.0, shift=(0.1, -0.05))
+    loss = losses.MultiTaskLoss(SPEC.flip_map, model)
+    still = loss(tf.constant(guess, tf.float32), tf.zeros((1, 3)), still_batch(truth, np.zeros((1, 3))), 1.0)
+    batch = still_batch(truth, np.zeros((1, 3)))
+    batch["affine"] = tf.constant(moved.affine[None], tf.float32)
+    batch["flip"] = tf.constant([True])
+    there = augmentation.move_landmarks(guess[0], moved, SPEC.flip_map)[None]
+    turned = loss(tf.constant(there, tf.float32), tf.zeros((1, 3)), batch, 1.0)
+    for key in ("loss_landmarks", "loss_asm"):
+        assert float(turned[key]) == pytest.approx(float(still[key]), rel=1e-4)
+
+
+def test_a_foreign_shape_model_is_refused():
+    with pytest.raises(ValueError, match="68 landmarks"):
+        losses.MultiTaskLoss(DATASETS["wflw"].flip_map, shape_model())

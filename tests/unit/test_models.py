@@ -1,0 +1,224 @@
+"""Architectures by their published counts, weights by name, the fused batch norm against the stock layer."""
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from asmnet_tf import models
+from asmnet_tf.files import InputError
+from asmnet_tf.fused_batch_norm import FusedBatchNormalization, TrainingTwin
+
+
+@pytest.fixture(scope="module")
+def asmnet():
+    return models.build_asmnet(input_size=64, dropout=0.0)
+
+
+def test_parameters_of_the_paper():
+    """paper.md section 4: 1,439,507 with 68 points, 1,471,727 with 98."""
+    assert models.build_asmnet().count_params() == 1_439_507
+    assert models.build_asmnet(98, 32).count_params() == 1_471_727
+    assert models.build_mobilenet_v2(68, 32).count_params() == 2_436_043
+
+
+def test_multiply_adds_are_half_the_papers_flops():
+    """0.51 and 0.60 GFLOPs in the paper count a multiplication and an addition as two."""
+    assert round(2 * models.count_multiply_adds(models.build_asmnet()) / 1e9, 2) == 0.51
+    assert round(2 * models.count_multiply_adds(models.build_mobilenet_v2()) / 1e9, 2) == 0.60
+
+
+def test_taps_heads_and_names(asmnet):
+    assert asmnet.output_names == ["O_L", "O_P"]
+    assert [tuple(o.shape) for o in asmnet.outputs] == [(None, 136), (None, 3)]
+    assert asmnet.get_layer("features").output.shape[-1] == 536
+    widths = [asmnet.get_layer(f"pool_{name}").output.shape[-1] for name in models.ASMNET_TAPS]
+    assert widths == [24, 32, 64, 96, 160, 160]
+    assert asmnet.get_layer("O_L").activation is keras.activations.linear
+    deepest = max(int(layer.name.split("_")[1]) for layer in asmnet.layers if layer.name.startswith("block_"))
+    assert deepest == 15
+
+
+def test_head_l2_is_in_the_models_losses():
+    model = models.build_asmnet(input_size=32, l2_heads=0.01)
+    assert len(model.losses) == 4
+    kernel = model.get_layer("O_L").kernel.numpy()
+    assert float(model.losses[0]) == pytest.approx(0.01 * np.square(kernel).sum(), rel=1e-5)
+    assert models.build_asmnet(input_size=32, l2_heads=0.0).losses == []
+
+
+def test_too_small_an_input_is_refused():
+    with pytest.raises(ValueError, match="input_size is 16"):
+        models.build_asmnet(input_size=16)
+
+
+def test_only_stock_keras_layers(asmnet):
+    assert all(type(layer).__module__.startswith("keras.") for layer in asmnet.layers)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def test_weights_by_name_from_each_format(asmnet, tmp_path):
+    keras2 = tmp_path / "old.h5"
+    with h5py.File(keras2, "w") as file:  # the layout Keras 2 writes: layer_names, then weight_names in each group
+        root = file.create_group("model_weights")
+        weighted = [layer for layer in asmnet.layers if layer.weights]
+        root.attrs["layer_names"] = [layer.name.encode() for layer in weighted]
+        for layer in weighted:
+            group = root.create_group(layer.name)
+            names = [f"{layer.name}/{w.name}:0" for w in layer.weights]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, w in zip(names, layer.weights):
+                group[name] = w.numpy()
+    models.save_model(asmnet, tmp_path / "m.keras", {})
+    asmnet.save_weights(tmp_path / "m.weights.h5")
+    backbone = [layer.name for layer in asmnet.layers if layer.weights and not layer.name.startswith("O_")]
+    for path in (keras2, tmp_path / "m.keras", tmp_path / "m.weights.h5"):
+        same, other = models.build_asmnet(68, 32), models.build_asmnet(98, 32)
+        assert models.load_backbone_weights(same, str(path)) == len(backbone) + 2, path.name
+        assert models.load_backbone_weights(other, str(path)) == len(backbone) + 1, path.name  # O_P fits, O_L does not
+        for name in (*backbone, "O_L", "O_P"):
+            for a, b in zip(same.get_layer(name).get_weights(), asmnet.get_layer(name).get_weights()):
+                assert np.array_equal(a, b), (path.name, name)
+
+
+def test_foreign_weights_are_refused(tmp_path):
+    text = tmp_path / "x.h5"
+    text.write_text("no hdf5")
+    with pytest.raises(InputError, match=r"x\.h5: no weights can be read"):
+        models.load_backbone_weights(models.build_asmnet(68, 32), str(text))
+    other = tmp_path / "other.weights.h5"
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="elsewhere")]).save_weights(other)
+    with pytest.raises(InputError, match="no layer of this model in it"):
+        models.load_backbone_weights(models.build_asmnet(68, 32), str(other))
+
+
+def test_nan_weights_are_refused(asmnet, tmp_path):
+    model = keras.models.clone_model(asmnet)
+    kernel = model.get_layer("Conv1").kernel
+    kernel.assign(kernel.numpy() * np.nan)
+    model.save_weights(tmp_path / "nan.weights.h5")
+    with pytest.raises(InputError, match="layer Conv1 holds values that are not finite"):
+        models.load_backbone_weights(models.build_asmnet(68, 32), str(tmp_path / "nan.weights.h5"))
+
+
+# --- saving -----------------------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded(asmnet, tmp_path):
+    models.save_model(asmnet, tmp_path / "best.keras", {"crop": "tight"})
+    loaded, sidecar = models.load_model(tmp_path / "best.keras")
+    assert sidecar == {"crop": "tight"}
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
+    for a, b in zip(loaded(images), asmnet(images)):
+        assert a.numpy() == pytest.approx(b.numpy(), abs=1e-5)
+
+
+def test_a_model_that_cannot_be_loaded_is_named_and_the_old_one_kept(asmnet, tmp_path):
+    path = tmp_path / "best.keras"
+    models.save_model(asmnet, path, {})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"best\.keras: not a model that Keras loads \(truncated"):
+        models.load_model(path)
+    with pytest.raises(InputError, match="no such model"):
+        models.load_model(tmp_path / "none.keras")
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
+    with pytest.raises(InputError, match="expected landmarks"):
+        models.load_model(tmp_path / "other.keras")
+
+
+def test_lambda_layers_are_refused(tmp_path):
+    inputs = keras.Input((3,))
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x * 2)(inputs)).save(tmp_path / "lambda.keras")
+    with pytest.raises(InputError, match="not a model that Keras loads"):
+        models.load_model(tmp_path / "lambda.keras")
+
+
+# --- fused batch norm -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def batch_norms():
+    """The stock layer and one to be run by the fused kernel, with the same weights, and an input."""
+    rng = np.random.default_rng(1)
+    layers = [keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3) for _ in range(2)]
+    for layer in layers:
+        layer.build((None, 6, 5, 4))
+        layer.set_weights(
+            [np.array(w, np.float32) for w in (rng.uniform(0.5, 2, 4), rng.normal(size=4), [0] * 4, [1] * 4)]
+        )
+    layers[1].set_weights(layers[0].get_weights())
+    return *layers, tf.constant(rng.normal(3.0, 2.0, (3, 6, 5, 4)), tf.float32)
+
+
+def test_fused_layer_equals_stock_in_outputs_gradients_and_statistics(batch_norms):
+    stock, wrapped, inputs = batch_norms
+    fused = FusedBatchNormalization(wrapped)
+    target = tf.constant(np.random.default_rng(2).normal(size=inputs.shape), tf.float32)
+
+    def run(layer, variables):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs, training=True)
+            loss = tf.reduce_sum(tf.square(outputs - target))
+        return outputs, tape.gradient(loss, [inputs, *(v.value for v in variables)])
+
+    for _ in range(3):  # the moving averages accumulate
+        ours, our_gradients = run(fused, [wrapped.gamma, wrapped.beta])
+        theirs, their_gradients = run(stock, [stock.gamma, stock.beta])
+    assert ours.numpy() == pytest.approx(theirs.numpy(), abs=1e-5)
+    for a, b in zip(our_gradients, their_gradients):
+        assert a.numpy() == pytest.approx(b.numpy(), rel=1e-5, abs=1e-4)
+    for a, b in zip(wrapped.get_weights(), stock.get_weights()):
+        assert a == pytest.approx(b, abs=1e-5)
+    # in inference the two are the same code
+    assert fused(inputs, training=False).numpy() == pytest.approx(stock(inputs, training=False).numpy(), abs=1e-5)
+
+
+def test_training_twin_shares_every_variable_and_leaves_nothing_in_the_model(asmnet):
+    twin = TrainingTwin(asmnet)
+    assert {id(v) for v in twin.model.trainable_variables} == {id(v) for v in asmnet.trainable_variables}
+    assert sum(isinstance(layer, FusedBatchNormalization) for layer in twin.model.layers) == 48
+    assert not any(isinstance(layer, FusedBatchNormalization) for layer in asmnet.layers)
+
+
+def test_twin_equals_the_stock_model_in_training(asmnet):
+    images = tf.random.stateless_uniform((8, 64, 64, 3), (1, 2)) * 255
+    start = asmnet.get_weights()
+    theirs = [o.numpy() for o in asmnet(images, training=True)]
+    asmnet.set_weights(start)
+    ours = [o.numpy() for o in TrainingTwin(asmnet).model(images, training=True)]
+    asmnet.set_weights(start)
+    for a, b in zip(ours, theirs):
+        assert a == pytest.approx(b, abs=2e-3)  # 48 normalisations of maps as small as 2 x 2 in a row
+
+
+def test_reestimated_statistics_are_plain_averages(batch_norms):
+    _, layer, inputs = batch_norms
+    source = keras.Input(inputs.shape[1:])
+    model = keras.Model(source, layer(source))
+    twin = TrainingTwin(model, momentum=0.5)
+    batches = [inputs, inputs * 2 + 1, inputs * 0.5 - 3]
+    twin.reestimate_statistics(batches)
+    means = [b.numpy().mean(axis=(0, 1, 2)) for b in batches]
+    variances = [b.numpy().var(axis=(0, 1, 2)) for b in batches]
+    assert layer.moving_mean.numpy() == pytest.approx(np.mean(means, axis=0), abs=1e-5)
+    assert layer.moving_variance.numpy() == pytest.approx(np.mean(variances, axis=0), rel=1e-5)
+    assert float(twin.momentum) == 0.5
+
+
+def test_mixed_precision_model_is_saved_in_float32(tmp_path):
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        model = models.build_asmnet(input_size=32)
+        TrainingTwin(model).model(tf.zeros((2, 32, 32, 3)), training=True)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    models.save_model(model, tmp_path / "m.keras", {})
+    loaded = models.load_model(tmp_path / "m.keras")[0]
+    assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
+    for a, b in zip(loaded.get_weights(), model.get_weights()):
+        assert np.array_equal(a, b)

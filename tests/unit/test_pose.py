@@ -1,0 +1,174 @@
+"""The pose convention and PnP, against hand-made rotations and two published annotations."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from asmnet_tf import pose
+from asmnet_tf.config import DATASETS
+from asmnet_tf.datasets import read_pts, read_samples
+from asmnet_tf.files import InputError
+
+SPEC = DATASETS["300w"]
+
+
+def project(angles_deg):
+    """The mean face in image pixels, seen by the camera of pose.py: centred on the box, focal 2.4 x its side."""
+    turned, shift = pose.mean_face() @ pose.angles_to_matrix(np.asarray(angles_deg, float)).T, np.array([0, 0, 5.0])
+    for _ in range(50):  # the box depends on where the head is
+        points = turned + shift
+        rays = points[:, :2] / points[:, 2:]
+        low, high = rays.min(axis=0), rays.max(axis=0)
+        shift[:2] -= (low + high) / 2 * shift[2]
+        shift[2] *= (high - low).max() * pose.FOCAL
+    return rays * 400 + 200
+
+
+def test_angles_and_matrices_are_inverse():
+    angles = np.random.default_rng(0).uniform(-85, 85, (100, 3))
+    matrices = pose.angles_to_matrix(angles)
+    assert pose.matrix_to_angles(matrices) == pytest.approx(angles)
+    assert matrices @ np.swapaxes(matrices, 1, 2) == pytest.approx(np.broadcast_to(np.eye(3), (100, 3, 3)))
+    assert np.linalg.det(matrices) == pytest.approx(1.0)
+
+
+def test_signs_are_those_of_the_convention():
+    nose = pose.mean_face()[30]
+    brow, chin = pose.mean_face()[27], pose.mean_face()[8]
+    assert (pose.angles_to_matrix(np.array([30.0, 0, 0])) @ nose)[0] < -0.1  # towards the left edge
+    assert (pose.angles_to_matrix(np.array([0, 30.0, 0])) @ nose)[1] < nose[1] - 0.1  # up (y points down)
+    tilted = pose.angles_to_matrix(np.array([0, 0, 30.0])) @ (brow - chin)
+    assert tilted[0] > 0.3  # the top of the head moves to the right: clockwise
+
+
+def test_mean_face_is_symmetric_and_in_its_units():
+    face = pose.mean_face()
+    assert face[SPEC.flip_map] * [-1, 1, 1] == pytest.approx(face, abs=2e-5)
+    assert np.linalg.norm(face[45] - face[36]) == pytest.approx(1.0, abs=1e-4)
+    assert face[[36, 48], 2] == pytest.approx(face[36, 2], abs=2e-4)  # pitch zero
+
+
+@pytest.mark.parametrize("angles", [(0, 0, 0), (40, 10, -20), (-55, -25, 30), (5, 30, -90)])
+def test_pnp_finds_the_pose_of_the_mean_face(angles):
+    assert pose.estimate_pose(project(angles), SPEC) == pytest.approx(angles, abs=0.01)
+
+
+def test_turning_the_image_adds_to_roll_and_a_mirror_negates_yaw_and_roll():
+    landmarks = project((25.0, -12.0, 8.0))
+    before = pose.estimate_pose(landmarks, SPEC)
+    mirrored = (landmarks * [-1, 1])[SPEC.flip_map]
+    assert pose.estimate_pose(mirrored, SPEC) == pytest.approx(before * [-1, 1, -1], abs=0.05)
+
+    def turned(degrees):
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        return landmarks @ np.array([[c, s], [-s, c]])
+
+    # the camera sits on the landmark box, whose centre moves a little as the face turns
+    assert pose.estimate_pose(turned(20), SPEC) == pytest.approx(before + np.array([0, 0, 20]), abs=2.5)
+    # ... and not at all for a quarter turn
+    assert pose.estimate_pose(turned(90), SPEC) == pytest.approx(before + np.array([0, 0, 90]), abs=0.05)
+
+
+def test_degenerate_landmarks_have_no_pose():
+    faces = np.zeros((2, 68, 2))
+    faces[1] = np.nan
+    assert np.isnan(pose.estimate_pose(faces, SPEC)).all()
+    with pytest.raises(ValueError, match="300w has"):
+        pose.estimate_pose(np.zeros((1, 98, 2)), SPEC)
+
+
+def test_98_points_give_the_pose_of_their_68_counterparts():
+    wflw, landmarks = DATASETS["wflw"], np.full((98, 2), np.nan)
+    seen = project((30.0, 5.0, -10.0))
+    box = [seen.min(axis=0), seen.max(axis=0)]
+    landmarks[:] = np.linspace(box[0], box[1], 98)  # the other points only set the box, hence the camera
+    for ours, theirs in wflw.rigid_points:
+        landmarks[ours] = seen[theirs]
+    assert pose.estimate_pose(landmarks, wflw) == pytest.approx(pose.estimate_pose(seen, SPEC), abs=1e-3)
+
+
+def test_units():
+    assert pose.angles_to_unit(np.array([65.0, -32.5, 90.0])) == pytest.approx([1.0, -0.5, 1.0])
+    assert pose.unit_to_angles(np.array([1.0, -0.5])) == pytest.approx([65.0, -32.5])
+
+
+def test_cache_is_filled_once_and_survives_damage(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASMNET_CACHE", str(tmp_path / "cache"))
+    landmarks = np.stack([project((10, 0, 0)), project((-20, 5, 0))]).astype(np.float32)
+    first = pose.cached_pose(landmarks, SPEC)
+    (file,) = (tmp_path / "cache").iterdir()
+    monkeypatch.setattr(pose, "estimate_pose", lambda *_: pytest.fail("computed again"))
+    assert np.array_equal(pose.cached_pose(landmarks, SPEC), first)
+    monkeypatch.undo()
+    monkeypatch.setenv("ASMNET_CACHE", str(tmp_path / "cache"))
+    file.write_bytes(file.read_bytes()[:50])
+    assert np.array_equal(pose.cached_pose(landmarks, SPEC), first)
+    monkeypatch.setenv("ASMNET_CACHE", str(file / "below a file"))  # cannot be written: computed, no error
+    assert np.array_equal(pose.cached_pose(landmarks, SPEC), first)
+
+
+def test_pose_labels_from_csv_and_from_the_releases_npy_files(tmp_path):
+    (tmp_path / "p.csv").write_text("name,yaw,pitch,roll\na,1,-2.5,3\nb,4,5,6\n")
+    labels = pose.read_pose_labels(tmp_path / "p.csv")
+    assert labels["a"] == pytest.approx([1, -2.5, 3])
+    (tmp_path / "npy/x").mkdir(parents=True)
+    np.save(tmp_path / "npy/x/a.npy", np.array([0.5, -1.0, 0.1]))
+    assert pose.read_pose_labels(tmp_path / "npy")["x/a"] == pytest.approx([32.5, -65.0, 6.5])
+    np.save(tmp_path / "npy/x/b.npy", np.array([20.0, 1.0, 0.1]))
+    with pytest.raises(InputError, match=r"b\.npy: holds .*expected yaw, pitch, roll in \[-1, 1\]"):
+        pose.read_pose_labels(tmp_path / "npy")
+    (tmp_path / "bad.csv").write_text("name,yaw,pitch,roll\na,1,2,x\n")
+    with pytest.raises(InputError, match=r"bad\.csv, row 2"):
+        pose.read_pose_labels(tmp_path / "bad.csv")
+
+
+def test_labels_of_the_other_yaw_sign_are_recognised():
+    rng = np.random.default_rng(3)
+    ours = rng.normal(0, 15, (50, 3))
+    theirs = ours * [-1, 1, 1] + rng.normal(0, 2, (50, 3)) + [0, 5, 0]
+    fixed, negated = pose.align_signs(theirs, ours)
+    assert negated == ["yaw"]
+    assert np.array_equal(fixed, theirs * [-1, 1, 1])
+
+
+def test_agrees_with_a_published_annotation_of_real_faces(real_data):
+    """SPIGA's annotation of 224 LFPW test faces, after one constant per angle (checked here only, nothing is tuned)."""
+    with open(real_data / "300w_lfpw_test_pose.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    theirs = np.array([[float(row[a]) for a in ("yaw", "pitch", "roll")] for row in rows])
+    landmarks = np.stack([read_pts(real_data / f"300w/lfpw/testset/{row['name']}.pts", 68) for row in rows])
+    ours = pose.estimate_pose(landmarks, SPEC)
+    theirs, negated = pose.align_signs(theirs, ours)
+    constant = np.median(ours - theirs, axis=0)
+    differences = np.abs(ours - theirs - constant).mean(axis=0)
+    print("constants", constant.round(2), "mean absolute differences", differences.round(2), "deg")
+    assert negated == ["yaw"]
+    assert np.abs(constant).max() < 5
+    assert differences.mean() < 1.5
+
+
+def test_agrees_with_aflw2000_in_sign_and_size(real_data):
+    """8 faces of AFLW2000-3D, up to 70 degrees of yaw, 300W-LP's own decomposition (roll innermost)."""
+    io = pytest.importorskip("scipy.io")
+    ours, theirs = [], []
+    for path in sorted((real_data / "aflw2000").glob("*.mat")):
+        content = io.loadmat(path)
+        rotation = pose.angles_to_matrix(pose.estimate_pose(content["pt3d_68"][:2].T, SPEC))
+        yaw = np.arcsin(rotation[0, 2])
+        pitch, roll = np.arctan2(rotation[1, 2], rotation[2, 2]), np.arctan2(-rotation[0, 1], rotation[0, 0])
+        ours.append(np.degrees([-yaw, pitch, roll]) * [-1, 1, 1])
+        theirs.append(np.degrees(content["Pose_Para"][0, [1, 0, 2]]))
+    difference = np.array(ours) - np.array(theirs)
+    difference -= np.median(difference, axis=0)
+    print("mean absolute differences", np.abs(difference).mean(axis=0).round(1), "deg")
+    assert np.abs(difference).mean() < 7.0
+    assert np.corrcoef(np.array(ours)[:, 0], np.array(theirs)[:, 0])[0, 1] > 0.98
+
+
+def test_shipped_mean_face_is_what_the_training_faces_give(real_data):
+    from asmnet_tf.mean_face import fit_mean_face
+
+    samples = read_samples(SPEC, real_data / "300w", "train", quiet=True)
+    fitted = fit_mean_face(np.stack([sample.landmarks for sample in samples]))
+    assert np.abs(fitted - pose.mean_face()).max() < 0.01

@@ -1,0 +1,129 @@
+"""The ASM operator and its PCA: hand-made eigen-shapes, scikit-learn, and the formula written as a loop."""
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from asmnet_tf import shape_model
+from asmnet_tf.config import DATASETS
+from asmnet_tf.files import InputError
+from asmnet_tf.shape_model import ShapeModel
+
+
+def shapes_of(n, size=136, seed=0):
+    rng = np.random.default_rng(seed)
+    spread = np.linspace(1.0, 0.01, size)
+    return rng.normal(size=(n, size)) * spread @ np.linalg.qr(rng.normal(size=(size, size)))[0] + 5.0
+
+
+def model_of(shapes, percent=90.0, chunks=3):
+    statistics = shape_model.collect(np.array_split(shapes, chunks))
+    return shape_model.fit(statistics, [percent], "300w", "square", 1.2)[0]
+
+
+@pytest.mark.parametrize("percent", [50.0, 90.0, 99.5])
+def test_equals_scikit_learn_up_to_sign(percent):
+    shapes = shapes_of(400)
+    ours, theirs = model_of(shapes, percent), PCA(percent / 100, svd_solver="full").fit(shapes)
+    assert ours.num_components == theirs.n_components_
+    assert ours.mean_shape == pytest.approx(theirs.mean_, abs=1e-9)
+    assert ours.eigenvalues == pytest.approx(theirs.explained_variance_, rel=1e-6)
+    signs = np.sign((ours.eigenvectors.T * theirs.components_).sum(axis=1))
+    assert ours.eigenvectors.T * signs[:, None] == pytest.approx(theirs.components_, abs=1e-6)
+
+
+def test_chunks_do_not_matter():
+    shapes = shapes_of(301) + 1e3  # a mean far larger than the spread
+    whole, pieces = model_of(shapes, chunks=1), model_of(shapes, chunks=40)
+    assert pieces.eigenvalues == pytest.approx(whole.eigenvalues, rel=1e-8)
+    assert pieces.eigenvectors == pytest.approx(whole.eigenvectors, abs=1e-7)
+
+
+def test_smoothing_by_hand():
+    """Two components of variance 4 and 1: parameters beyond 6 and 3 are clipped, what is orthogonal is dropped."""
+    eigenvectors = np.zeros((4, 2))
+    eigenvectors[0, 0] = eigenvectors[1, 1] = 1.0
+    model = ShapeModel(np.array([1.0, 2, 3, 4]), eigenvectors, np.array([4.0, 1.0]), "300w", 9, 90.0, "square", 1.2)
+    shapes = np.array([[3.0, 1, 9, 9], [11.0, -8, 0, 0], [1.0, 2, 3, 4]])
+    assert model.project(shapes) == pytest.approx(np.array([[2.0, -1], [10, -10], [0, 0]]))
+    assert model.smooth(shapes) == pytest.approx(np.array([[3.0, 1, 3, 4], [7, -1, 3, 4], [1, 2, 3, 4]]))
+    with pytest.raises(ValueError, match="shapes of 6 numbers; this model has 4"):
+        model.project(np.zeros(6))
+
+
+def test_equals_the_formula_written_as_a_loop():
+    shapes = shapes_of(50)
+    model = model_of(shapes, 80.0)
+    for shape, smoothed in zip(shapes, model.smooth(shapes)):
+        expected = model.mean_shape.copy()
+        for k in range(model.num_components):
+            b = sum(model.eigenvectors[i, k] * (shape[i] - model.mean_shape[i]) for i in range(136))
+            limit = 3 * model.eigenvalues[k] ** 0.5
+            expected += model.eigenvectors[:, k] * min(max(b, -limit), limit)
+        assert smoothed == pytest.approx(expected, abs=1e-9)
+
+
+def test_all_components_reproduce_the_shape():
+    shapes = shapes_of(400)
+    model = model_of(shapes, 100.0)
+    assert model.num_components == 136
+    assert model.instance(model.project(shapes)) == pytest.approx(shapes, abs=1e-9)
+
+
+def test_fewer_shapes_than_coordinates():
+    model = model_of(shapes_of(10), 100.0, chunks=1)
+    assert model.num_components == 9
+
+
+def test_smoothing_twice_is_smoothing_once():
+    shapes = shapes_of(100)
+    model = model_of(shapes, 85.0)
+    assert model.smooth(model.smooth(shapes)) == pytest.approx(model.smooth(shapes), abs=1e-9)
+
+
+@pytest.mark.parametrize("percent", [0.0, -5.0, 101.0, float("nan")])
+def test_percentage_out_of_range_is_refused(percent):
+    with pytest.raises(InputError, match="--pca-percent"):
+        model_of(shapes_of(20), percent)
+
+
+def test_one_shape_is_not_enough():
+    with pytest.raises(InputError, match="1 shapes; an eigen-shape needs two"):
+        model_of(shapes_of(1), chunks=1)
+
+
+def test_saved_and_loaded(tmp_path):
+    model = model_of(shapes_of(200), 97.0)
+    model.save(tmp_path / "300w_pca97.npz")
+    loaded = ShapeModel.load(tmp_path / "300w_pca97.npz")
+    for key in ("mean_shape", "eigenvectors", "eigenvalues"):
+        assert np.array_equal(getattr(loaded, key), getattr(model, key))
+    assert (loaded.dataset, loaded.n_samples, loaded.pca_percent) == ("300w", 200, 97.0)
+    assert (loaded.crop, loaded.crop_scale, loaded.units) == ("square", 1.2, "network")
+    with np.load(tmp_path / "300w_pca97.npz", allow_pickle=False) as file:
+        names = {"mean_shape", "eigenvectors", "eigenvalues", "dataset", "n_samples", "pca_percent"}
+        assert set(file) == names | {"crop", "crop_scale", "units"}
+
+
+def test_foreign_and_damaged_files_are_named(tmp_path):
+    good = tmp_path / "good.npz"
+    model_of(shapes_of(50)).save(good)
+    cut, pickled, other = tmp_path / "cut.npz", tmp_path / "pickled.npz", tmp_path / "other.npz"
+    cut.write_bytes(good.read_bytes()[:500])
+    np.savez(other, a=np.zeros(3))
+    np.savez(pickled, mean_shape=np.array([{}], object))
+    for path in (cut, pickled, other):
+        with pytest.raises(InputError, match=f"{path.name}: not a shape model"):
+            ShapeModel.load(path)
+    with pytest.raises(InputError, match=r"no such shape model\. Make it with pca_builder\.py"):
+        ShapeModel.load(tmp_path / "none.npz")
+
+
+def test_a_shape_model_belongs_to_one_dataset_and_crop(tmp_path):
+    path = tmp_path / "m.npz"
+    model_of(shapes_of(50)).save(path)
+    assert shape_model.load_for(path, DATASETS["300w"], "square").num_landmarks == 68
+    with pytest.raises(InputError, match="eigen-shapes of 300w, not of wflw"):
+        shape_model.load_for(path, DATASETS["wflw"], "square")
+    with pytest.raises(InputError, match=r"fitted in square crops of scale 1.2, this run uses tight"):
+        shape_model.load_for(path, DATASETS["300w"], "tight")
