@@ -23,7 +23,8 @@ demo: $(VENV)
 	$(BIN)/python pca_builder.py --data-dir $(DEMO)/data --output $(DEMO)/shape_models; \
 	$(BIN)/python train.py --data-dir $(DEMO)/data --shape-model $(DEMO)/shape_models/synthetic_pca90.npz \
 	  --input-size 64 --epochs 25 --output $(DEMO)/runs --name demo; \
-	$(BIN)/python evaluate.py $(DEMO)/runs/demo/best.keras --data-dir $(DEMO)/data --output $(DEMO)/evaluation; \
+	$(BIN)/python evaluate.py $(DEMO)/runs/demo/best.keras --mean-shape $(DEMO)/shape_models/synthetic_pca90.npz \
+	  --data-dir $(DEMO)/data --output $(DEMO)/evaluation; \
 	echo "demo done in $$((SECONDS - started)) s; CED plot: $(DEMO)/evaluation/ced.png"
 
 lint: $(VENV)

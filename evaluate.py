@@ -27,6 +27,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="any method's .npz (README)"
     )
+    parser.add_argument(
+        "--mean-shape", type=Path, metavar="NPZ", help="also score the mean of a shape model: the floor"
+    )
     cli.add_data_arguments(parser, dataset_default=None)
     parser.add_argument("--pose-labels", type=Path, help="csv or folder of .npy instead of PnP on the landmarks")
     parser.add_argument(
@@ -72,15 +75,18 @@ def main(args: argparse.Namespace) -> None:
 
     # 2. Every model on these faces.
     methods = []
-    for name, path in evaluation.unique_names(args.models, taken=set(files)):
+    for name, path in evaluation.unique_names(args.models, taken={*files, "mean_shape"}):
         from asmnet_tf.prediction import score_model  # TensorFlow, only where a model is to be run
 
         methods.append(score_model(name, path, samples, spec, args.crop))
 
-    # 3. Every prediction file.
+    # 3. Every prediction file, and the mean shape, what a network that has learned nothing would say.
     for name, file in files.items():
         landmarks, pose = align(file, faces.names, spec.num_landmarks)
         methods.append(report.Method(name, landmarks, pose, estimate_pose(landmarks, spec), {"file": str(file.path)}))
+
+    if args.mean_shape is not None:
+        methods.append(evaluation.mean_shape_method(args.mean_shape, spec, faces.landmarks))
 
     # 4. Numbers, curves, sheets.
     thresholds = tuple(args.thresholds or spec.thresholds)

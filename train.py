@@ -75,9 +75,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Runs the steps; raises InputError for what the user can mend."""
+    from asmnet_tf.files import make_folder
+
     folder = args.output / args.name
     if folder.exists() and not args.resume:
         raise InputError(f"{folder}: this run exists. Go on with --resume or choose another --name.")
+    make_folder(args.output)
     recipe = RECIPES[args.recipe]
 
     # 1. Faces with landmarks and pose; a fixed part of the training faces is held out for validation.
@@ -117,6 +120,7 @@ def main(args: argparse.Namespace) -> None:
     # 5. Train.
     trainer = training.Trainer(model, batches, held_out, loss, plan, spec, folder, training.make_sidecar(args, spec))
     if args.resume:
+        training.check_flags(folder, args)
         trainer.resume()
     counts = {"train": len(train), "validation": len(validation), "parameters": model.count_params()}
     training.write_arguments(folder, args, counts)

@@ -11,9 +11,11 @@ import numpy as np
 from asmnet_tf.config import VAL_FRACTION, DatasetSpec
 from asmnet_tf.datasets import Sample, hold_out, read_samples, select, with_pose
 from asmnet_tf.files import InputError
+from asmnet_tf.geometry import crop_frame, denormalise, landmark_box
 from asmnet_tf.pose import estimate_pose
 from asmnet_tf.prediction_files import Predictions, align, spec_for
-from asmnet_tf.report import Faces
+from asmnet_tf.report import Faces, Method
+from asmnet_tf.shape_model import ShapeModel
 
 
 def truth_of_dataset(spec: DatasetSpec, data_dir: Path, args: argparse.Namespace) -> tuple[list[Sample], Faces]:
@@ -75,6 +77,19 @@ def pose_label_source(
     if args.pose_labels is not None:
         return str(args.pose_labels)
     return "exact (pose.csv of the synthetic faces)" if spec.is_synthetic else "PnP on the ground-truth landmarks"
+
+
+def mean_shape_method(path: Path, spec: DatasetSpec, landmarks_gt: np.ndarray) -> Method:
+    """Returns the mean of a shape model, put into the crop of every face (N, L, 2), as a method called `mean_shape`.
+
+    Raises: InputError if the file is no shape model of that many landmarks.
+    """
+    model = ShapeModel.load(path)
+    if model.num_landmarks != spec.num_landmarks:
+        raise InputError(f"{path}: {model.num_landmarks} landmarks, {spec.title} has {spec.num_landmarks}.")
+    frames = crop_frame(landmark_box(landmarks_gt), model.crop, model.crop_scale)
+    landmarks = denormalise(np.broadcast_to(model.mean_shape, (len(frames), len(model.mean_shape))), frames)
+    return Method("mean_shape", landmarks, None, estimate_pose(landmarks, spec), {"file": str(path)})
 
 
 def unique_names(models: list[Path], taken: set[str]) -> list[tuple[str, Path]]:

@@ -231,7 +231,10 @@ class Trainer:
             np.savez(temporary, progress=json.dumps(progress), **arrays)
 
     def resume(self) -> None:
-        """Loads state.npz of the run folder. Raises: InputError if it is absent, damaged or of another model."""
+        """Loads state.npz of the run folder; without one the run starts at its first epoch, and that is said.
+
+        Raises: InputError if it is damaged or of another model.
+        """
         path = self.folder / "state.npz"
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -242,10 +245,9 @@ class Trainer:
                 raise InputError(f"{path}: state of another model or optimiser. Resume with the flags in args.json.")
             self.epoch, self.best_nme = int(progress["epoch"]), float(progress["best_nme"])
             self.rows = list(progress["rows"])
-        except FileNotFoundError as error:
-            raise InputError(
-                f"{path}: nothing to resume; the run saved no epoch. Start it without --resume."
-            ) from error
+        except FileNotFoundError:
+            print(f"{path}: no epoch was saved yet, so the run starts at the first", file=sys.stderr)
+            return
         except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, InputError):
                 raise
@@ -297,6 +299,24 @@ def make_sidecar(args: argparse.Namespace, spec: DatasetSpec) -> dict:
         "seed": args.seed,
         "commit": cli.commit(),
     }
+
+
+_FREE_ON_RESUME = {"resume", "output", "name", "data_dir", "shape_model", "weights", "pose_labels"}
+
+
+def check_flags(folder: Path, args: argparse.Namespace) -> None:
+    """Raises: InputError if a run is resumed with other flags than args.json has: the result would be neither run's."""
+    path = folder / "args.json"
+    try:
+        flags = json.loads(path.read_text(encoding="utf-8"))["flags"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}). Start again under another --name.") from error
+    for key, value in json.loads(json.dumps(vars(args), default=str)).items():
+        if key not in _FREE_ON_RESUME and key in flags and flags[key] != value:
+            flag = "--" + key.replace("_", "-")
+            raise InputError(f"{path}: the run has {flag} {flags[key]}, now it is {value}. Resume with the same flags.")
 
 
 def write_arguments(folder: Path, args: argparse.Namespace, counts: dict) -> None:

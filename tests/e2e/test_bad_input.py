@@ -18,9 +18,10 @@ from conftest import TrainedRun
 
 from asmnet_tf.shape_model import ShapeModel
 
-# What may stand on stderr beside the error: a partial download, an absent side-car, an empty subset, TensorFlow's start.
+# What may stand on stderr beside the error: a partial download, an absent side-car, an empty subset, TensorFlow's notes.
 INFORMATION = re.compile(
-    r".*: \d+ of \d+ faces \(.*\)$|.* is assumed$|.* left out$|.*: no face of it in |WARNING: All log messages before absl|[IWE]\d{4} \d+"
+    r".*: \d+ of \d+ faces \(.*\)$|.* is assumed$|.* left out$|.*: no face of it in "
+    r"|WARNING: All log messages before absl|[IWE]\d{4} \d+"
 )
 
 
@@ -380,6 +381,11 @@ def input_size_16(place):
     return "train", place.train("--loss", "mse", "--input-size", 16)
 
 
+@case("--val-fraction", heavy=True)
+def every_face_held_out(place):
+    return "train", place.train("--loss", "mse", "--limit", 2, "--val-fraction", 0.9)
+
+
 @case("absent.h5", heavy=True)
 def missing_weights(place):
     return "train", place.train("--loss", "mse", "--weights", place.folder / "absent.h5")
@@ -457,6 +463,11 @@ def sidecar_that_is_a_list(place):
 @case("best.json: crop is 'round'", heavy=True)
 def sidecar_of_an_unknown_crop(place):
     return spoiled_sidecar(place, json.dumps({"crop": "round"}))
+
+
+@case("best.json: crop_scale", heavy=True)
+def sidecar_of_a_crop_scale_that_is_no_number(place):
+    return spoiled_sidecar(place, '{"crop": "square", "crop_scale": NaN}')
 
 
 # --- the checks -------------------------------------------------------------------------------------------------------
