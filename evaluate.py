@@ -43,8 +43,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.models and not args.predictions:
         parser.error("nothing to evaluate: give a MODEL or --predictions NAME=FILE")
-    if args.thresholds and len({f"{t:.2f}" for t in args.thresholds}) < len(args.thresholds):
-        parser.error("--thresholds: two are equal in their two decimals, which name them in the results")
+    if any(abs(t - round(t, 2)) > 1e-9 for t in args.thresholds or ()):
+        parser.error("--thresholds: two decimals at most, since they name the results (fr_pct@0.08)")
     for text in args.predictions:
         if not all(text.partition("=")):
             parser.error(f"--predictions {text}: expected NAME=FILE")
@@ -66,6 +66,9 @@ def main(args: argparse.Namespace) -> None:
     # 1. Ground truth: a dataset's faces, or those that the prediction files bring along.
     own_truth = not args.models and args.dataset is None and all(f.landmarks_gt is not None for f in files.values())
     if own_truth:
+        ignored = {"--data-dir": args.data_dir, "--subset": args.subset, "--pose-labels": args.pose_labels}
+        for flag in (flag for flag, value in ignored.items() if value is not None):
+            raise InputError(f"{flag}: the prediction files bring their own faces. Name a --dataset to use its faces.")
         spec, samples, faces = evaluation.truth_of_files(list(files.values()), args.limit)
         reader = None
     else:

@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> None:
     """Runs the steps; raises InputError for what the user can mend."""
     import numpy as np
 
-    from asmnet_tf import geometry, metrics, report, shape_model
+    from asmnet_tf import geometry, metrics, plots, shape_model
     from asmnet_tf.datasets import read_samples
     from asmnet_tf.files import make_folder
 
@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
     # 4. Pictures.
     full = shape_model.fit(statistics, [100.0], spec.name, args.crop, crop_scale(args.crop))[0]
     share = full.eigenvalues / full.eigenvalues.sum()
-    report.shape_model_plots(
+    plots.shape_model_plots(
         args.output, spec.name, full.mean_shape, full.eigenvectors, full.eigenvalues, share, smoothing, spec
     )
 

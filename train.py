@@ -89,6 +89,8 @@ def main(args: argparse.Namespace) -> None:
     spec, data_dir = cli.find_data(args)
     samples = read_samples(spec, data_dir, "train", args.limit)
     train, validation = hold_out(with_pose(samples, spec, data_dir, args.pose_labels), args.val_fraction)
+    if not train:
+        raise InputError(f"--val-fraction {args.val_fraction:g}: all {len(samples)} faces are held out. Use less.")
 
     # 2. The eigen-shapes of these faces in this crop.
     from asmnet_tf.shape_model import load_for

@@ -33,12 +33,12 @@ def truth_of_dataset(spec: DatasetSpec, data_dir: Path, args: argparse.Namespace
     masks = {name: select(samples, spec, name) for name in wanted}
     if args.subset is None:
         masks = {name: mask for name, mask in masks.items() if mask.any()}
-    for name, mask in masks.items():
-        if not mask.any():
-            print(f"{spec.title} {name}: no face of it in {data_dir} ({args.split} split)", file=sys.stderr)
     keep = np.flatnonzero(np.logical_or.reduce(list(masks.values())))[: args.limit]
     if not len(keep):
         raise InputError(f"{data_dir}: no face of {', '.join(wanted)} in the {args.split} split. Is --subset right?")
+    for name, mask in masks.items():
+        if not mask.any():
+            print(f"{spec.title} {name}: no face of it in {data_dir} ({args.split} split)", file=sys.stderr)
     samples = with_pose([samples[i] for i in keep], spec, data_dir, args.pose_labels)
     faces = Faces(
         spec,

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# what numpy.load and zipfile raise for a file that is cut short, damaged or of another kind
+BROKEN_ARRAY_FILE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, SyntaxError, OverflowError, MemoryError),
+    *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+)
 
 
 class InputError(ValueError):
@@ -59,3 +73,20 @@ def make_folder(path: str | os.PathLike) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError(f"{path}: this folder cannot be written to. Choose another output.")
     return path
+
+
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads all arrays of an `.npz`, never unpickling; a `.npy` is not accepted.
+
+    Raises: FileNotFoundError; InputError for a file that is no whole `.npz` of plain arrays.
+    """
+    import numpy as np  # here, so that `--help` does not wait for it
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except BROKEN_ARRAY_FILE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        raise InputError(f"{path}: not a whole .npz file of plain arrays ({reason}).") from error

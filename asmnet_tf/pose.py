@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec
-from asmnet_tf.files import InputError, replacing
+from asmnet_tf.files import BROKEN_ARRAY_FILE, InputError, replacing
 from asmnet_tf.geometry import landmark_box
 
 FOCAL = 2.4  # focal length over the longer side of the landmark box
@@ -143,7 +143,7 @@ def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
         angles = np.load(path, allow_pickle=False)
         if angles.shape == (len(landmarks), 3):
             return angles
-    except (OSError, ValueError, EOFError):
+    except BROKEN_ARRAY_FILE:
         pass  # not there yet, or cut short: compute it
     angles = estimate_pose(landmarks, spec)
     try:
@@ -171,7 +171,7 @@ def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
         for file in sorted(path.rglob("*.npy")):
             try:
                 values = np.load(file, allow_pickle=False).astype(np.float64).reshape(-1)
-            except (OSError, ValueError, EOFError) as error:
+            except BROKEN_ARRAY_FILE as error:
                 raise InputError(f"{file}: not a plain .npy array ({error}). Write it with numpy.save.") from error
             if values.shape != (3,) or not np.isfinite(values).all() or np.abs(values).max() > 1.0 + 1e-6:
                 raise InputError(f"{file}: holds {values[:4]}, expected yaw, pitch, roll in [-1, 1] for +-65 degrees.")

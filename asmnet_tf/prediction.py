@@ -77,8 +77,10 @@ def score_model(name: str, path: Path, samples: list[Sample], spec: DatasetSpec,
         raise InputError(f"{sidecar_path(path)}: crop is {trained_crop!r}, expected {' or '.join(CROPS)}.")
     crop = crop or trained_crop
     scale = crop_scale(crop)
-    if crop == trained_crop and isinstance(sidecar.get("crop_scale"), (int, float)):
-        scale = float(sidecar["crop_scale"])
+    if crop == trained_crop and "crop_scale" in sidecar:
+        scale = sidecar["crop_scale"]
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.1 < scale < 10:
+            raise InputError(f"{sidecar_path(path)}: crop_scale is {scale!r}, expected a number like 1.2.")
     size = int(model.input_shape[1])
     infer = compiled(model)
     patches = FacePatches(samples, crop, scale, size, margin=1.0)

@@ -6,7 +6,7 @@ optionally the truth, landmarks_gt (N, L, 2) and pose_gt (N, 3): then no dataset
 
 from __future__ import annotations
 
-import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from asmnet_tf.config import DATASETS, DatasetSpec
 from asmnet_tf.datasets import match_names
-from asmnet_tf.files import InputError, replacing
+from asmnet_tf.files import InputError, read_arrays, replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +49,10 @@ def read_predictions(path: str | Path) -> Predictions:
     """Reads a prediction file. Raises: InputError naming the array that does not fit."""
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {k: file[k] for k in ("names", "landmarks", "pose", "landmarks_gt", "pose_gt") if k in file}
+        content = read_arrays(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such prediction file.") from error
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a plain .npz file ({str(error)[:80]}). Write it with numpy.savez.") from error
+    arrays = {key: content[key] for key in ("names", "landmarks", "pose", "landmarks_gt", "pose_gt") if key in content}
     for key in ("names", "landmarks"):
         if key not in arrays:
             raise InputError(f"{path}: no array {key!r}. It holds names (N,) and landmarks (N, L, 2) in image pixels.")
@@ -71,6 +69,8 @@ def read_predictions(path: str | Path) -> Predictions:
         arrays[key] = array.astype(np.float64)
         if key.endswith("_gt") and not np.isfinite(arrays[key]).all():
             raise InputError(f"{path}: {key} holds values that are not finite.")
+        # no pixel or angle is that large; such a value counts as no prediction instead of overflowing
+        arrays[key][~(np.abs(arrays[key]) < 1e6)] = np.nan
     text = [n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in names]
     return Predictions(path, text, **arrays)
 
@@ -95,6 +95,9 @@ def align(predictions: Predictions, names: list[str], num_landmarks: int) -> tup
     path, count = predictions.path, predictions.landmarks.shape[1]
     if count != num_landmarks:
         raise InputError(f"{path}: {count} points per face, {num_landmarks} expected. Is --dataset right?")
+    doubled = [name for name, times in Counter(predictions.names).items() if times > 1]
+    if doubled:
+        raise InputError(f"{path}: the name {doubled[0]} is there more than once. Each face has one row.")
     rows = match_names(names, predictions.names)
     missing = [name for name, row in zip(names, rows) if row is None]
     if missing:

@@ -6,7 +6,6 @@ the paper (section 3.1).
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from asmnet_tf.config import CLIP_STD, DatasetSpec, crop_scale
-from asmnet_tf.files import InputError, replacing
+from asmnet_tf.files import InputError, read_arrays, replacing
 
 NETWORK_UNITS = "network"  # (p - centre) / size of the crop frame
 _ARRAYS = ("mean_shape", "eigenvectors", "eigenvalues")
@@ -88,8 +87,7 @@ class ShapeModel:
         """Reads what `save` wrote. Raises: InputError for an absent, foreign or damaged file."""
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                content = {name: file[name] for name in (*_ARRAYS, *_FIELDS)}
+            content = read_arrays(path)
             model = cls(
                 *(np.asarray(content[name], np.float64) for name in _ARRAYS),
                 dataset=str(content["dataset"]),
@@ -101,7 +99,7 @@ class ShapeModel:
             )
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such shape model. Make it with pca_builder.py.") from error
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        except (ValueError, KeyError, TypeError) as error:  # InputError is a ValueError
             raise InputError(f"{path}: not a shape model ({str(error)[:80]}). Make it with pca_builder.py.") from error
         size, count = model.eigenvectors.shape if model.eigenvectors.ndim == 2 else (-1, -1)
         fits = model.mean_shape.shape == (size,) and model.eigenvalues.shape == (count,) and size % 2 == 0

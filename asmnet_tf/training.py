@@ -14,7 +14,6 @@ import os
 import platform
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +26,13 @@ from tqdm import tqdm
 
 from asmnet_tf import cli, metrics
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec, Recipe, crop_scale
-from asmnet_tf.files import InputError, make_folder, replacing, write_text
+from asmnet_tf.files import InputError, make_folder, read_arrays, replacing, write_text
 from asmnet_tf.fused_batch_norm import TrainingTwin
 from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
 from asmnet_tf.losses import MultiTaskLoss, alpha_at
 from asmnet_tf.models import save_model
+from asmnet_tf.plots import training_curves
 from asmnet_tf.prediction import compiled, predict
-from asmnet_tf.report import training_curves
 
 LOG_COLUMNS = (
     *("epoch", "loss", "loss_landmarks", "loss_asm", "loss_pose", "alpha", "lr", "images_per_s", "seconds"),
@@ -161,8 +160,8 @@ class Trainer:
                 losses = {k: float(v) for k, v in self.step(next(stream)).items()}
                 if not all(np.isfinite(v) for v in losses.values()):
                     raise InputError(
-                        f"{self.folder}: loss became {losses['loss']} in epoch {epoch + 1}, step {i + 1}. The last "
-                        "good model is last.keras. Try a lower --lr."
+                        f"{self.folder}: loss became {losses['loss']} in epoch {epoch + 1}, step {i + 1}. "
+                        f"{'The last good model is last.keras. ' if epoch else ''}Try a lower --lr."
                     )
                 for k, v in losses.items():
                     sums[k] = sums.get(k, 0.0) + v
@@ -219,7 +218,7 @@ class Trainer:
 
     def best_line(self) -> str:
         """Returns the best validation NME as text."""
-        return f"{self.best_nme:.2f} %" if np.isfinite(self.best_nme) else "not measured (--val-fraction 0)"
+        return f"{self.best_nme:.2f} %" if np.isfinite(self.best_nme) else "not measured: no face was held out"
 
     def _variables(self) -> list[tf.Variable]:
         return [*self.model.variables, *self.optimizer.variables]
@@ -236,22 +235,26 @@ class Trainer:
         Raises: InputError if it is damaged or of another model.
         """
         path = self.folder / "state.npz"
+        again = "Start again under another --name."
         try:
-            with np.load(path, allow_pickle=False) as file:
-                progress = json.loads(str(file["progress"]))
-                variables = self._variables()
-                values = [file[f"v{i}"] for i in range(len(variables))]
-            if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
-                raise InputError(f"{path}: state of another model or optimiser. Resume with the flags in args.json.")
-            self.epoch, self.best_nme = int(progress["epoch"]), float(progress["best_nme"])
-            self.rows = list(progress["rows"])
-        except FileNotFoundError:
+            content = read_arrays(path)
+        except FileNotFoundError as error:
+            left = [name for name in ("best.keras", "last.keras", "log.csv") if (self.folder / name).exists()]
+            if left:
+                raise InputError(f"{path}: missing, but {left[0]} is there; the run cannot go on. {again}") from error
             print(f"{path}: no epoch was saved yet, so the run starts at the first", file=sys.stderr)
             return
-        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: damaged state ({str(error)[:80]}). Start again under another --name.") from error
+        try:
+            progress = json.loads(str(content["progress"]))
+            variables = self._variables()
+            values = [content[f"v{i}"] for i in range(len(variables))]
+            epoch, best, rows = int(progress["epoch"]), float(progress["best_nme"]), list(progress["rows"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: damaged state ({str(error)[:80]}). {again}") from error
+        fits = all(v.shape == tuple(ours.shape) and v.dtype.kind in "fiu" for v, ours in zip(values, variables))
+        if not fits or epoch != len(rows):
+            raise InputError(f"{path}: state of another model or optimiser, or damaged. {again}")
+        self.epoch, self.best_nme, self.rows = epoch, best, rows
         for variable, value in zip(variables, values):
             variable.assign(value)
 

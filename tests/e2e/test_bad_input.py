@@ -18,7 +18,7 @@ from conftest import TrainedRun
 
 from asmnet_tf.shape_model import ShapeModel
 
-# What may stand on stderr beside the error: a partial download, an absent side-car, an empty subset, TensorFlow's notes.
+# What may stand on stderr beside the error: a partial download, an absent side-car, an empty subset, TensorFlow.
 INFORMATION = re.compile(
     r".*: \d+ of \d+ faces \(.*\)$|.* is assumed$|.* left out$|.*: no face of it in "
     r"|WARNING: All log messages before absl|[IWE]\d{4} \d+"
@@ -122,6 +122,12 @@ def one_face_for_a_shape_model(place):
 def output_of_pca_builder_below_a_file(place):
     (place.folder / "file").write_text("kept")
     return "pca_builder", [*place.data(), "--output", place.folder / "file/models"]
+
+
+@case("file/runs: this folder cannot be made")
+def output_of_train_below_a_file(place):
+    (place.folder / "file").write_text("kept")
+    return "train", place.train("--loss", "mse", "--output", place.folder / "file/runs")
 
 
 @case("file/out: this folder cannot be made")
@@ -391,14 +397,8 @@ def missing_weights(place):
     return "train", place.train("--loss", "mse", "--weights", place.folder / "absent.h5")
 
 
-@case("file/runs/tiny", "cannot be", heavy=True)
-def output_of_train_below_a_file(place):
-    (place.folder / "file").write_text("kept")
-    return "train", place.train("--loss", "mse", "--output", place.folder / "file/runs", "--name", "tiny")
-
-
-@case("tiny/state.npz: nothing to resume", heavy=True)
-def resume_of_a_run_without_state(place):
+@case("tiny/state.npz", heavy=True)
+def resume_of_a_run_that_lost_its_state(place):  # starting anew would overwrite its best.keras
     copy, flags = place.copied_run()
     (copy / "state.npz").unlink()
     return "train", flags
@@ -421,7 +421,7 @@ def resume_of_a_state_cut_short(place):
     return "train", flags
 
 
-@case("tiny/state.npz: state of another model", "args.json", heavy=True)
+@case("tiny/args.json", "--arch asmnet", "mobilenet_v2", heavy=True)
 def resume_with_another_architecture(place):
     _, flags = place.copied_run()
     return "train", [*flags, "--arch", "mobilenet_v2"]

@@ -13,7 +13,7 @@ ORDER = [
     {"config", "files", "cli"},
     {"geometry", "metrics"},
     {"pose", "shape_model", "augmentation"},
-    {"datasets", "face_renderer", "synthetic", "mean_face", "report"},
+    {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "report"},
     {"prediction_files", "evaluation"},
     {"fused_batch_norm", "models", "losses", "input_pipeline"},
     {"prediction"},
