@@ -106,6 +106,8 @@ def main(args: argparse.Namespace) -> None:
     model = models.BUILDERS[args.arch](
         spec.num_landmarks, args.input_size, args.dropout, args.l2_heads, recipe.input_range
     )
+    if recipe.start_at_mean:
+        training.start_at_mean(model, train, args.crop)
     if args.weights != "none":
         print(f"{args.weights}: weights for {models.load_backbone_weights(model, args.weights)} layers")
 

@@ -336,6 +336,7 @@ class Recipe:
     augment: str
     dropout: float
     input_range: tuple[float, float]  # what the model's rescaling layer makes of pixels 0..255
+    start_at_mean: bool  # whether the untrained network predicts the mean shape instead of random numbers
 
 
 RECIPES: dict[str, Recipe] = {
@@ -356,6 +357,7 @@ RECIPES: dict[str, Recipe] = {
         augment="paper",
         dropout=DROPOUT,
         input_range=(0.0, 1.0),
+        start_at_mean=False,
     ),
     "tuned": Recipe(
         epochs=150,
@@ -373,6 +375,7 @@ RECIPES: dict[str, Recipe] = {
         augment="tuned",
         dropout=0.0,
         input_range=(-1.0, 1.0),
+        start_at_mean=True,
     ),
 }
 LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing")

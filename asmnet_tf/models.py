@@ -102,6 +102,18 @@ def _with_heads(
     return keras.Model(inputs, [head(2 * num_landmarks, "O_L"), head(3, "O_P")], name=name)
 
 
+def start_at_mean(model: keras.Model, landmarks_norm: np.ndarray, pose_norm: np.ndarray) -> None:
+    """Makes an untrained model predict the mean shape (2L,) and the mean pose (3,): biases set, kernels near zero.
+
+    Random heads on random pooled features start at an NME of 100 to 170 %, the mean shape at 15 to 35 %; the difference
+    costs the first epochs.
+    """
+    for name, mean in (("O_L", landmarks_norm), ("O_P", pose_norm)):
+        head = model.get_layer(name)
+        head.kernel.assign(head.kernel * 0.01)
+        head.bias.assign(mean)
+
+
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 

@@ -24,14 +24,16 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from asmnet_tf import cli, metrics
+from asmnet_tf import cli, metrics, models
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec, Recipe, crop_scale
+from asmnet_tf.datasets import Sample
 from asmnet_tf.files import InputError, make_folder, read_arrays, replacing, write_text
 from asmnet_tf.fused_batch_norm import TrainingTwin
+from asmnet_tf.geometry import crop_frame, landmark_box, normalise
 from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
 from asmnet_tf.losses import MultiTaskLoss, alpha_at
-from asmnet_tf.models import save_model
 from asmnet_tf.plots import training_curves
+from asmnet_tf.pose import angles_to_unit
 from asmnet_tf.prediction import compiled, predict
 
 LOG_COLUMNS = (
@@ -206,8 +208,8 @@ class Trainer:
             raise InputError(f"{self.folder}: weights are not finite after epoch {self.epoch}. Try a lower --lr.")
         if nme is None or nme < self.best_nme:
             self.best_nme = float("inf") if nme is None else nme
-            save_model(self.model, self.folder / "best.keras", sidecar)
-        save_model(self.model, self.folder / "last.keras", sidecar)
+            models.save_model(self.model, self.folder / "best.keras", sidecar)
+        models.save_model(self.model, self.folder / "last.keras", sidecar)
         text = io.StringIO()
         table = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
         table.writeheader()
@@ -268,6 +270,14 @@ def prepare(seed: int, mixed_precision: bool) -> None:
     if mixed_precision:
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
         keras.mixed_precision.set_global_policy("mixed_float16" if has_gpu else "mixed_bfloat16")
+
+
+def start_at_mean(model: keras.Model, samples: list[Sample], crop: str) -> None:
+    """Lets a model start at the mean shape and pose of the training samples; see `models.start_at_mean`."""
+    landmarks = np.stack([sample.landmarks for sample in samples]).astype(np.float64)
+    shapes = normalise(landmarks, crop_frame(landmark_box(landmarks), crop))
+    poses = angles_to_unit(np.stack([sample.pose for sample in samples]))
+    models.start_at_mean(model, shapes.mean(axis=0), np.nanmean(poses, axis=0))
 
 
 def make_plan(args: argparse.Namespace, recipe: Recipe, steps_per_epoch: int) -> Plan:
