@@ -48,6 +48,16 @@ def test_head_l2_is_in_the_models_losses():
     assert models.build_asmnet(input_size=32, l2_heads=0.0).losses == []
 
 
+def test_an_untrained_model_can_start_at_the_mean():
+    model = models.build_asmnet(input_size=32)
+    shape, pose = np.linspace(-0.5, 0.5, 136), np.array([0.1, -0.2, 0.0])
+    models.start_at_mean(model, shape, pose)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
+    landmarks, angles = model(images)
+    assert landmarks.numpy() == pytest.approx(np.tile(shape, (4, 1)), abs=0.05)
+    assert angles.numpy() == pytest.approx(np.tile(pose, (4, 1)), abs=0.05)
+
+
 def test_too_small_an_input_is_refused():
     with pytest.raises(ValueError, match="input_size is 16"):
         models.build_asmnet(input_size=16)
