@@ -34,7 +34,7 @@ class Convention:
     input_divisor: the model is fed RGB pixels 0..255 over this number.
     landmark_sign: the model's landmarks times this are (p - centre) / size of the crop, our network units.
     pose_unit_deg: the model's yaw, pitch, roll times this are degrees; the signs are HopeNet's, as ours (`pose.py`).
-    crop:          the crop frame the model was trained in ("square" or "tight").
+    crop:          the crop frame the model was trained in; of our own models the side-car says it.
 
     All methods take NumPy arrays and TensorFlow tensors alike.
 
