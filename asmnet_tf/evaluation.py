@@ -84,7 +84,7 @@ def mean_shape_method(path: Path, spec: DatasetSpec, landmarks_gt: np.ndarray) -
 
     Raises: InputError if the file is no shape model of that many landmarks.
     """
-    model = ShapeModel.load(path)
+    model = ShapeModel.load(path).to_network_units()
     if model.num_landmarks != spec.num_landmarks:
         raise InputError(f"{path}: {model.num_landmarks} landmarks, {spec.title} has {spec.num_landmarks}.")
     frames = crop_frame(landmark_box(landmarks_gt), model.crop, model.crop_scale)

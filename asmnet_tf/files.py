@@ -90,3 +90,23 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except BROKEN_ARRAY_FILE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise InputError(f"{path}: not a whole .npz file of plain arrays ({reason}).") from error
+
+
+def read_array(path: str | os.PathLike) -> np.ndarray:
+    """Reads the one array of a `.npy`, whatever the file is called, never unpickling.
+
+    Raises: FileNotFoundError; InputError for a file that is no whole `.npy` of a plain array.
+    """
+    import numpy as np
+
+    try:
+        array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise ValueError("an archive of arrays")
+    except FileNotFoundError:
+        raise
+    except BROKEN_ARRAY_FILE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        raise InputError(f"{path}: not a whole .npy file of one plain array ({reason}).") from error
+    return array

@@ -158,21 +158,27 @@ def load_backbone_weights(model: keras.Model, source: str) -> int:
         if not layer.weights or not arrays:
             continue
         shapes = [tuple(w.shape) for w in layer.weights]
-        if shapes != [a.shape for a in arrays]:
-            if layer.name in ("O_L", "O_P"):
-                continue
-            raise InputError(
-                f"{source}: layer {layer.name} is {[a.shape for a in arrays]}, here {shapes}. Another network?"
-            )
-        if not all(np.isfinite(a).all() for a in arrays):
-            raise InputError(f"{source}: layer {layer.name} holds values that are not finite. Use another file.")
-        layer.set_weights(arrays)
+        if shapes != [a.shape for a in arrays] and layer.name in ("O_L", "O_P"):
+            continue
+        set_layer_weights(layer, arrays, source)
         copied += 1
     if not copied:
         raise InputError(
             f"{source}: no layer of this model in it. Expected MobileNetV2 layer names (Conv1, block_1_...)."
         )
     return copied
+
+
+def set_layer_weights(layer: keras.layers.Layer, arrays: list[np.ndarray], source: str | Path) -> None:
+    """Gives a layer the arrays read from `source`. Raises: InputError for other shapes or non-finite values."""
+    shapes = [tuple(w.shape) for w in layer.weights]
+    if shapes != [a.shape for a in arrays]:
+        raise InputError(
+            f"{source}: layer {layer.name} is {[a.shape for a in arrays]}, here {shapes}. Another network?"
+        )
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise InputError(f"{source}: layer {layer.name} holds values that are not finite. Use another file.")
+    layer.set_weights(arrays)
 
 
 def _read_layer_weights(path: Path) -> dict[str, list[np.ndarray]]:
@@ -184,7 +190,7 @@ def _read_layer_weights(path: Path) -> dict[str, list[np.ndarray]]:
             root = file.get("model_weights", file)
             if "layers" in root and "layer_names" not in root.attrs:
                 return _read_keras3(root)
-            return _read_keras2(root)
+            return read_keras2_weights(root)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         raise InputError(f"{path}: no weights can be read ({reason}). Expected .keras, .weights.h5 or .h5.") from error
@@ -202,7 +208,13 @@ def _read_keras3(root: h5py.Group) -> dict[str, list[np.ndarray]]:
     return stored
 
 
-def _read_keras2(root: h5py.Group) -> dict[str, list[np.ndarray]]:
+def read_keras2_weights(root: h5py.Group) -> dict[str, list[np.ndarray]]:
+    """Returns layer name -> float32 arrays of a Keras 2 weight group, in the order Keras lists them; [] if unweighted.
+
+    Args:   root: the `model_weights` group of a whole-model file, or the root of a weight-only file.
+    Raises: what h5py raises for a damaged file (OSError, KeyError, ValueError, RuntimeError, ...).
+    """
+
     def text(value: bytes | str) -> str:
         return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -210,6 +222,8 @@ def _read_keras2(root: h5py.Group) -> dict[str, list[np.ndarray]]:
     for name in map(text, root.attrs.get("layer_names", list(root))):
         group = root[name]
         names = [text(n) for n in group.attrs.get("weight_names", [])]
+        if not names:
+            stored.setdefault(name, [])
         owners = {n.split("/")[-2] if "/" in n else name for n in names}
         for n in names:  # a model used as a layer lists the weights of all its layers in one group
             owner = name if len(owners) == 1 else n.split("/")[-2]

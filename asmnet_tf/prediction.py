@@ -18,17 +18,30 @@ from asmnet_tf.files import InputError
 from asmnet_tf.geometry import denormalise
 from asmnet_tf.input_pipeline import FacePatches
 from asmnet_tf.models import count_multiply_adds, load_model, sidecar_path
+from asmnet_tf.original import OURS, Convention, is_original, load_original_model
 from asmnet_tf.pose import estimate_pose, unit_to_angles
 from asmnet_tf.report import Method
 
 
-def compiled(model: keras.Model) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-    """Returns the model's inference as one graph function of images (B, S, S, 3), any B."""
+def load_with_convention(path: Path) -> tuple[keras.Model, dict, Convention]:
+    """Loads a `.keras` model with its side-car, or an `.h5` of the authors' release; and how to read their numbers.
+
+    Raises: InputError if it cannot be loaded.
+    """
+    if not is_original(path):
+        return *load_model(path), OURS
+    model, convention = load_original_model(path)
+    return model, {"crop": convention.crop, "convention": convention.describe()}, convention
+
+
+def compiled(model: keras.Model, convention: Convention = OURS) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+    """Returns the model's inference as one graph function: pixels (B, S, S, 3), any B -> outputs in network units."""
     size = model.input_shape[1]
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
     def infer(images: tf.Tensor) -> list[tf.Tensor]:
-        return model(tf.cast(images, tf.float32), training=False)
+        outputs = model(convention.to_network_input(tf.cast(images, tf.float32)), training=False)
+        return [convention.landmarks_to_network_units(outputs[0]), convention.pose_to_network_units(outputs[1])]
 
     return infer
 
@@ -62,11 +75,13 @@ def latency_ms(infer: Callable[[tf.Tensor], list[tf.Tensor]], size: int, repeats
 
 
 def score_model(name: str, path: Path, samples: list[Sample], spec: DatasetSpec, crop: str | None) -> Method:
-    """Runs a `.keras` model over samples, in the crop its side-car names or in `crop`; a `Method` for the report.
+    """Runs a `.keras` model, or one of the release, over samples; a `Method` for the report.
+
+    The crop is `crop`, else what the side-car names, else, for a model of the release, the tight one.
 
     Raises: InputError for a model that cannot be loaded, of another number of landmarks, or with a bad side-car.
     """
-    model, sidecar = load_model(path)
+    model, sidecar, convention = load_with_convention(path)
     count = model.output_shape[0][1] // 2
     if count != spec.num_landmarks:
         raise InputError(f"{path}: finds {count} landmarks, {spec.title} has {spec.num_landmarks}. Is --dataset right?")
@@ -82,7 +97,7 @@ def score_model(name: str, path: Path, samples: list[Sample], spec: DatasetSpec,
         if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.1 < scale < 10:
             raise InputError(f"{sidecar_path(path)}: crop_scale is {scale!r}, expected a number like 1.2.")
     size = int(model.input_shape[1])
-    infer = compiled(model)
+    infer = compiled(model, convention)
     patches = FacePatches(samples, crop, scale, size, margin=1.0)
     landmarks, pose = predict(infer, patches, progress=name)
     info = {
@@ -92,5 +107,7 @@ def score_model(name: str, path: Path, samples: list[Sample], spec: DatasetSpec,
         "parameters": model.count_params(),
         "multiply_adds": count_multiply_adds(model),
         "latency_ms": latency_ms(infer, size),
-    } | {key: sidecar[key] for key in ("recipe", "loss", "dataset", "epoch", "seed", "commit") if key in sidecar}
+    }
+    told = ("recipe", "loss", "dataset", "epoch", "seed", "commit", "convention")
+    info |= {key: sidecar[key] for key in told if key in sidecar}
     return Method(name, landmarks, pose, estimate_pose(landmarks, spec), info)

@@ -584,6 +584,7 @@ def _models_md(methods: Sequence[Method]) -> list[str]:
         "latency_ms": ("latency ms", lambda v: f"{v:.2f}"),
         "crop": ("crop", str),
         "input_size": ("input px", str),
+        "convention": ("convention", str),
         "file": ("file", str),
     }
     present = [key for key in columns if any(method.info.get(key) is not None for method in methods)]

@@ -1,21 +1,28 @@
 """The Active Shape Model: PCA of training shapes and the ASM operator (NumPy only; it knows no images).
 
 A shape is a flat vector (2L,) x0, y0, x1, ... in network units of one kind of crop, unaligned (no Procrustes), as in
-the paper (section 3.1).
+the paper (section 3.1). The PCA files of the authors' release hold shapes in other units (`UNITS`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from asmnet_tf.config import CLIP_STD, DatasetSpec, crop_scale
-from asmnet_tf.files import InputError, read_arrays, replacing
+from asmnet_tf.config import CLIP_STD, PCA_PERCENT, DatasetSpec, crop_scale
+from asmnet_tf.files import InputError, read_array, read_arrays, replacing
 
 NETWORK_UNITS = "network"  # (p - centre) / size of the crop frame
+RELEASE_UNITS = "release"  # (centre - p) / size: the release's networks and its files `ibug_*`
+PIXEL_UNITS = "pixels224"  # 0..224 from the left and upper edges of the crop: its files `wflw_*`
+# Centre c and factor f of each: network = (shape - c) f. The release counts crop coordinates from the edge of the box,
+# so the centre is 112; design.md's (224 - 1) / 2 = 111.5 belongs to pixel indices, which are 0.5 less. Both put the
+# edges of the box at +-0.5.
+UNITS = {NETWORK_UNITS: (0.0, 1.0), RELEASE_UNITS: (0.0, -1.0), PIXEL_UNITS: (112.0, 1 / 224)}
+ORIGINAL_NAMES = {"300w": ("ibug", "300W", "300w"), "wflw": ("wflw", "WFLW")}  # first: what save_original writes
 _ARRAYS = ("mean_shape", "eigenvectors", "eigenvalues")
 _FIELDS = ("dataset", "n_samples", "pca_percent", "crop", "crop_scale", "units")
 
@@ -25,7 +32,7 @@ class ShapeModel:
     """Eigen-shapes of a dataset in one crop frame.
 
     mean_shape: (2L,). eigenvectors: (2L, K), orthonormal columns, largest eigenvalue first. eigenvalues: (K,),
-    variances with n - 1 in the denominator. All float64.
+    variances with n - 1 in the denominator. All float64. n_samples: 0 where it is not known. units: one of `UNITS`.
     """
 
     mean_shape: np.ndarray
@@ -106,6 +113,148 @@ class ShapeModel:
         if not fits or not all(np.isfinite(getattr(model, name)).all() for name in _ARRAYS):
             raise InputError(f"{path}: its arrays do not fit together. Make it again with pca_builder.py.")
         return model
+
+    # --- the release's files and units --------------------------------------------------------------------------------
+
+    def to_units(self, units: str) -> ShapeModel:
+        """Returns the same shape model for shapes in other units; smoothing and converting can change places.
+
+            network = (shape - c) f:   mean' = (mean - c) f,   V' = sign(f) V,   lambda' = f^2 lambda
+
+        Raises: InputError for units that are not in `UNITS`.
+        """
+        for name in (self.units, units):
+            if name not in UNITS:
+                raise InputError(f"units {name!r} of a shape model: expected one of {', '.join(UNITS)}.")
+        if units == self.units:
+            return self
+        (centre, factor), (new_centre, new_factor) = UNITS[self.units], UNITS[units]
+        ratio = factor / new_factor
+        return replace(
+            self,
+            mean_shape=(self.mean_shape - centre) * ratio + new_centre,
+            eigenvectors=self.eigenvectors * np.sign(ratio),
+            eigenvalues=self.eigenvalues * ratio**2,
+            units=units,
+        )
+
+    def to_network_units(self) -> ShapeModel:
+        """Returns the same shape model in our network units, (p - centre) / size; see `to_units`."""
+        return self.to_units(NETWORK_UNITS)
+
+    @classmethod
+    def load_original(
+        cls,
+        folder: str | Path,
+        dataset: str,
+        percent: float = PCA_PERCENT,
+        mean: np.ndarray | None = None,
+        units: str | None = None,
+    ) -> ShapeModel:
+        """Reads the release's three files, `<dataset>_{eigenvalues,eigenvectors,meanvector}_<percent>.npy`.
+
+        The model keeps the files' own numbers and units. The mean tells the units: beyond +-2 it is in pixels of the
+        224-px crop; otherwise the release's where point 0, the jaw's end on the left of the image, has a positive x,
+        and ours, which the authors' earlier repository has too, where it has a negative one.
+
+        Args:
+            folder: the files' folder; the ending `.npy` may be missing.
+            dataset: 300w (files `ibug_*` or `300W_*`) or wflw, or the very name the files begin with.
+            percent: share of the variance in the files' names. Each has eigenvectors of its own.
+            mean: (2L,), in the files' units, instead of the mean file; some percentages come without.
+            units: one of `UNITS`, where the mean would tell the wrong ones.
+        Returns: float64, crop "tight" of scale 1, n_samples 0 (the files do not say).
+        Raises:  InputError that names a file which is absent, damaged, pickled, or of another shape.
+        Differs from the release: `np.save` of the release adds `.npy` and its loader omits it, so it finds no files.
+        """
+        folder = Path(folder)
+        if units is not None and units not in UNITS:
+            raise InputError(f"units {units!r} of {folder}: expected one of {', '.join(UNITS)}.")
+        key, names = _names_of(dataset)
+        prefix = next((n for n in names if _original_file(folder, n, "eigenvectors", percent).is_file()), names[0])
+        paths = {part: _original_file(folder, prefix, part, percent) for part in _ORIGINAL_PARTS}
+        arrays = {}
+        for part, path in paths.items():
+            if part == "meanvector" and mean is not None:
+                continue
+            try:
+                arrays[part] = np.asarray(read_array(path), np.float64)
+            except FileNotFoundError as error:
+                hint = " Give mean=, in the same units." if part == "meanvector" else " Are dataset and percent right?"
+                raise InputError(f"{path}: no such PCA file.{hint}") from error
+            except (ValueError, TypeError) as error:
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(f"{path}: holds no numbers ({str(error)[:60]}).") from error
+        if mean is not None:
+            arrays["meanvector"], paths["meanvector"] = np.asarray(mean, np.float64), "mean="
+        vectors, values, mean_shape = (arrays[part] for part in ("eigenvectors", "eigenvalues", "meanvector"))
+        rows, columns = vectors.shape if vectors.ndim == 2 else (0, 0)
+        if not columns or rows % 2 or rows < columns:
+            raise InputError(f"{paths['eigenvectors']}: shape {vectors.shape}, expected (2L, K), one column each.")
+        for part, expected in (("eigenvalues", (columns,)), ("meanvector", (rows,))):
+            if arrays[part].shape != expected:
+                raise InputError(
+                    f"{paths[part]}: shape {arrays[part].shape}, expected {expected} to go with "
+                    f"{paths['eigenvectors'].name}, {vectors.shape}."
+                )
+        for part, array in arrays.items():
+            if not np.isfinite(array).all() or (part == "eigenvalues" and (array < 0).any()):
+                raise InputError(f"{paths[part]}: holds values that are not finite, or negative eigenvalues.")
+        if units is None:
+            units = _units_of(mean_shape)
+        return cls(mean_shape, vectors, values, key, 0, float(percent), "tight", crop_scale("tight"), units)
+
+    def save_original(
+        self, folder: str | Path, percent: float | None = None, name: str | None = None, units: str | None = None
+    ) -> list[Path]:
+        """Writes the three files that `load_original` and the release read; each appears whole or not at all.
+
+        Args:
+            percent: in the files' names; default pca_percent. name: what they begin with; default ibug or wflw.
+            units: default: the model's own, but the release's instead of ours.
+        Returns: their paths.
+        Raises:  InputError for a model of square crops, which the release has not, or a folder that cannot be written.
+        """
+        if (self.crop, self.crop_scale) != ("tight", crop_scale("tight")):
+            raise InputError(
+                f"{folder}: eigen-shapes of {self.crop} crops of scale {self.crop_scale:g}; the release's crops are "
+                "tight. Make them with pca_builder.py --crop tight."
+            )
+        model = self.to_units(units or (RELEASE_UNITS if self.units == NETWORK_UNITS else self.units))
+        name = name or _names_of(self.dataset)[1][0]
+        percent = self.pca_percent if percent is None else percent
+        paths = []
+        for part, field in _ORIGINAL_PARTS.items():
+            paths.append(Path(folder) / f"{name}_{part}_{percent:g}.npy")
+            with replacing(paths[-1]) as temporary:
+                np.save(temporary, getattr(model, field))
+        return paths
+
+
+_ORIGINAL_PARTS = {"eigenvectors": "eigenvectors", "eigenvalues": "eigenvalues", "meanvector": "mean_shape"}
+
+
+def _names_of(dataset: str) -> tuple[str, tuple[str, ...]]:
+    """Returns our name of a dataset and what its files in the release may begin with, the name as given first."""
+    for key, names in ORIGINAL_NAMES.items():
+        if dataset == key or dataset in names:
+            return key, tuple(dict.fromkeys((*((dataset,) if dataset != key else ()), *names)))
+    return dataset, (dataset,)
+
+
+def _original_file(folder: Path, name: str, part: str, percent: float) -> Path:
+    """Returns the path of one file of the release: with its ending unless only the one without is there."""
+    path = folder / f"{name}_{part}_{percent:g}.npy"
+    bare = path.with_name(f"{name}_{part}_{percent:g}")
+    return bare if bare.is_file() and not path.is_file() else path
+
+
+def _units_of(mean_shape: np.ndarray) -> str:
+    """Returns the units a mean shape is in; see `ShapeModel.load_original`."""
+    if np.abs(mean_shape).max() > 2:
+        return PIXEL_UNITS
+    return RELEASE_UNITS if mean_shape[0] > 0 else NETWORK_UNITS
 
 
 class ShapeStatistics:

@@ -16,10 +16,11 @@ ORDER = [
     {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "report"},
     {"prediction_files", "evaluation"},
     {"fused_batch_norm", "models", "losses", "input_pipeline"},
+    {"original"},
     {"prediction"},
     {"training"},
 ]
-WITH_TENSORFLOW = {"fused_batch_norm", "models", "losses", "input_pipeline", "prediction", "training"}
+WITH_TENSORFLOW = {"fused_batch_norm", "models", "losses", "input_pipeline", "original", "prediction", "training"}
 STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli"}
 
 
