@@ -439,6 +439,30 @@ def model_cut_short(place):
     return "evaluate", [place.folder / "best.keras", *place.data(), "--output", place.folder / "out"]
 
 
+@case("model.tflite: not a model that TFLite loads", "damaged", heavy=True)
+def tflite_cut_short(place):  # read on by the interpreter, this would end the process without a word
+    (place.folder / "model.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
+    return "evaluate", [place.folder / "model.tflite", *place.data(), "--output", place.folder / "out"]
+
+
+@case("absent.tflite", "cannot be read", heavy=True)
+def missing_tflite(place):
+    return "evaluate", [place.folder / "absent.tflite", *place.data(), "--output", place.folder / "out"]
+
+
+@case("saved: not a SavedModel that TensorFlow loads", heavy=True)
+def saved_model_without_a_graph(place):
+    (place.folder / "saved").mkdir()
+    (place.folder / "saved/saved_model.pb").write_bytes(b"\xff" * 50)
+    return "evaluate", [place.folder / "saved", *place.data(), "--output", place.folder / "out"]
+
+
+@case("tiny: a folder without saved_model.pb", heavy=True)
+def run_folder_instead_of_a_model(place):
+    copy, _ = place.copied_run()
+    return "evaluate", [copy, *place.data(), "--output", place.folder / "out"]
+
+
 @case("last.keras: finds 98 landmarks, 300W has 68", "--dataset", heavy=True)
 def model_of_98_points_on_68(place):
     return "evaluate", [place.run_wflw.folder / "last.keras", *place.data(), "--output", place.folder / "out"]
