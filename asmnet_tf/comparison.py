@@ -70,7 +70,7 @@ def comparison_md(
     parts = [f"# {title}: {len(methods)} methods on the same {len(faces.names)} faces", ""]
     parts += [_protocol_line(methods, thresholds, protocol), ""]
 
-    header = ["NME %", "parameters", "multiply-adds", "input px", "crop"]
+    header = ["NME % (faces)", "parameters", "multiply-adds", "input px", "crop"]
     header += [f"{subset} ({count})" for subset, count in subsets.items()]
     rows = [
         [
@@ -89,7 +89,7 @@ def comparison_md(
     parts += [
         "NME A - B in percentage points: below 0, A is better. In brackets its 95 % interval, a paired bootstrap over "
         f"faces ({metrics.BOOTSTRAP_SAMPLES} draws), for each pair by itself. `lower NME` is open where the interval "
-        "holds 0. Neither is better on faces with equal errors.",
+        f"holds 0. Neither is better on faces whose errors differ by less than {100 * metrics.TIE:g} points.",
         "",
     ]
     parts += [
@@ -142,7 +142,7 @@ def _pair_table(compared: dict[str, list[dict]]) -> list[str]:
         for pair in pairs:
             low, high = pair["ci95"]
             better = "-"
-            if low is not None and (low > 0 or high < 0):
+            if low is not None and (low > 0 or high < 0) and abs(pair["nme_difference_pct"]) > 100 * metrics.TIE:
                 better = pair["b"] if low > 0 else pair["a"]
             difference = with_interval(pair["nme_difference_pct"], pair["ci95"], "+.2f")
             shares = [number(pair[key], 1) for key in ("a_better_pct", "b_better_pct")]

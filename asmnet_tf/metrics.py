@@ -13,6 +13,7 @@ from asmnet_tf.config import ANGLES, DatasetSpec
 
 BOOTSTRAP_SAMPLES = 1000
 BOOTSTRAP_SEED = 0
+TIE = 1e-5  # NMEs closer than this are equal: one network in two formats differs by rounding on every face
 
 
 def normaliser(landmarks_gt: np.ndarray, spec: DatasetSpec, kind: str = "inter-ocular") -> np.ndarray:
@@ -95,7 +96,7 @@ class PairedDifference(NamedTuple):
     difference: float | None  # mean of A - B over the faces on which both have an error: below 0, A is better
     interval: list[float | None]  # [low, high] of it
     share_a_better: float | None  # of all faces
-    share_b_better: float | None  # the rest are ties
+    share_b_better: float | None  # the rest are ties: errors within TIE of each other
     left_out: int  # faces without an error of A or B: not in the difference
 
 
@@ -118,8 +119,8 @@ def paired_bootstrap(errors_a: np.ndarray, errors_b: np.ndarray, confidence: flo
     return PairedDifference(
         float(differences.mean()) if len(differences) else None,
         bootstrap_interval(differences, confidence),
-        float(np.mean(ranked_a < ranked_b)) if len(known) else None,
-        float(np.mean(ranked_b < ranked_a)) if len(known) else None,
+        float(np.mean(ranked_a < ranked_b - TIE)) if len(known) else None,
+        float(np.mean(ranked_b < ranked_a - TIE)) if len(known) else None,
         int(np.sum(~known)),
     )
 

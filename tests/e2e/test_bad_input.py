@@ -439,7 +439,7 @@ def model_cut_short(place):
     return "evaluate", [place.folder / "best.keras", *place.data(), "--output", place.folder / "out"]
 
 
-@case("model.tflite: not a model that TFLite loads", "damaged", heavy=True)
+@case("model.tflite: not a model that TFLite loads", heavy=True)
 def tflite_cut_short(place):  # read on by the interpreter, this would end the process without a word
     (place.folder / "model.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
     return "evaluate", [place.folder / "model.tflite", *place.data(), "--output", place.folder / "out"]

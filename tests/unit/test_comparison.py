@@ -90,6 +90,17 @@ def test_two_methods(tmp_path):
     assert rows[2] == ["challenging", "good", "bad", "0", "-", "-", "-", "-"]
 
 
+def test_rounding_makes_no_winner(tmp_path):
+    faces = make_faces()
+    method = make_method(faces, "a", 2.0)
+    farther = faces.landmarks + (method.landmarks - faces.landmarks) * (1 + 1e-5)
+    _, compared = write(tmp_path, [method, replace(method, name="b", landmarks=farther)], faces)
+    low, high = compared["full"][0]["ci95"]
+    assert low < high < 0
+    rows = rows_of((tmp_path / "comparison.md").read_text("utf-8"), IN_PAIRS)
+    assert rows[2] == ["full", "a", "b", "20", "-0.00 [-0.00, -0.00]", "0.0", "0.0", "-"]
+
+
 def test_no_winner_where_the_interval_holds_zero(tmp_path):
     faces = make_faces()
     method = make_method(faces, "a", 2.0)
