@@ -3,11 +3,12 @@
     python evaluate.py runs/asmnet_synthetic_asm/best.keras                  # synthetic test faces
     python evaluate.py runs/asmnet_300w/best.keras --dataset 300w --data-dir data/300w --subset full common challenging
     python evaluate.py MODEL --predictions spiga=spiga.npz --dataset 300w --data-dir data/300w --subset lfpw
+    python evaluate.py A.keras B.tflite SAVED_MODEL --predictions spiga=spiga.npz ...             # also comparison.md
     python evaluate.py --predictions spiga=spiga.npz                         # a file with its own landmarks_gt
 
 Prints a table and, last, one line of JSON: {NAME: {SUBSET: {n, nme_pct, fr_pct@T, auc_pct@T, pose_mae_deg, ...}}}.
-Writes metrics.json, summary.md, per_image.csv, ced.{csv,png}, failure_rate.{csv,png}, landmark_errors.{csv,png} and
-contact sheets to --output. About 100 faces/s at 224 px on two CPU cores.
+Writes metrics.json, summary.md, per_image.csv, ced.{csv,png}, failure_rate.{csv,png}, landmark_errors.{csv,png},
+contact sheets and, of two methods or more, comparison.md to --output. About 100 faces/s at 224 px on two CPU cores.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from asmnet_tf.files import InputError
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv."""
     parser = cli.new_parser(__doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", type=Path, help=".keras files that train.py wrote")
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", type=Path, help=".keras, .tflite, SavedModel, .h5 of the release"
+    )
     parser.add_argument(
         "--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="any method's .npz (README)"
     )
@@ -109,6 +112,8 @@ def main(args: argparse.Namespace) -> None:
             write_predictions(path, faces.names, method.landmarks, method.pose, faces.landmarks, faces.pose)
     print(report.text_table(scores, thresholds))
     print(f"{args.output / 'ced.png'}: CED curves; {args.output / 'summary.md'}: all tables")
+    if len(methods) > 1:
+        print(f"{args.output / 'comparison.md'}: the methods side by side and in pairs")
     sys.stdout.flush()
     print(report.json_line(scores))
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from asmnet_tf import cli
 from asmnet_tf.config import (
+    ALPHA_SCHEDULES,
     ARCHITECTURES,
     AUGMENTATIONS,
     INPUT_SIZE,
@@ -47,6 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     recipe.add_argument("--loss", choices=LOSSES, default="asm", help="asm: with the ASM term; mse: without it")
     recipe.add_argument("--landmark-loss", choices=LANDMARK_LOSSES, help="metric of both landmark terms")
     recipe.add_argument("--alpha", type=cli.non_negative, nargs=3, metavar="A", help="weight of the ASM term by thirds")
+    recipe.add_argument("--alpha-schedule", choices=ALPHA_SCHEDULES, default="epochs", help="release: by its defect")
     recipe.add_argument("--pose-weight", type=cli.non_negative)
     recipe.add_argument("--epochs", type=cli.positive_int)
     recipe.add_argument("--batch-size", type=cli.positive_int)

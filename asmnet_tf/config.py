@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 # --- constants of the paper (sections 3 and 4; release configuration) -------------------------------------------------
 
-ALPHA_SCHEDULE = (2.0, 1.0, 0.5)  # weight of the ASM term in the first, second and last third of the epochs
+ALPHAS = (2.0, 1.0, 0.5)  # weight of the ASM term in the first, second and last third of the epochs
+ALPHA_SCHEDULES = ("epochs", "release")  # thirds of the epochs, or of the steps per epoch as in the release
 POSE_WEIGHT = 0.5  # weight of the pose loss; the landmark loss has weight 1
 CLIP_STD = 3.0  # shape parameters are clipped to +-3 sqrt(eigenvalue)
 POSE_RANGE_DEG = 65.0  # O_P = angle / 65 degrees
@@ -350,7 +351,7 @@ RECIPES: dict[str, Recipe] = {
         warmup_epochs=0.0,
         weight_decay=0.0,
         landmark_loss="mse",
-        alpha=ALPHA_SCHEDULE,
+        alpha=ALPHAS,
         pose_weight=POSE_WEIGHT,
         l2_heads=0.0,
         crop="tight",
@@ -368,7 +369,7 @@ RECIPES: dict[str, Recipe] = {
         warmup_epochs=2.0,
         weight_decay=0.0,
         landmark_loss="wing",
-        alpha=ALPHA_SCHEDULE,
+        alpha=ALPHAS,
         pose_weight=POSE_WEIGHT,
         l2_heads=0.0,
         crop="square",

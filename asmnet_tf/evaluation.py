@@ -89,14 +89,20 @@ def mean_shape_method(path: Path, spec: DatasetSpec, landmarks_gt: np.ndarray) -
         raise InputError(f"{path}: {model.num_landmarks} landmarks, {spec.title} has {spec.num_landmarks}.")
     frames = crop_frame(landmark_box(landmarks_gt), model.crop, model.crop_scale)
     landmarks = denormalise(np.broadcast_to(model.mean_shape, (len(frames), len(model.mean_shape))), frames)
-    return Method("mean_shape", landmarks, None, estimate_pose(landmarks, spec), {"file": str(path)})
+    info = {"file": str(path), "crop": f"{model.crop} {model.crop_scale:g}"}
+    return Method("mean_shape", landmarks, None, estimate_pose(landmarks, spec), info)
 
 
 def unique_names(models: list[Path], taken: set[str]) -> list[tuple[str, Path]]:
-    """Returns (name, path): the run folder for best.keras and last.keras, else the stem; `-2`, `-3` where taken."""
+    """Returns (name, path): the run folder for best.keras and last.keras, else the stem; `-2`, `-3` where taken.
+
+    A TFLite file keeps its ending, so that `best.keras` and `best.tflite` are told apart.
+    """
     taken, named = set(taken), []
     for path in models:
-        base = path.resolve().parent.name if path.name in ("best.keras", "last.keras") else path.stem
+        stem = path.name if path.is_dir() else path.stem
+        base = path.resolve().parent.name if stem in ("best", "last") else stem
+        base += ".tflite" if path.suffix == ".tflite" else ""
         name, number = base, 1
         while name in taken:
             number += 1

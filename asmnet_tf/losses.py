@@ -7,7 +7,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from asmnet_tf.config import ALPHA_SCHEDULE, CLIP_STD, LANDMARK_LOSSES, POSE_WEIGHT
+from asmnet_tf.config import ALPHAS, CLIP_STD, LANDMARK_LOSSES, POSE_WEIGHT
 from asmnet_tf.shape_model import ShapeModel
 
 WING_WIDTH = 10 / 224  # Feng et al. 2018: 10 and 2 pixels; here in network units of a 224 px crop
@@ -15,15 +15,16 @@ WING_CURVATURE = 2 / 224
 SMOOTH_L1_BETA = 2 / 224
 
 
-def alpha_at(epoch: int, epochs: int, alphas: tuple[float, float, float] = ALPHA_SCHEDULE) -> float:
+def alpha_at(epoch: int, length: int, alphas: tuple[float, float, float] = ALPHAS) -> float:
     """Returns the weight of the ASM term in `epoch`, counted from 0 (paper eq. 6).
 
-    alphas[0] while epoch < l/3, alphas[1] while epoch < 2l/3, alphas[2] afterwards, l = epochs.
-    Differs from the release, which compares the epoch with the number of steps per epoch.
+    alphas[0] while epoch < length/3, alphas[1] while epoch < 2 length/3, alphas[2] afterwards. The paper's length is
+    the number of epochs. The release's is, by mistake, the number of steps per epoch: its 1,049 steps (3,148 faces,
+    batch 3) keep alpha at 2 for 350 epochs, longer than it trains.
     """
-    if 3 * epoch < epochs:
+    if 3 * epoch < length:
         return alphas[0]
-    return alphas[1] if 3 * epoch < 2 * epochs else alphas[2]
+    return alphas[1] if 3 * epoch < 2 * length else alphas[2]
 
 
 def landmark_distance(error: tf.Tensor, kind: str) -> tf.Tensor:

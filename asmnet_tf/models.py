@@ -239,6 +239,20 @@ def sidecar_path(model_path: str | Path) -> Path:
     return Path(model_path).with_suffix(".json")
 
 
+def read_sidecar(model_path: str | Path) -> dict:
+    """Returns the side-car of a model, {} where there is none. Raises: InputError if it is no JSON object."""
+    path = sidecar_path(model_path)
+    try:
+        sidecar = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not JSON ({error}). Remove it to use flags or defaults.") from error
+    if not isinstance(sidecar, dict):
+        raise InputError(f"{path}: not a JSON object. Remove it to use flags or defaults.")
+    return sidecar
+
+
 def save_model(model: keras.Model, path: str | Path, sidecar: dict) -> None:
     """Writes `<path>` and its side-car JSON; each replaces an older file only when it is complete."""
     with replacing(path) as temporary:
@@ -276,12 +290,4 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
     shapes = [tuple(output.shape) for output in getattr(model, "outputs", [])]
     if len(shapes) != 2 or len(shapes[0]) != 2 or not shapes[0][1] or shapes[0][1] % 2 or shapes[1] != (None, 3):
         raise InputError(f"{path}: outputs of shape {shapes}, expected landmarks (None, 2L) and pose (None, 3).")
-    try:
-        sidecar = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        sidecar = {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{sidecar_path(path)}: not JSON ({error}). Remove it to use flags or defaults.") from error
-    if not isinstance(sidecar, dict):
-        raise InputError(f"{sidecar_path(path)}: not a JSON object. Remove it to use flags or defaults.")
-    return model, sidecar
+    return model, read_sidecar(path)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from asmnet_tf.config import CROPS, DatasetSpec, crop_scale
@@ -17,37 +14,14 @@ from asmnet_tf.datasets import Sample
 from asmnet_tf.files import InputError
 from asmnet_tf.geometry import denormalise
 from asmnet_tf.input_pipeline import FacePatches
-from asmnet_tf.models import count_multiply_adds, load_model, sidecar_path
-from asmnet_tf.original import OURS, Convention, is_original, load_original_model
+from asmnet_tf.model_files import Infer, open_model
+from asmnet_tf.models import sidecar_path
 from asmnet_tf.pose import estimate_pose, unit_to_angles
 from asmnet_tf.report import Method
 
 
-def load_with_convention(path: Path) -> tuple[keras.Model, dict, Convention]:
-    """Loads a `.keras` model with its side-car, or an `.h5` of the authors' release; and how to read their numbers.
-
-    Raises: InputError if it cannot be loaded.
-    """
-    if not is_original(path):
-        return *load_model(path), OURS
-    model, convention = load_original_model(path)
-    return model, {"crop": convention.crop, "convention": convention.describe()}, convention
-
-
-def compiled(model: keras.Model, convention: Convention = OURS) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-    """Returns the model's inference as one graph function: pixels (B, S, S, 3), any B -> outputs in network units."""
-    size = model.input_shape[1]
-
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
-    def infer(images: tf.Tensor) -> list[tf.Tensor]:
-        outputs = model(convention.to_network_input(tf.cast(images, tf.float32)), training=False)
-        return [convention.landmarks_to_network_units(outputs[0]), convention.pose_to_network_units(outputs[1])]
-
-    return infer
-
-
 def predict(
-    infer: Callable[[tf.Tensor], list[tf.Tensor]], patches: FacePatches, batch_size: int = 64, progress: str = "predict"
+    infer: Infer, patches: FacePatches, batch_size: int = 64, progress: str = "predict"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predicts all faces.
 
@@ -56,33 +30,31 @@ def predict(
     landmarks, poses = [], []
     starts = range(0, len(patches), batch_size)
     for first in tqdm(starts, progress, unit="batch", disable=None, leave=False):
-        outputs = infer(tf.constant(patches.crops(first, first + batch_size)))
+        outputs = infer(patches.crops(first, first + batch_size))
         frames = patches.frames[first : first + batch_size]
-        landmarks.append(denormalise(outputs[0].numpy().astype(np.float64), frames))
-        poses.append(unit_to_angles(outputs[1].numpy().astype(np.float64)))
+        landmarks.append(denormalise(np.asarray(outputs[0], np.float64), frames))
+        poses.append(unit_to_angles(np.asarray(outputs[1], np.float64)))
     return np.concatenate(landmarks), np.concatenate(poses)
 
 
-def latency_ms(infer: Callable[[tf.Tensor], list[tf.Tensor]], size: int, repeats: int = 30) -> float:
+def latency_ms(infer: Infer, size: int, repeats: int = 30) -> float:
     """Returns the median time of one call with one image, in ms, after three calls that do not count."""
-    image = tf.constant(np.random.default_rng(0).integers(0, 256, (1, size, size, 3)), tf.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
     times = []
     for _ in range(repeats + 3):
         start = time.perf_counter()
-        infer(image)[0].numpy()
+        np.asarray(infer(image)[0])
         times.append(time.perf_counter() - start)
     return float(np.median(times[3:]) * 1000)
 
 
 def score_model(name: str, path: Path, samples: list[Sample], spec: DatasetSpec, crop: str | None) -> Method:
-    """Runs a `.keras` model, or one of the release, over samples; a `Method` for the report.
-
-    The crop is `crop`, else what the side-car names, else, for a model of the release, the tight one.
+    """Runs a model file over samples, in the crop its side-car names or in `crop`; a `Method` for the report.
 
     Raises: InputError for a model that cannot be loaded, of another number of landmarks, or with a bad side-car.
     """
-    model, sidecar, convention = load_with_convention(path)
-    count = model.output_shape[0][1] // 2
+    model = open_model(path)
+    count, sidecar = model.num_landmarks, model.sidecar
     if count != spec.num_landmarks:
         raise InputError(f"{path}: finds {count} landmarks, {spec.title} has {spec.num_landmarks}. Is --dataset right?")
     if not sidecar:
@@ -96,17 +68,16 @@ def score_model(name: str, path: Path, samples: list[Sample], spec: DatasetSpec,
         scale = sidecar["crop_scale"]
         if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.1 < scale < 10:
             raise InputError(f"{sidecar_path(path)}: crop_scale is {scale!r}, expected a number like 1.2.")
-    size = int(model.input_shape[1])
-    infer = compiled(model, convention)
-    patches = FacePatches(samples, crop, scale, size, margin=1.0)
-    landmarks, pose = predict(infer, patches, progress=name)
+    patches = FacePatches(samples, crop, scale, model.input_size, margin=1.0)
+    landmarks, pose = predict(model.infer, patches, progress=name)
     info = {
         "file": str(path),
         "crop": f"{crop} {scale:g}",
-        "input_size": size,
-        "parameters": model.count_params(),
-        "multiply_adds": count_multiply_adds(model),
-        "latency_ms": latency_ms(infer, size),
+        "format": model.format,
+        "input_size": model.input_size,
+        "parameters": model.parameters,
+        "multiply_adds": model.multiply_adds,
+        "latency_ms": latency_ms(model.infer, model.input_size),
     }
     told = ("recipe", "loss", "dataset", "epoch", "seed", "commit", "convention")
     info |= {key: sidecar[key] for key in told if key in sidecar}

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -20,12 +19,13 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from asmnet_tf import metrics
+from asmnet_tf import comparison, metrics
 from asmnet_tf.config import ANGLES, DatasetSpec
-from asmnet_tf.files import InputError, make_folder, replacing, write_text
+from asmnet_tf.files import InputError, make_folder, write_text
 from asmnet_tf.geometry import crop_frame, crop_image, crop_to_image, invert, landmark_box, transform
 from asmnet_tf.plots import draw_face, frame_face, line_style, new_figure, save_figure
 from asmnet_tf.pose import draw_axes
+from asmnet_tf.tables import cell, md, md_table, number, plain, plain_text, with_interval, write_csv
 
 CED_STEP_PCT = 0.05  # grid of ced.csv and failure_rate.csv
 SHEET_FACES = 12
@@ -43,7 +43,7 @@ class Method:
     name: in tables and legends, unique in a report. landmarks: (N, L, 2) predicted, image pixels; a face without a
     prediction is NaN and counts as a failure. pose: (N, 3) yaw, pitch, roll in degrees (`O_P` or the file's), or None.
     pose_pnp: (N, 3) degrees by PnP on `landmarks`, or None. info: any of parameters, multiply_adds, latency_ms, crop,
-    input_size, file and more; plain values.
+    input_size, format, file and more; plain values.
     """
 
     name: str
@@ -179,7 +179,7 @@ def json_line(scores: dict[str, dict[str, dict]]) -> str:
         }
         for method, subsets in scores.items()
     }
-    return json.dumps(_plain(short, decimals=6), allow_nan=False)
+    return json.dumps(plain(short, decimals=6), allow_nan=False)
 
 
 def text_table(scores: dict[str, dict[str, dict]], thresholds: Sequence[float]) -> str:
@@ -196,14 +196,14 @@ def text_table(scores: dict[str, dict[str, dict]], thresholds: Sequence[float]) 
     rows = [header]
     for method, subset, numbers in rows_in:
         low, high = numbers["ci95"]["nme_pct"]
-        row = [_label(method, 32, escape=False), subset, str(numbers["n"]), _number(numbers["nme_pct"])]
-        row += ["-" if low is None else f"{low:.2f}..{high:.2f}", _number(numbers["nme_interpupil_pct"])]
-        row += [_number(numbers[f"{key}_pct@{t:.2f}"]) for t in thresholds for key in ("fr", "auc")]
-        row += ["/".join(_number((numbers[key] or {}).get(angle)) for angle in ANGLES) for _, key in poses]
-        rows.append([cell if cell != "-/-/-" else "-" for cell in row])
+        row = [_label(method, 32, escape=False), subset, str(numbers["n"]), number(numbers["nme_pct"])]
+        row += ["-" if low is None else f"{low:.2f}..{high:.2f}", number(numbers["nme_interpupil_pct"])]
+        row += [number(numbers[f"{key}_pct@{t:.2f}"]) for t in thresholds for key in ("fr", "auc")]
+        row += ["/".join(number((numbers[key] or {}).get(angle)) for angle in ANGLES) for _, key in poses]
+        rows.append([text if text != "-/-/-" else "-" for text in row])
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     return "\n".join(
-        "  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
+        "  ".join(text.ljust(width) if i < 2 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths)))
         for row in rows
     )
 
@@ -223,8 +223,8 @@ def write_report(
     """Writes everything about an evaluation into folder `output` and returns the scores (see `score`).
 
     metrics.json, summary.md, per_image.csv; and where `faces.spec` gives a normaliser: ced, failure_rate and
-    landmark_errors as .csv and .png, and with `image_reader` the sheets <method>_{best,median,worst}.png. Landmark
-    errors and sheets are over the faces of all subsets together.
+    landmark_errors as .csv and .png, comparison.md for two methods or more, and with `image_reader` the sheets
+    <method>_{best,median,worst}.png. Landmark errors and sheets are over the faces of all subsets together.
 
     Args:
         protocol: plain values that say how the numbers came about (crop, pose labels, data folder, command, ...).
@@ -236,15 +236,24 @@ def write_report(
     scores = _score(measured, faces, thresholds)
     scored = _scored_faces(faces)
     without = {one.method.name: int(np.isnan(one.nme[scored]).sum()) for one in measured if faces.spec is not None}
+    compared: dict[str, list[dict]] = {}
+    if len(measured) > 1 and faces.spec is not None:
+        compared = comparison.compare({one.method.name: one.nme for one in measured}, _subsets(faces))
     document = {
         "protocol": protocol,
         "thresholds": list(thresholds),
         "methods": {method.name: method.info for method in methods},
         "faces_without_nme": without,
         "scores": scores,
+        "comparisons": compared,
     }
-    write_text(output / "metrics.json", json.dumps(_plain(document), indent=1, allow_nan=False) + "\n")
+    write_text(output / "metrics.json", json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
     write_text(output / "summary.md", _summary_md(methods, faces, thresholds, protocol, scores, without))
+    if compared:
+        text = comparison.comparison_md(methods, faces, thresholds, protocol, scores, compared)
+        write_text(output / "comparison.md", text)
+    else:
+        (output / "comparison.md").unlink(missing_ok=True)  # an earlier report's: it would pass for this one's
     _write_per_image(output / "per_image.csv", measured, faces)
     if faces.spec is None:
         return scores
@@ -274,9 +283,9 @@ def _write_per_image(path: Path, measured: list[_Measured], faces: Faces) -> Non
                 numbers = [one.nme[i] * 100, one.nme_interpupil[i] * 100, lengths[i], one.points[i].max() * 100]
                 numbers += [*pose_pred[i], *pose_pnp[i], *pose_gt[i]]
                 inside = ";".join(subset for subset, mask in member.items() if mask[i])
-                yield [one.method.name, name, inside, *map(_cell, numbers)]
+                yield [one.method.name, name, inside, *map(cell, numbers)]
 
-    _write_csv(path, header, rows())
+    write_csv(path, header, rows())
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
@@ -303,11 +312,11 @@ def _write_curves(
         ("failure_rate", "fr_pct", lambda share: 100 - share),
     ):
         rows = (
-            [subset, method, f"{100 * t:.2f}", _cell(value)]
+            [subset, method, f"{100 * t:.2f}", cell(value)]
             for (subset, method), share in shares.items()
             for t, value in zip(grid, to_pct(share))
         )
-        _write_csv(output / f"{stem}.csv", ["subset", "method", "threshold_pct", column], rows)
+        write_csv(output / f"{stem}.csv", ["subset", "method", "threshold_pct", column], rows)
         save_figure(_curves_figure(stem, grid, shares, measured, faces, thresholds, scores), output / f"{stem}.png")
 
 
@@ -371,10 +380,10 @@ def _curves_figure(
 
 def _legend(label: str, stem: str, numbers: dict, thresholds: Sequence[float]) -> str:
     if stem == "ced":
-        values = [_number(numbers["nme_pct"])]
-        values += [_number(numbers[f"auc_pct@{max(thresholds):.2f}"], 1)] if thresholds else []
+        values = [number(numbers["nme_pct"])]
+        values += [number(numbers[f"auc_pct@{max(thresholds):.2f}"], 1)] if thresholds else []
     else:
-        values = [_number(numbers[f"fr_pct@{t:.2f}"]) for t in thresholds]
+        values = [number(numbers[f"fr_pct@{t:.2f}"]) for t in thresholds]
     return f"{label}: {', '.join(values)}" if values else label
 
 
@@ -391,8 +400,8 @@ def _write_landmark_errors(output: Path, measured: list[_Measured], faces: Faces
     scored = _scored_faces(faces)
     means = [_mean_rows(one.points[scored]) * 100 for one in measured]
     header = ["landmark", *(one.method.name for one in measured)]
-    rows = ([i, *(_cell(mean[i]) for mean in means)] for i in range(faces.landmarks.shape[1]))
-    _write_csv(output / "landmark_errors.csv", header, rows)
+    rows = ([i, *(cell(mean[i]) for mean in means)] for i in range(faces.landmarks.shape[1]))
+    write_csv(output / "landmark_errors.csv", header, rows)
 
     truth = np.asarray(faces.landmarks, np.float64)[scored]
     lengths = metrics.normaliser(truth, faces.spec)[:, None, None]
@@ -429,7 +438,7 @@ def _write_landmark_errors(output: Path, measured: list[_Measured], faces: Faces
         circles.set_alpha(0.75)
         axes.add_collection(circles)
         frame_face(axes, face, top / 100)
-        axes.set_title(f"{one.label}\nmean {_number(float(mean.mean()))} %", fontsize=9)
+        axes.set_title(f"{one.label}\nmean {number(float(mean.mean()))} %", fontsize=9)
     if circles is not None:
         bar = figure.colorbar(circles, ax=panels, shrink=0.8, pad=0.01)
         bar.set_label("mean error [% inter-ocular], radius to scale", fontsize=8)
@@ -462,7 +471,7 @@ def _write_sheets(
         }
         for kind, chosen in choices.items():
             pictures = [_annotated(*tile(int(i)), one.method, faces, int(i)) for i in chosen]
-            captions = [f"{_number(100 * one.nme[i])} %   {_short(faces.names[i])}" for i in chosen]
+            captions = [f"{number(100 * one.nme[i])} %   {_short(faces.names[i])}" for i in chosen]
             title = f"{one.label}: {kind} {len(chosen)} of {len(order)} faces by NME (inter-ocular)"
             _save_sheet(pictures, captions, title, output / f"{stem}_{kind}.png")
 
@@ -534,7 +543,7 @@ def _summary_md(
 ) -> str:
     title = faces.spec.title if faces.spec else f"{faces.landmarks.shape[1]} points"
     parts = [f"# {title}: {len(methods)} method{'' if len(methods) == 1 else 's'} on {len(faces.names)} faces", ""]
-    parts += [f"- {_md(key)}: {_md(_plain_text(value))}" for key, value in protocol.items()]
+    parts += [f"- {md(key)}: {md(plain_text(value))}" for key, value in protocol.items()]
     if protocol:
         parts.append("")
     parts += ["## Landmarks", ""]
@@ -544,13 +553,13 @@ def _summary_md(
     header = ["method", "subset", "faces", "NME inter-ocular %", "NME inter-pupil %"]
     header += [f"{k}@{t:.2f} %" for t in thresholds for k in ("FR", "AUC")]
     rows = [
-        [method, subset, numbers["n"], *(_with_interval(numbers[key], numbers["ci95"][key]) for key in keys)]
+        [method, subset, numbers["n"], *(with_interval(numbers[key], numbers["ci95"][key]) for key in keys)]
         for method, subsets in scores.items()
         for subset, numbers in subsets.items()
     ]
-    parts += [*_md_table(header, rows), "", "In brackets: 95 % bootstrap interval over faces.", ""]
+    parts += [*md_table(header, rows), "", "In brackets: 95 % bootstrap interval over faces.", ""]
     notes = [
-        f"- {_md(name)}: {count} of {int(_scored_faces(faces).sum())} faces have no NME (no landmarks predicted). They "
+        f"- {md(name)}: {count} of {int(_scored_faces(faces).sum())} faces have no NME (no landmarks predicted). They "
         "are left out of its NME and count as failures in FR and AUC."
         for name, count in without.items()
         if count
@@ -569,12 +578,12 @@ def _pose_md(scores: dict) -> list[str]:
             for source, key in (("O_P", "pose_mae_deg"), ("PnP on landmarks", "pose_pnp_mae_deg")):
                 if numbers[key]:
                     intervals = numbers["ci95"][key]
-                    cells = [_with_interval(numbers[key][angle], intervals[angle]) for angle in ANGLES]
+                    cells = [with_interval(numbers[key][angle], intervals[angle]) for angle in ANGLES]
                     rows.append([method, subset, numbers["n"], source, *cells])
     if not rows:
         return []
     header = ["method", "subset", "faces", "pose from", *(f"{angle} MAE deg" for angle in ANGLES)]
-    return ["## Head pose", "", *_md_table(header, rows), ""]
+    return ["## Head pose", "", *md_table(header, rows), ""]
 
 
 def _models_md(methods: Sequence[Method]) -> list[str]:
@@ -584,6 +593,7 @@ def _models_md(methods: Sequence[Method]) -> list[str]:
         "latency_ms": ("latency ms", lambda v: f"{v:.2f}"),
         "crop": ("crop", str),
         "input_size": ("input px", str),
+        "format": ("format", str),
         "convention": ("convention", str),
         "file": ("file", str),
     }
@@ -594,7 +604,7 @@ def _models_md(methods: Sequence[Method]) -> list[str]:
         [method.name, *("-" if method.info.get(key) is None else columns[key][1](method.info[key]) for key in present)]
         for method in methods
     ]
-    return ["## Models", "", *_md_table(["method", *(columns[key][0] for key in present)], rows), ""]
+    return ["## Models", "", *md_table(["method", *(columns[key][0] for key in present)], rows), ""]
 
 
 def _published_md(faces: Faces, scores: dict) -> list[str]:
@@ -620,28 +630,27 @@ def _published_md(faces: Faces, scores: dict) -> list[str]:
     columns = [subset for subset in complete if any(subset in row for row in nme_table.values())]
     if columns:
         rows = [
-            [f"{name} (published)", *(_number(row.get(subset)) for subset in columns)]
-            for name, row in nme_table.items()
+            [f"{name} (published)", *(number(row.get(subset)) for subset in columns)] for name, row in nme_table.items()
         ]
         rows += [
-            [name, *(_number(subsets[subset]["nme_pct"]) for subset in columns)] for name, subsets in scores.items()
+            [name, *(number(subsets[subset]["nme_pct"]) for subset in columns)] for name, subsets in scores.items()
         ]
-        parts += ["NME, % inter-ocular.", "", *_md_table(["method", *columns], rows), ""]
+        parts += ["NME, % inter-ocular.", "", *md_table(["method", *columns], rows), ""]
     pose_table = spec.published.get("pose_mae_deg", {})
     rows, ours = [], []
     for subset in complete:
         listed = [(name, row[subset]) for name, row in pose_table.items() if subset in row]
         if not listed:
             continue
-        rows += [[f"{name} (published)", subset, *map(_number, angles)] for name, angles in listed]
+        rows += [[f"{name} (published)", subset, *map(number, angles)] for name, angles in listed]
         for name, subsets in scores.items():
             for source, key in (("O_P", "pose_mae_deg"), ("PnP", "pose_pnp_mae_deg")):
                 if subsets[subset][key]:
-                    cells = [_number(subsets[subset][key][angle]) for angle in ANGLES]
+                    cells = [number(subsets[subset][key][angle]) for angle in ANGLES]
                     ours.append([f"{name} ({source})", subset, *cells])
     if rows:
         header = ["method", "subset", *(f"{angle} MAE deg" for angle in ANGLES)]
-        parts += _md_table(header, rows + ours)
+        parts += md_table(header, rows + ours)
         parts += [
             "",
             "The two do not measure the same: published pose errors are against HopeNet's predictions, ours against "
@@ -668,54 +677,3 @@ def _label(name: str, length: int = 40, escape: bool = True) -> str:
 def _short(name: str, length: int = 26) -> str:
     """Returns the end of a sample name, which tells faces apart."""
     return (name if len(name) <= length else "…" + name[1 - length :]).replace("$", r"\$")
-
-
-def _number(value: float | None, decimals: int = 2) -> str:
-    return "-" if value is None or not np.isfinite(value) else f"{value:.{decimals}f}"
-
-
-def _cell(value: float) -> str:
-    """Returns a csv cell: six decimals, empty where the number is unknown."""
-    return f"{value:.6f}" if np.isfinite(value) else ""
-
-
-def _with_interval(value: float | None, interval: Sequence[float | None]) -> str:
-    if value is None or interval[0] is None:
-        return _number(value)
-    return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
-
-
-def _plain(value, decimals: int | None = None):
-    """Returns a value as JSON has it: NumPy numbers and arrays, paths and tuples converted, NaN and infinity null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item, decimals) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item, decimals) for item in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return value if decimals is None else round(value, decimals)
-    return str(value) if isinstance(value, Path) else value
-
-
-def _plain_text(value) -> str:
-    value = _plain(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _md(text: str) -> str:
-    return re.sub(r"\s+", " ", str(text)).replace("|", r"\|").strip()
-
-
-def _md_table(header: Sequence, rows: Sequence[Sequence]) -> list[str]:
-    lines = [list(map(_md, header)), ["---"] * len(header), *(list(map(_md, row)) for row in rows)]
-    return ["| " + " | ".join(line) + " |" for line in lines]
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)

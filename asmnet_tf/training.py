@@ -32,9 +32,10 @@ from asmnet_tf.fused_batch_norm import TrainingTwin
 from asmnet_tf.geometry import crop_frame, landmark_box, normalise
 from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
 from asmnet_tf.losses import MultiTaskLoss, alpha_at
+from asmnet_tf.model_files import compiled
 from asmnet_tf.plots import training_curves
 from asmnet_tf.pose import angles_to_unit
-from asmnet_tf.prediction import compiled, predict
+from asmnet_tf.prediction import predict
 
 LOG_COLUMNS = (
     *("epoch", "loss", "loss_landmarks", "loss_asm", "loss_pose", "alpha", "lr", "images_per_s", "seconds"),
@@ -71,6 +72,7 @@ class Plan:
     epochs: int
     schedule: Schedule
     alphas: tuple[float, float, float]
+    alpha_length: int  # what the epoch is compared with by `alpha_at`: the epochs, or the release's steps per epoch
     weight_decay: float
     mixed_precision: bool
 
@@ -150,7 +152,7 @@ class Trainer:
             print(_epoch_line(row, self.plan.epochs), flush=True)
 
     def _train_epoch(self, epoch: int, stream: Iterator[dict[str, tf.Tensor]]) -> dict:
-        self.alpha.assign(alpha_at(epoch, self.plan.epochs, self.plan.alphas))
+        self.alpha.assign(alpha_at(epoch, self.plan.alpha_length, self.plan.alphas))
         steps, first = self.batches.steps_per_epoch, epoch * self.batches.steps_per_epoch
         sums: dict[str, float] = {}
         start = time.perf_counter()
@@ -290,7 +292,8 @@ def make_plan(args: argparse.Namespace, recipe: Recipe, steps_per_epoch: int) ->
         warmup_steps=round(warmup * steps_per_epoch),
         inverse_time_decay=recipe.inverse_time_decay,
     )
-    return Plan(args.epochs, schedule, tuple(args.alpha), args.weight_decay, args.mixed_precision)
+    alpha_length = steps_per_epoch if args.alpha_schedule == "release" else args.epochs
+    return Plan(args.epochs, schedule, tuple(args.alpha), alpha_length, args.weight_decay, args.mixed_precision)
 
 
 def make_sidecar(args: argparse.Namespace, spec: DatasetSpec) -> dict:

@@ -404,7 +404,7 @@ def resume_of_a_run_that_lost_its_state(place):  # starting anew would overwrite
     return "train", flags
 
 
-@case("tiny/state.npz: damaged state", heavy=True)
+@case("tiny/state.npz: not a whole .npz file", heavy=True)
 def resume_of_a_damaged_state(place):
     copy, flags = place.copied_run()
     content = bytearray((copy / "state.npz").read_bytes())
@@ -413,7 +413,7 @@ def resume_of_a_damaged_state(place):
     return "train", flags
 
 
-@case("tiny/state.npz: damaged state", heavy=True)
+@case("tiny/state.npz: not a whole .npz file", heavy=True)
 def resume_of_a_state_cut_short(place):
     copy, flags = place.copied_run()
     content = (copy / "state.npz").read_bytes()
@@ -437,6 +437,30 @@ def model_cut_short(place):
     content = (place.run_300w.folder / "best.keras").read_bytes()
     (place.folder / "best.keras").write_bytes(content[: len(content) // 2])
     return "evaluate", [place.folder / "best.keras", *place.data(), "--output", place.folder / "out"]
+
+
+@case("model.tflite: not a model that TFLite loads", heavy=True)
+def tflite_cut_short(place):  # read on by the interpreter, this would end the process without a word
+    (place.folder / "model.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
+    return "evaluate", [place.folder / "model.tflite", *place.data(), "--output", place.folder / "out"]
+
+
+@case("absent.tflite", "cannot be read", heavy=True)
+def missing_tflite(place):
+    return "evaluate", [place.folder / "absent.tflite", *place.data(), "--output", place.folder / "out"]
+
+
+@case("saved: not a SavedModel that TensorFlow loads", heavy=True)
+def saved_model_without_a_graph(place):
+    (place.folder / "saved").mkdir()
+    (place.folder / "saved/saved_model.pb").write_bytes(b"\xff" * 50)
+    return "evaluate", [place.folder / "saved", *place.data(), "--output", place.folder / "out"]
+
+
+@case("tiny: a folder without saved_model.pb", heavy=True)
+def run_folder_instead_of_a_model(place):
+    copy, _ = place.copied_run()
+    return "evaluate", [copy, *place.data(), "--output", place.folder / "out"]
 
 
 @case("last.keras: finds 98 landmarks, 300W has 68", "--dataset", heavy=True)

@@ -11,16 +11,19 @@ PACKAGE = Path(__file__).parents[2] / "asmnet_tf"
 # one way only: a module may import modules of earlier rows (and config, files, cli of the first)
 ORDER = [
     {"config", "files", "cli"},
-    {"geometry", "metrics"},
+    {"geometry", "metrics", "tables"},
     {"pose", "shape_model", "augmentation"},
-    {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "report"},
+    {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "comparison", "report"},
     {"prediction_files", "evaluation"},
     {"fused_batch_norm", "models", "losses", "input_pipeline"},
     {"original"},
+    {"model_files"},
     {"prediction"},
     {"training"},
 ]
-WITH_TENSORFLOW = {"fused_batch_norm", "models", "losses", "input_pipeline", "original", "prediction", "training"}
+WITH_TENSORFLOW = {
+    *("fused_batch_norm", "models", "losses", "input_pipeline", "original", "model_files", "prediction", "training"),
+}
 STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli"}
 
 

@@ -38,6 +38,16 @@ def test_alpha_by_thirds_of_the_epochs():
     assert losses.alpha_at(5, 6, (3.0, 2.0, 0.0)) == 0.0
 
 
+def test_alpha_over_the_epochs_as_the_paper_says_and_as_the_release_does_it():
+    """150 epochs; 63 steps an epoch (3,148 faces, batch 50), and 1,049 (batch 3, the release's configuration)."""
+    paper = [losses.alpha_at(epoch, length=150) for epoch in range(150)]
+    assert paper == [2.0] * 50 + [1.0] * 50 + [0.5] * 50
+    assert [losses.alpha_at(epoch, length=63) for epoch in range(150)] == [2.0] * 21 + [1.0] * 21 + [0.5] * 108
+    assert {losses.alpha_at(epoch, length=1049) for epoch in range(150)} == {2.0}
+    # the docstring's figure: the first epoch, counted from 0, that is not below 1049 / 3
+    assert [losses.alpha_at(epoch, length=1049) for epoch in (349, 350)] == [2.0, 1.0]
+
+
 def test_landmark_metrics_by_hand():
     error = tf.constant([[0.0, 0.02, -0.1, 0.001]])
     size = [0.0, 0.02, 0.1, 0.001]

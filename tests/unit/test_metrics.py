@@ -111,6 +111,46 @@ def test_bootstrap_interval():
     assert metrics.bootstrap_interval(values[:1]) == [None, None]
 
 
+def test_paired_bootstrap_of_a_method_with_itself():
+    errors = np.random.default_rng(0).exponential(0.05, 50)
+    assert metrics.paired_bootstrap(errors, errors) == (0.0, [0.0, 0.0], 0.0, 0.0, 0)
+
+
+def test_paired_bootstrap_of_a_constant_shift():
+    """Hard and easy faces are hard and easy for both: the difference is certain, however much the errors vary."""
+    errors = np.array([0.01, 0.5, 0.03, 0.2])
+    found = metrics.paired_bootstrap(errors + 0.02, errors)
+    assert found.difference == pytest.approx(0.02)
+    assert found.interval == pytest.approx([0.02, 0.02])
+    assert (found.share_a_better, found.share_b_better, found.left_out) == (0.0, 1.0, 0)
+    swapped = metrics.paired_bootstrap(errors, errors + 0.02)
+    assert swapped.difference == pytest.approx(-0.02)
+    assert (swapped.share_a_better, swapped.share_b_better) == (1.0, 0.0)
+
+
+def test_paired_bootstrap_by_hand():
+    a, b = np.array([0.02, 0.04, 0.06, 0.10]), np.array([0.04, 0.04, 0.05, 0.18])
+    found = metrics.paired_bootstrap(a, b)
+    assert found.difference == pytest.approx((-0.02 + 0 + 0.01 - 0.08) / 4)
+    assert found.interval == pytest.approx(metrics.bootstrap_interval(a - b))
+    assert -0.08 <= found.interval[0] < found.difference < found.interval[1] <= 0.01
+    assert (found.share_a_better, found.share_b_better) == (0.5, 0.25)  # one face is a tie
+
+
+def test_paired_bootstrap_counts_faces_without_a_prediction():
+    a = np.array([0.02, np.nan, 0.05, np.inf, np.nan])
+    b = np.array([0.03, 0.50, np.nan, np.nan, 0.01])
+    found = metrics.paired_bootstrap(a, b)
+    assert found.left_out == 4
+    assert found.difference == pytest.approx(-0.01)  # of the one face that both have
+    assert found.interval == [None, None]
+    assert (found.share_a_better, found.share_b_better) == (0.4, 0.4)  # who found the face is better; none: a tie
+    assert metrics.paired_bootstrap(a[1:2], b[1:2]) == (None, [None, None], 0.0, 1.0, 1)
+    assert metrics.paired_bootstrap(np.empty(0), np.empty(0)) == (None, [None, None], None, None, 0)
+    with pytest.raises(ValueError, match="the same faces"):
+        metrics.paired_bootstrap(a, b[:3])
+
+
 def test_summarise_by_hand():
     errors = np.array([0.02, 0.06, 0.09, 0.11])
     pose = np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0], [np.nan] * 3, [2.0, 3.0, 4.0]])

@@ -90,7 +90,7 @@ def test_report_files(tmp_path):
         tmp_path / "out", methods, faces, THRESHOLDS, protocol={"crop": "square"}, image_reader=images(faces)
     )
     out = tmp_path / "out"
-    expected = {"metrics.json", "summary.md", "per_image.csv"}
+    expected = {"metrics.json", "summary.md", "per_image.csv", "comparison.md"}
     expected |= {f"{stem}.{end}" for stem in ("ced", "failure_rate", "landmark_errors") for end in ("csv", "png")}
     expected |= {f"{name}_{kind}.png" for name in ("ours", "theirs") for kind in ("best", "median", "worst")}
     assert {path.name for path in out.iterdir()} == expected
@@ -101,6 +101,7 @@ def test_report_files(tmp_path):
     assert document["protocol"] == {"crop": "square"}
     assert document["methods"]["ours"] == {"parameters": 1_431_650}
     assert document["scores"] == scores
+    assert [pair["a"] for pair in document["comparisons"]["full"]] == ["ours"]
     assert document["scores"]["theirs"]["full"]["pose_mae_deg"] is None
     assert document["scores"]["ours"]["challenging"]["n"] == 0
     assert document["scores"]["ours"]["challenging"]["nme_pct"] is None
@@ -193,6 +194,30 @@ def test_published_numbers_only_beside_complete_subsets(tmp_path):
     assert "- common: 6 of 554 faces; published numbers are not comparable" in section
     assert "- lfpw: all 6 faces are here, but no number was published for it." in section
     assert "4.82" not in section  # ASMNet's common
+
+
+def test_the_published_table_of_wflw_only_beside_all_its_faces(tmp_path):
+    spec = DATASETS["wflw"]
+    points = np.random.default_rng(1).normal(200, 40, (9, 98, 2))
+    masks = {name: np.arange(9) < 9 - i for i, name in enumerate(spec.subsets)}
+    counts = {name: int(mask.sum()) for name, mask in masks.items()}
+    whole = report.Faces(replace(spec, subset_counts=counts), [f"face#{i}" for i in range(9)], points, None, masks)
+    report.write_report(tmp_path, [report.Method("ours", points + 2)], whole, (0.10,), protocol={})
+    section = (tmp_path / "summary.md").read_text("utf-8").split("## Beside the published numbers")[1]
+    assert "| method | test | largepose | expression | illumination | makeup | occlusion | blur |" in section
+    assert "| mnv2 (published) | 9.57 | 18.18 | 9.93 | 8.98 | 9.92 | 11.38 | 10.79 |" in section
+    assert "| mnv2_r (published) | 9.41 | 17.86 | 9.78 | 8.90 | 9.67 | 11.25 | 10.66 |" in section
+    assert "| ASMNet_nr (published) | 11.96 | 21.95 | 13.08 | 11.02 | 11.84 | 13.24 | 12.60 |" in section
+    assert "| ASMNet (published) | 10.77 | 21.11 | 12.02 | 9.93 | 10.55 | 12.34 | 11.62 |" in section
+    part = replace(whole, spec=replace(spec, subset_counts=counts | {"makeup": 206}))
+    report.write_report(tmp_path, [report.Method("ours", points + 2)], part, (0.10,), protocol={})
+    section = (tmp_path / "summary.md").read_text("utf-8").split("## Beside the published numbers")[1]
+    assert "| ASMNet (published) | 10.77 | 21.11 | 12.02 | 9.93 | 12.34 | 11.62 |" in section
+    assert "- makeup: 5 of 206 faces; published numbers are not comparable" in section
+    report.write_report(tmp_path, [report.Method("ours", points + 2)], replace(whole, spec=spec), (0.10,), protocol={})
+    text = (tmp_path / "summary.md").read_text("utf-8")
+    assert "(published)" not in text
+    assert "- test: 9 of 2500 faces" in text
 
 
 def test_no_published_numbers_for_a_part(tmp_path):

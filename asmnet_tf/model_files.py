@@ -1,0 +1,289 @@
+"""Opens a model for inference whatever wrote it: `.keras`, the release's `.h5`, TFLite, SavedModel (TensorFlow).
+
+Every kind ends as a `RunnableModel`, all that scoring knows of a model; one more kind is one more branch of
+`open_model`. A SavedModel is a program: open those you trust.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from asmnet_tf.files import InputError
+from asmnet_tf.models import count_multiply_adds, load_model, read_sidecar
+from asmnet_tf.original import OURS, Convention, is_original, load_original_model
+
+# RGB uint8 (B, S, S, 3), any B -> landmarks (B, 2L) and pose (B, 3) in network units, as arrays or eager tensors
+Infer = Callable[[np.ndarray], Sequence]
+
+
+@dataclass(frozen=True, eq=False)
+class RunnableModel:
+    """A model ready to run.
+
+    infer: pixels 0..255 to network units, see `Infer`; another convention is translated inside it. input_size: S.
+    parameters, multiply_adds: of one image; None where the file does not tell. sidecar: the `.json` beside it, or {}.
+    format: in words, for the report.
+    """
+
+    infer: Infer
+    num_landmarks: int
+    input_size: int
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    sidecar: dict = field(default_factory=dict)
+    format: str = "keras"
+
+
+def open_model(path: str | Path) -> RunnableModel:
+    """Opens a model: a folder is a SavedModel, `.tflite` or what begins so TFLite, `.h5` the release's, else `.keras`.
+
+    Raises: InputError for a file that is missing, damaged or no model with landmarks and pose.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_saved_model(path)
+    if path.suffix == ".tflite" or _begins_like_tflite(path):
+        return _open_tflite(path)
+    if is_original(path):
+        return _open_original(path)
+    return _open_keras(path)
+
+
+def compiled(model: keras.Model, convention: Convention = OURS) -> Infer:
+    """Returns the inference of a Keras model as one graph function; what it says is brought to network units."""
+    size = model.input_shape[1]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
+    def infer(images: tf.Tensor) -> list[tf.Tensor]:
+        outputs = model(convention.to_network_input(tf.cast(images, tf.float32)), training=False)
+        return [convention.landmarks_to_network_units(outputs[0]), convention.pose_to_network_units(outputs[1])]
+
+    return infer
+
+
+# --- what the kinds share ---------------------------------------------------------------------------------------------
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def _input_size(path: Path, shape: Sequence[int | None]) -> tuple[int | None, int]:
+    """Returns the batch size (None: any) and S of an input (B, S, S, 3). Raises: InputError for another shape."""
+    batch, *rest = (None if n is None or n < 1 else int(n) for n in shape)
+    if len(rest) != 3 or rest[0] is None or rest[0] != rest[1] or rest[2] != 3:
+        raise InputError(f"{path}: takes input of shape {tuple(shape)}, expected images (B, S, S, 3) of one size.")
+    return batch, rest[0]
+
+
+def _output_names(path: Path, shapes: dict[str, Sequence[int | None]]) -> tuple[str, str]:
+    """Returns the names of landmarks and pose: `O_L` and `O_P`, else by shape, since exporters lose names and order.
+
+    Raises: InputError unless there is one (B, 2L) and one (B, 3).
+    """
+    fits = {"O_L": lambda n: n > 3 and n % 2 == 0, "O_P": lambda n: n == 3}
+    chosen = []
+    for wanted, fit in fits.items():
+        found = [name for name, shape in shapes.items() if len(shape) == 2 and shape[1] is not None and fit(shape[1])]
+        found = [wanted] if wanted in found else found
+        if len(found) != 1:
+            given = {name: tuple(shape) for name, shape in shapes.items()}
+            raise InputError(f"{path}: outputs {given}, expected landmarks (B, 2L) and pose (B, 3).")
+        chosen += found
+    return chosen[0], chosen[1]
+
+
+def _in_batches(run: Infer, batch: int | None) -> Infer:
+    """Lets `run`, which takes `batch` images at a time (None: any number), take any number; fills up the last batch."""
+    if batch is None:
+        return run
+
+    def infer(images: np.ndarray) -> list[np.ndarray]:
+        parts = []
+        for first in range(0, len(images), batch):
+            part = images[first : first + batch]
+            full = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+            parts.append([np.asarray(output)[: len(part)] for output in run(full)])
+        return [np.concatenate(column) for column in zip(*parts)]
+
+    return infer
+
+
+def _from_sidecar(sidecar: dict, key: str) -> int | None:
+    value = sidecar.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+# --- keras ------------------------------------------------------------------------------------------------------------
+
+
+def _open_keras(path: Path) -> RunnableModel:
+    model, sidecar = load_model(path)
+    size = _input_size(path, model.input_shape)[1]
+    landmarks = model.output_shape[0][1] // 2
+    return RunnableModel(compiled(model), landmarks, size, model.count_params(), count_multiply_adds(model), sidecar)
+
+
+def _open_original(path: Path) -> RunnableModel:
+    model, convention = load_original_model(path)
+    size = _input_size(path, model.input_shape)[1]
+    counts = (model.output_shape[0][1] // 2, size, model.count_params(), count_multiply_adds(model))
+    sidecar = {"crop": convention.crop, "convention": convention.describe()}
+    return RunnableModel(compiled(model, convention), *counts, sidecar, "release h5")
+
+
+# --- SavedModel -------------------------------------------------------------------------------------------------------
+
+
+def _open_saved_model(path: Path) -> RunnableModel:
+    """Opens what `model.export` or `tf.saved_model.save` wrote, through its signature."""
+    if not (path / "saved_model.pb").is_file():
+        raise InputError(f"{path}: a folder without saved_model.pb, so no SavedModel. Give a model file inside it?")
+    try:
+        loaded = tf.saved_model.load(str(path))
+        signatures = dict(loaded.signatures)
+    except Exception as error:  # TensorFlow has many; all mean the folder is not usable
+        raise InputError(f"{path}: not a SavedModel that TensorFlow loads ({_reason(error)}). Export again.") from error
+    if not signatures:
+        raise InputError(f"{path}: a SavedModel without signatures. Export it with model.export.")
+    signature = signatures.get("serving_default", next(iter(signatures.values())))
+    inputs = signature.structured_input_signature[1]
+    if len(inputs) != 1:
+        raise InputError(f"{path}: {len(inputs)} inputs, expected one, images (B, S, S, 3).")
+    ((input_name, spec),) = inputs.items()
+    batch, size = _input_size(path, spec.shape.as_list() if spec.shape.rank else [None])
+    shapes = {name: s.shape.as_list() if s.shape.rank else [] for name, s in signature.structured_outputs.items()}
+    names = _output_names(path, shapes)
+
+    # `loaded` is bound here because its variables live only as long as it does
+    def run(images: np.ndarray, _loaded: object = loaded) -> list[tf.Tensor]:
+        outputs = signature(**{input_name: tf.cast(images, spec.dtype)})
+        return [outputs[name] for name in names]
+
+    return _runnable(path, _in_batches(run, batch), shapes[names[0]][1], size, "SavedModel")
+
+
+def _runnable(path: Path, infer: Infer, outputs: int, size: int, kind: str) -> RunnableModel:
+    """Returns a model whose file does not tell what it costs: its side-car may."""
+    sidecar = read_sidecar(path)
+    costs = [_from_sidecar(sidecar, key) for key in ("parameters", "multiply_adds")]
+    return RunnableModel(infer, int(outputs) // 2, size, *costs, sidecar, kind)
+
+
+# --- TFLite -----------------------------------------------------------------------------------------------------------
+
+
+def _begins_like_tflite(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(8)[4:] == b"TFL3"
+    except OSError:
+        return False  # what opens it next says why
+
+
+def _open_tflite(path: Path) -> RunnableModel:
+    """Opens a TFLite file, float or integer, through its signature where it has one."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: this model cannot be read ({error.strerror}).") from error
+    try:
+        _check_whole(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it will move to another package; ours is pinned
+            interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
+        interpreter.allocate_tensors()
+        runner = _runner(interpreter)
+    except Exception as error:  # ValueError, RuntimeError, struct.error and more; all mean the file is not usable
+        raise InputError(f"{path}: not a model that TFLite loads ({_reason(error)}). Export it again.") from error
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    if len(inputs) != 1:
+        raise InputError(f"{path}: {len(inputs)} inputs, expected one, images (B, S, S, 3).")
+    ((input_name, pixels),) = inputs.items()
+    batch, size = _input_size(path, _shape(pixels))
+    if pixels["dtype"] == np.int8 and not pixels["quantization"][0]:
+        raise InputError(f"{path}: int8 input without a scale, so pixels have no meaning. Export it again.")
+    shapes = {name: _shape(details) for name, details in outputs.items()}
+    names = _output_names(path, shapes)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        results = runner(**{input_name: _quantised(images, pixels)})
+        return [_dequantised(results[name], outputs[name]) for name in names]
+
+    kind = f"TFLite {np.dtype(pixels['dtype']).name}"
+    return _runnable(path, _in_batches(run, batch), shapes[names[0]][1], size, kind)
+
+
+def _check_whole(content: bytes) -> None:
+    """Reads every table of a TFLite file in Python, where a part that is missing is an error.
+
+    The interpreter follows offsets past the end of a file that is cut short, which ends the process.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema  # slow to import, and only TFLite needs it
+
+    if content[4:8] != b"TFL3":
+        raise ValueError("not a TFLite file" if content else "empty file")
+    try:
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    except (struct.error, ValueError, TypeError, IndexError, AttributeError, MemoryError) as error:
+        raise ValueError("cut short or damaged") from error
+    for buffer in model.buffers or []:  # weights of a file of more than 2 GB lie outside the tables
+        if buffer.offset > 1 and buffer.offset + buffer.size > len(content):
+            raise ValueError("cut short")
+
+
+class _PlainRunner:
+    """A model without a signature, made to look like TFLite's SignatureRunner; tensors are named by their index."""
+
+    def __init__(self, interpreter: tf.lite.Interpreter) -> None:
+        self.interpreter = interpreter
+
+    def get_input_details(self) -> dict[str, dict]:
+        return {str(details["index"]): details for details in self.interpreter.get_input_details()}
+
+    def get_output_details(self) -> dict[str, dict]:
+        return {str(details["index"]): details for details in self.interpreter.get_output_details()}
+
+    def __call__(self, **values: np.ndarray) -> dict[str, np.ndarray]:
+        for name, value in values.items():
+            self.interpreter.resize_tensor_input(int(name), value.shape)
+        self.interpreter.allocate_tensors()
+        for name, value in values.items():
+            self.interpreter.set_tensor(int(name), value)
+        self.interpreter.invoke()
+        return {name: self.interpreter.get_tensor(int(name)) for name in self.get_output_details()}
+
+
+def _runner(interpreter: tf.lite.Interpreter):
+    keys = list(interpreter.get_signature_list())
+    if not keys:
+        return _PlainRunner(interpreter)
+    return interpreter.get_signature_runner("serving_default" if "serving_default" in keys else keys[0])
+
+
+def _shape(details: dict) -> list[int | None]:
+    """Returns the shape of a tensor, None where it may vary."""
+    return [None if n < 0 else int(n) for n in details["shape_signature"]]
+
+
+def _quantised(pixels: np.ndarray, details: dict) -> np.ndarray:
+    """Returns pixels 0..255 as a model's input has them: value = (q - zero point) * scale."""
+    dtype, (scale, zero) = details["dtype"], details["quantization"]
+    if not scale:
+        return pixels.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.round(pixels / scale + zero), limits.min, limits.max).astype(dtype)
+
+
+def _dequantised(values: np.ndarray, details: dict) -> np.ndarray:
+    scale, zero = details["quantization"]
+    return (values.astype(np.float64) - zero) * scale if scale else values

@@ -1,0 +1,71 @@
+"""Numbers as text: Markdown tables, csv cells, JSON values (NumPy only)."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from asmnet_tf.files import replacing
+
+
+def number(value: float | None, decimals: int = 2) -> str:
+    """Returns a number with a fixed count of decimals, `-` where it is unknown."""
+    return "-" if value is None or not np.isfinite(value) else f"{value:.{decimals}f}"
+
+
+def cell(value: float) -> str:
+    """Returns a csv cell: six decimals, empty where the number is unknown."""
+    return f"{value:.6f}" if np.isfinite(value) else ""
+
+
+def with_interval(value: float | None, interval: Sequence[float | None], form: str = ".2f") -> str:
+    """Returns `value [low, high]`, the value alone where there is no interval, `-` where it is unknown."""
+    if value is None or interval[0] is None:
+        return "-" if value is None else f"{value:{form}}"
+    return f"{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def plain(value, decimals: int | None = None):
+    """Returns a value as JSON has it: NumPy numbers and arrays, paths and tuples converted, NaN and infinity null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item, decimals) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item, decimals) for item in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return value if decimals is None else round(value, decimals)
+    return str(value) if isinstance(value, Path) else value
+
+
+def plain_text(value) -> str:
+    """Returns text as it is and anything else as JSON."""
+    value = plain(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def md(text) -> str:
+    """Returns what fits in one cell of a Markdown table."""
+    return re.sub(r"\s+", " ", str(text)).replace("|", r"\|").strip()
+
+
+def md_table(header: Sequence, rows: Sequence[Sequence]) -> list[str]:
+    """Returns the lines of a Markdown table."""
+    lines = [list(map(md, header)), ["---"] * len(header), *(list(map(md, row)) for row in rows)]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Writes a csv file; see `files.replacing`."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
