@@ -335,20 +335,20 @@ class Bomb:
         return open, (str(self.path), "w")
 
 
-@case("theirs.npz: not a plain .npz file")
+@case("theirs.npz: not a whole .npz file")
 def prediction_file_of_pickled_objects(place):
     bomb = np.empty(21, object)
     bomb[:] = [Bomb(place.folder / "exploded")] * 21
     return "evaluate", place.score(prediction_file(place, names=bomb), *place.data())
 
 
-@case("theirs.npz: not a plain .npz file")
+@case("theirs.npz: not a whole .npz file")
 def prediction_file_of_text(place):
     (place.folder / "theirs.npz").write_text("helen 1 2 3\n")
     return "evaluate", place.score(place.folder / "theirs.npz", *place.data())
 
 
-@case("theirs.npz: not a plain .npz file")
+@case("theirs.npz: not a whole .npz file")
 def prediction_file_damaged_inside(place):
     path = place.folder / "theirs.npz"
     np.savez_compressed(path, **arrays_of(place))
