@@ -7,7 +7,7 @@
 
 Prints one line for each epoch (losses, alpha, learning rate, images/s, validation NME and pose error on held-out
 training faces). Writes <output>/<name>/ with best.keras, last.keras, log.csv, curves.png, args.json, tensorboard/ and
-state.npz for --resume. Two CPU cores: about 130 images/s at --input-size 112, 34 at 224. Next: evaluate.py.
+state.npz for --resume. Two busy CPU cores: 40 to 70 images/s at --input-size 112. Next: evaluate.py.
 """
 
 from __future__ import annotations
