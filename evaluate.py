@@ -8,7 +8,7 @@
 
 Prints a table and, last, one line of JSON: {NAME: {SUBSET: {n, nme_pct, fr_pct@T, auc_pct@T, pose_mae_deg, ...}}}.
 Writes metrics.json, summary.md, per_image.csv, ced.{csv,png}, failure_rate.{csv,png}, landmark_errors.{csv,png},
-contact sheets and, of two methods or more, comparison.md to --output. About 100 faces/s at 224 px on two CPU cores.
+contact sheets and, of two methods or more, comparison.md to --output.
 """
 
 from __future__ import annotations
