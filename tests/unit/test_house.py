@@ -14,15 +14,18 @@ ORDER = [
     {"geometry", "metrics", "tables"},
     {"pose", "shape_model", "augmentation"},
     {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "comparison", "report"},
+    {"training_shapes"},
     {"prediction_files", "evaluation"},
-    {"fused_batch_norm", "models", "losses", "input_pipeline"},
+    {"fused_batch_norm", "models", "losses", "patch_cache"},
+    {"input_pipeline"},
     {"original"},
     {"model_files"},
     {"prediction"},
     {"training"},
 ]
 WITH_TENSORFLOW = {
-    *("fused_batch_norm", "models", "losses", "input_pipeline", "original", "model_files", "prediction", "training"),
+    *("fused_batch_norm", "models", "losses", "patch_cache", "input_pipeline"),
+    *("original", "model_files", "prediction", "training"),
 }
 STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli"}
 
