@@ -382,3 +382,4 @@ RECIPES: dict[str, Recipe] = {
 LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing")
 ARCHITECTURES = ("asmnet", "mobilenet_v2")
 LOSSES = ("asm", "mse")
+CACHES = ("auto", "memory", "disk", "none")  # where decoded patches are kept
