@@ -7,12 +7,15 @@ COFW    <data_dir>/COFW_{train,test}_color.mat (MATLAB v7.3, which is HDF5)
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from asmnet_tf.config import DatasetSpec, Source
 from asmnet_tf.files import InputError
@@ -24,7 +27,7 @@ MAX_PTS_BYTES = 1 << 20  # a .pts has about 2 kB; more is another kind of file
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")  # columns 200..205
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Sample:
     """One annotated face.
 
@@ -49,9 +52,13 @@ class Sample:
         return _read_cofw_image(self.image_path, self.index)
 
 
-def _sample(name: str, path: Path, landmarks: np.ndarray, tags: set[str], index: int | None = None) -> Sample:
+def _sample(name: str, path: Path, landmarks: np.ndarray, tags: Set[str], index: int | None = None) -> Sample:
     landmarks = landmarks.astype(np.float32)
     return Sample(name, path, landmarks, landmark_box(landmarks), frozenset(tags), index=index)
+
+
+def _progress(items: Sequence, title: str) -> Iterable:
+    return tqdm(items, f"read {title}", unit="face", disable=None, leave=False)
 
 
 # --- public readers ---------------------------------------------------------------------------------------------------
@@ -204,7 +211,7 @@ def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
             point = [float(part) for part in parts]
         except ValueError:
             point = []
-        if len(point) != 2 or not np.isfinite(point).all() or max(map(abs, point)) > 1e6:
+        if len(point) != 2 or not all(abs(value) <= 1e6 for value in point):  # NaN is not
             raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers. Replace or remove the file.")
         rows.append(point)
     if len(rows) != num_landmarks:
@@ -217,16 +224,17 @@ def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     if not folder.is_dir():
         return []
     # one listing instead of three look-ups a file; natural order is not needed, only a fixed one
-    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-    images = {file.stem: file for file in reversed(files) if file.suffix.lower() in IMAGE_ENDINGS}
-    points = [file for file in files if file.suffix.lower() == ".pts"]
-    paired = [file for file in points if file.stem in images]
+    files = [os.path.splitext(name) for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    images = {stem: stem + ending for stem, ending in reversed(files) if ending.lower() in IMAGE_ENDINGS}
+    points = [(stem, stem + ending) for stem, ending in files if ending.lower() == ".pts"]
+    paired = [(stem, name) for stem, name in points if stem in images]
     if len(paired) < len(points):
-        lonely = next(file for file in points if file.stem not in images)
-        print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely.name}), left out", file=sys.stderr)
+        lonely = next(name for stem, name in points if stem not in images)
+        print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely}), left out", file=sys.stderr)
+    tags = frozenset({source.name})
     return [
-        _sample(f"{source.path}/{file.stem}", images[file.stem], read_pts(file, spec.num_landmarks), {source.name})
-        for file in paired[:limit]
+        _sample(f"{source.path}/{stem}", folder / images[stem], read_pts(folder / name, spec.num_landmarks), tags)
+        for stem, name in _progress(paired[:limit], source.path)
     ]
 
 
@@ -244,7 +252,7 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
     listed: dict[str, bool] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_progress(lines, path.name), 1):
         if limit is not None and len(samples) >= limit:
             break
         parts = line.split(maxsplit=columns - 1)
@@ -308,7 +316,7 @@ def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     if table.ndim != 2 or table.shape[0] != rows or table.shape[1] != count:
         raise InputError(f"{path}: phis{ending} has shape {table.shape}, expected ({rows}, {count}).")
     samples = []
-    for i, column in enumerate(table.T[:limit]):
+    for i, column in enumerate(_progress(table.T[:limit], path.name)):
         if not np.isfinite(column).all():
             raise InputError(f"{path}: face {i} has a point that is not a number. Download it again.")
         landmarks = np.stack(

@@ -60,12 +60,9 @@ class FacePatches:
         self.size = size
         self.margin = margin
         self.frames = geometry.crop_frame(np.stack([s.bbox for s in self.samples]), crop, crop_scale)
-        self.landmarks_norm = np.stack(
-            [
-                geometry.normalise(s.landmarks.astype(np.float64), frame).astype(np.float32)
-                for s, frame in zip(self.samples, self.frames)
-            ]
-        )
+        self.landmarks_norm = np.empty((len(self.samples), self.samples[0].landmarks.size), np.float32)
+        for row, sample, frame in zip(self.landmarks_norm, self.samples, self.frames):
+            row[:] = geometry.normalise(sample.landmarks.astype(np.float64), frame)
         self.poses = np.stack([np.full(3, np.nan) if s.pose is None else s.pose for s in self.samples])
         self._cached: list[geometry.Patch] | None = None
         self._disk: DiskPatches | None = None

@@ -96,8 +96,9 @@ def bootstrap_interval(values: np.ndarray, confidence: float = 0.95) -> list[flo
         return [None, None]
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     means = np.empty(BOOTSTRAP_SAMPLES)
-    for start in range(0, BOOTSTRAP_SAMPLES, 100):  # in blocks: 1000 x N indices would need 8 kB a face
-        picks = rng.integers(0, len(values), (min(100, BOOTSTRAP_SAMPLES - start), len(values)))
+    block = max(1, min(100, 2_000_000 // len(values)))  # of all draws at once, 1000 x N indices would need 8 kB a face
+    for start in range(0, BOOTSTRAP_SAMPLES, block):
+        picks = rng.integers(0, len(values), (min(block, BOOTSTRAP_SAMPLES - start), len(values)))
         means[start : start + len(picks)] = values[picks].mean(axis=1)
     tail = (1 - confidence) / 2
     return [float(v) for v in np.quantile(means, [tail, 1 - tail])]

@@ -150,15 +150,9 @@ def open_cache(
             size: upper bound of the bytes of all patches.
     Raises: CacheError if the folder cannot be written; InputError naming the first image that cannot be read.
     """
-    names = [[os.path.abspath(sample.image_path), sample.index] for sample in samples]
-    key = hashlib.sha256(json.dumps([asdict(settings), names]).encode()).hexdigest()
+    key, source, fingerprint = _describe(samples, frames, settings)
     folder = root / f"{settings.crop}_{settings.size}px_{key[:16]}"
-    manifest = {
-        **asdict(settings),
-        "faces": len(samples),
-        "source": os.path.commonpath([os.path.dirname(path) for path, _ in names]),
-        "fingerprint": _fingerprint(key, samples, frames),
-    }
+    manifest = {**asdict(settings), "faces": len(samples), "source": source, "fingerprint": fingerprint}
     with _locked(root, folder.name):
         patches, reason = _open(folder, manifest)
         if patches is not None:
@@ -183,22 +177,29 @@ def _checksum(index: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(index, "<u8"))
 
 
-def _fingerprint(key: str, samples: Sequence[Sample], frames: np.ndarray) -> str:
-    """Returns a hash of paths, settings, frames, and of the size and modification time of every image."""
-    states: dict[Path, tuple[int, int]] = {}
-    digest = hashlib.sha256(key.encode() + np.ascontiguousarray(frames, "<f8").tobytes())
+def _describe(samples: Sequence[Sample], frames: np.ndarray, settings: Settings) -> tuple[str, str, str]:
+    """Returns the key of a list of faces and settings, the folder of all its images, and the fingerprint.
+
+    The key names the images, the fingerprint is also of their sizes and modification times and of the crop frames.
+    """
+    key = hashlib.sha256(json.dumps(asdict(settings)).encode())
+    state = hashlib.sha256(np.ascontiguousarray(frames, "<f8").data)
+    found: dict[Path, bytes] = {}
     for sample in samples:
         path = sample.image_path
-        if path not in states:
+        if path not in found:
             try:
-                found = os.stat(path)
+                status = os.stat(path)
             except OSError as error:
                 raise InputError(
                     f"{path}: image cannot be read ({error.strerror}). Is the download complete?"
                 ) from error
-            states[path] = (found.st_size, found.st_mtime_ns)
-        digest.update(b"%d %d " % states[path])
-    return digest.hexdigest()
+            found[path] = b"%d %d " % (status.st_size, status.st_mtime_ns)
+        key.update(f"{os.path.abspath(path)}\0{sample.index}\0".encode(errors="surrogateescape"))
+        state.update(found[path])
+    state.update(key.digest())
+    source = os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in found})
+    return key.hexdigest(), source, state.hexdigest()
 
 
 def _open(folder: Path, expected: dict) -> tuple[DiskPatches | None, str]:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec
 from asmnet_tf.files import BROKEN_ARRAY_FILE, InputError, replacing
@@ -116,7 +117,8 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     points_3d = np.ascontiguousarray(mean_face()[theirs])
     faces = landmarks.reshape(-1, spec.num_landmarks, 2)
     angles = np.full((len(faces), 3), np.nan)
-    for i, face in enumerate(faces):
+    bar = tqdm(faces, "head pose", unit="face", disable=len(faces) < 1000 or None, leave=False)  # less takes no second
+    for i, face in enumerate(bar):
         if not np.isfinite(face).all() or np.ptp(face, axis=0).min() <= 0:
             continue
         with contextlib.suppress(cv2.error):  # points on one line: no pose, the row stays NaN
@@ -136,7 +138,7 @@ def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 
     The key is a hash of the landmarks and of the mean face: other landmarks or another mean face are computed anew.
     """
-    digest = hashlib.sha256(np.ascontiguousarray(landmarks, np.float32).tobytes())
+    digest = hashlib.sha256(np.ascontiguousarray(landmarks, np.float32).data)
     digest.update(mean_face().tobytes() + repr((spec.rigid_points, FOCAL)).encode())
     path = cache_folder() / f"pose_{spec.name}_{digest.hexdigest()[:16]}.npy"
     try:

@@ -104,7 +104,7 @@ def _measure(methods: Sequence[Method], faces: Faces) -> list[_Measured]:
     count = len(faces.names)
     if not count:
         raise InputError("no face to score. Is the data folder or the list of subsets right?")
-    truth = np.asarray(faces.landmarks, np.float64)
+    truth = np.asarray(faces.landmarks)
     if truth.ndim != 3 or len(truth) != count or not np.isfinite(truth).all():
         raise ValueError(f"ground truth of shape {truth.shape} for {count} faces; expected finite ({count}, L, 2)")
     if faces.spec is not None and truth.shape[1] != faces.spec.num_landmarks:
@@ -390,22 +390,28 @@ def _legend(label: str, stem: str, numbers: dict, thresholds: Sequence[float]) -
 # --- landmarks --------------------------------------------------------------------------------------------------------
 
 
-def _mean_rows(table: np.ndarray) -> np.ndarray:
-    """Returns the mean (L,) of the rows of (N, L) that are finite; NaN if none is."""
-    rows = table[np.isfinite(table).all(axis=1)]
-    return rows.mean(axis=0) if len(rows) else np.full(table.shape[1], np.nan)
+def _mean_rows(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns the mean (L,) of those rows (bool (N,)) of a table (N, L) that are finite; NaN if none is."""
+    total, count = np.zeros(table.shape[1]), 0
+    for first in range(0, len(table), 4096):  # a copy of the rows chosen would be as large as the table
+        chunk = table[first : first + 4096][rows[first : first + 4096]]
+        chunk = chunk[np.isfinite(chunk).all(axis=1)]
+        total, count = total + chunk.sum(axis=0), count + len(chunk)
+    return total / count if count else np.full(table.shape[1], np.nan)
 
 
 def _write_landmark_errors(output: Path, measured: list[_Measured], faces: Faces) -> None:
     scored = _scored_faces(faces)
-    means = [_mean_rows(one.points[scored]) * 100 for one in measured]
+    means = [_mean_rows(one.points, scored) * 100 for one in measured]
     header = ["landmark", *(one.method.name for one in measured)]
     rows = ([i, *(cell(mean[i]) for mean in means)] for i in range(faces.landmarks.shape[1]))
     write_csv(output / "landmark_errors.csv", header, rows)
 
-    truth = np.asarray(faces.landmarks, np.float64)[scored]
+    # the outline is that of some thousand faces at most: more look the same
+    truth = np.asarray(faces.landmarks[np.flatnonzero(scored)[:4096]], np.float64)
     lengths = metrics.normaliser(truth, faces.spec)[:, None, None]
-    face = _mean_rows(((truth - truth.mean(axis=1, keepdims=True)) / lengths).reshape(len(truth), -1)).reshape(-1, 2)
+    shapes = ((truth - truth.mean(axis=1, keepdims=True)) / lengths).reshape(len(truth), -1)
+    face = _mean_rows(shapes, np.ones(len(shapes), bool)).reshape(-1, 2)
     columns = max(1, min(4, len(measured)))
     rows_of_faces = math.ceil(len(measured) / columns)
     figure = new_figure((max(9.0, 3.6 * columns), 3.6 + 3.6 * rows_of_faces))

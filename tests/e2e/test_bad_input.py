@@ -118,6 +118,55 @@ def one_face_for_a_shape_model(place):
     return "pca_builder", [*place.data(), "--limit", 1, "--output", place.folder / "out"]
 
 
+def shapes_file(place, change=lambda shapes: shapes):
+    """The command that fits eigen-shapes to a file of 20 shapes, changed."""
+    mean = ShapeModel.load(place.shape_models / "300w_pca90.npz").mean_shape
+    shapes = mean + np.random.default_rng(0).normal(0, 0.01, (20, 136))
+    np.save(place.folder / "shapes.npy", change(shapes))
+    flags = ["--dataset", "300w", "--shapes", place.folder / "shapes.npy"]
+    return "pca_builder", [*flags, "--output", place.folder / "out"]
+
+
+@case("absent.npy: no such file", "(N, 2L)")
+def missing_shapes_file(place):
+    return "pca_builder", ["--shapes", place.folder / "absent.npy", "--output", place.folder / "out"]
+
+
+@case("shapes.npy: shape (20, 68, 2), 300W has (N, 136)", "--dataset")
+def shapes_file_of_landmarks(place):
+    return shapes_file(place, lambda shapes: shapes.reshape(20, 68, 2))
+
+
+@case("shapes.npy: the mean's first point is", "network units")
+def shapes_file_in_pixels(place):
+    return shapes_file(place, lambda shapes: shapes * 224 + 112)
+
+
+@case("shapes.npy, row 7: a value is not finite")
+def shapes_file_with_nan(place):
+    return shapes_file(place, lambda shapes: np.where(np.arange(20)[:, None] == 7, np.nan, shapes))
+
+
+@case("shapes.npy: not a whole .npy file")
+def shapes_file_cut_short(place):
+    command = shapes_file(place)
+    content = (place.folder / "shapes.npy").read_bytes()
+    (place.folder / "shapes.npy").write_bytes(content[:-8])
+    return command
+
+
+@case("shapes.npy: not a whole .npy file")
+def shapes_file_of_pickled_objects(place):
+    bomb = np.empty(20, object)
+    bomb[:] = [Bomb(place.folder / "exploded")] * 20
+    return shapes_file(place, lambda _: bomb)
+
+
+@case("300w: 1 shapes")
+def shapes_file_of_one_shape(place):
+    return shapes_file(place, lambda shapes: shapes[:1])
+
+
 @case("file/models: this folder cannot be made")
 def output_of_pca_builder_below_a_file(place):
     (place.folder / "file").write_text("kept")
@@ -382,6 +431,20 @@ def empty_test_image(place):
     return "evaluate", [place.run_300w.folder / "best.keras", *flags, "--output", place.folder / "out"]
 
 
+@case("file/cache/square_32px_", "cannot be written", "--cache-dir", heavy=True)
+def cache_below_a_file(place):
+    (place.folder / "file").write_text("kept")
+    return "train", place.train("--loss", "mse", "--cache", "disk", "--cache-dir", place.folder / "file/cache")
+
+
+@case("face_000002.jpg: 20 bytes that do not decode", heavy=True)
+def text_as_an_image_of_the_disk_cache(place):
+    copy, flags = place.copied_data()
+    (copy / "helen/trainset/face_000002.jpg").write_text("this is not an image")
+    flags = [*flags, "--loss", "mse", "--input-size", 32, "--output", place.folder / "runs"]
+    return "train", [*flags, "--cache", "disk", "--cache-dir", place.folder / "cache"]
+
+
 @case("--input-size 16:", "32", heavy=True)
 def input_size_16(place):
     return "train", place.train("--loss", "mse", "--input-size", 16)
@@ -604,7 +667,9 @@ def test_a_model_that_cannot_be_read_ends_the_process(run_script, run_300w, face
         ("train.py", ["--dataset", "300v"]),
         ("train.py", ["--lr", "nan"]),
         ("train.py", ["--val-fraction", "1"]),
+        ("train.py", ["--cache", "ram"]),
         ("pca_builder.py", ["--pca-percent", "much"]),
+        ("pca_builder.py", ["--shapes", "shapes.npy", "--data-dir", "data/300w"]),
     ],
 )
 def test_flags_that_argparse_refuses(run_script, script, flags):
