@@ -28,7 +28,7 @@ from asmnet_tf import cli, metrics, models
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec, Recipe, crop_scale
 from asmnet_tf.datasets import Sample
 from asmnet_tf.files import InputError, make_folder, read_arrays, replacing, write_text
-from asmnet_tf.fused_batch_norm import TrainingTwin
+from asmnet_tf.training_twin import TrainingTwin
 from asmnet_tf.geometry import crop_frame, landmark_box, normalise
 from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
 from asmnet_tf.losses import MultiTaskLoss, alpha_at

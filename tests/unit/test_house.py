@@ -15,14 +15,14 @@ ORDER = [
     {"pose", "shape_model", "augmentation"},
     {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "comparison", "report"},
     {"prediction_files", "evaluation"},
-    {"fused_batch_norm", "models", "losses", "input_pipeline"},
+    {"training_twin", "models", "losses", "input_pipeline"},
     {"original"},
     {"model_files"},
     {"prediction"},
     {"training"},
 ]
 WITH_TENSORFLOW = {
-    *("fused_batch_norm", "models", "losses", "input_pipeline", "original", "model_files", "prediction", "training"),
+    *("training_twin", "models", "losses", "input_pipeline", "original", "model_files", "prediction", "training"),
 }
 STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli"}
 

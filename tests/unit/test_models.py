@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from asmnet_tf import models
 from asmnet_tf.files import InputError
-from asmnet_tf.fused_batch_norm import FusedBatchNormalization, TrainingTwin
+from asmnet_tf.training_twin import FusedBatchNormalization, SamePaddedDepthwise, TrainingTwin
 
 
 @pytest.fixture(scope="module")
@@ -192,16 +192,20 @@ def test_training_twin_shares_every_variable_and_leaves_nothing_in_the_model(asm
     twin = TrainingTwin(asmnet)
     assert {id(v) for v in twin.model.trainable_variables} == {id(v) for v in asmnet.trainable_variables}
     assert sum(isinstance(layer, FusedBatchNormalization) for layer in twin.model.layers) == 48
-    assert not any(isinstance(layer, FusedBatchNormalization) for layer in asmnet.layers)
+    assert sum(isinstance(layer, SamePaddedDepthwise) for layer in twin.model.layers) == 4
+    ours = (FusedBatchNormalization, SamePaddedDepthwise)
+    assert not any(isinstance(layer, ours) for layer in asmnet.layers)
 
 
-def test_twin_equals_the_stock_model_in_training(asmnet):
-    images = tf.random.stateless_uniform((8, 64, 64, 3), (1, 2)) * 255
-    start = asmnet.get_weights()
-    theirs = [o.numpy() for o in asmnet(images, training=True)]
-    asmnet.set_weights(start)
-    ours = [o.numpy() for o in TrainingTwin(asmnet).model(images, training=True)]
-    asmnet.set_weights(start)
+@pytest.mark.parametrize("size", [64, 75])
+def test_twin_equals_the_stock_model_in_training(size):
+    """75: maps of 38, 19, 10, 5 pixels, so that the padding of odd and even sides is compared."""
+    model = models.build_asmnet(input_size=size, dropout=0.0)
+    images = tf.random.stateless_uniform((8, size, size, 3), (1, 2)) * 255
+    start = model.get_weights()
+    ours = [o.numpy() for o in TrainingTwin(model).model(images, training=True)]
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), start))  # the statistics are left alone
+    theirs = [o.numpy() for o in model(images, training=True)]
     for a, b in zip(ours, theirs):
         assert a == pytest.approx(b, abs=2e-3)  # 48 normalisations of maps as small as 2 x 2 in a row
 
@@ -210,14 +214,13 @@ def test_reestimated_statistics_are_plain_averages(batch_norms):
     _, layer, inputs = batch_norms
     source = keras.Input(inputs.shape[1:])
     model = keras.Model(source, layer(source))
-    twin = TrainingTwin(model, momentum=0.5)
+    twin = TrainingTwin(model)
     batches = [inputs, inputs * 2 + 1, inputs * 0.5 - 3]
     twin.reestimate_statistics(batches)
     means = [b.numpy().mean(axis=(0, 1, 2)) for b in batches]
     variances = [b.numpy().var(axis=(0, 1, 2)) for b in batches]
     assert layer.moving_mean.numpy() == pytest.approx(np.mean(means, axis=0), abs=1e-5)
     assert layer.moving_variance.numpy() == pytest.approx(np.mean(variances, axis=0), rel=1e-5)
-    assert float(twin.momentum) == 0.5
 
 
 def test_mixed_precision_model_is_saved_in_float32(tmp_path):
