@@ -54,6 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     recipe.add_argument("--batch-size", type=cli.positive_int)
     recipe.add_argument("--lr", type=cli.positive, help="peak learning rate")
     recipe.add_argument("--weight-decay", type=cli.non_negative)
+    recipe.add_argument("--ema", type=cli.fraction, help="momentum of the weights' moving average, e.g. 0.998")
     recipe.add_argument("--l2-heads", type=cli.non_negative, help="the paper's 0.01 has no effect in the release")
     recipe.add_argument("--dropout", type=cli.fraction)
     recipe.add_argument("--augment", choices=AUGMENTATIONS)
@@ -64,6 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--name", help="run folder in --output (default: <arch>_<dataset>_<loss>)")
     run.add_argument("--resume", action="store_true", help="go on where the run of this name stopped")
     run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--validate-every", type=cli.positive_int, metavar="N", help="epochs (default: 30 times a run)")
     run.add_argument("--mixed-precision", action="store_true", help="float16 on a GPU, bfloat16 on a CPU")
     args = parser.parse_args(argv)
 
