@@ -109,14 +109,17 @@ class MultiTaskLoss:
             batch: landmarks_norm (B, 2L) in the un-augmented crop frame, affine (B, 2, 3), flip (B,) and pose (B, 3).
             alpha: scalar, see `alpha_at`.
         """
-        original = batch["landmarks_norm"]
-        landmarks = move(original, batch["affine"], batch["flip"], self.flip_map)
-        landmark_loss = landmark_distance(landmarks - landmarks_pred, self.landmark_loss)
+        shapes, flip_map = batch["landmarks_norm"], self.flip_map
+        if self.asm is not None:
+            # smoothed in the upright frame the eigen-shapes were fitted in, then both are moved like the image
+            shapes = tf.concat([shapes, smooth(shapes, *self.asm)], axis=1)
+            flip_map = tf.concat([flip_map, flip_map + tf.size(flip_map)], axis=0)
+        targets = move(shapes, batch["affine"], batch["flip"], flip_map)
+        size = tf.shape(landmarks_pred)[1]
+        landmark_loss = landmark_distance(targets[:, :size] - landmarks_pred, self.landmark_loss)
         asm_loss = tf.zeros([])
         if self.asm is not None:
-            # smoothed in the upright frame the eigen-shapes were fitted in, then moved like the image
-            smoothed = move(smooth(original, *self.asm), batch["affine"], batch["flip"], self.flip_map)
-            asm_loss = landmark_distance(smoothed - landmarks_pred, self.landmark_loss)
+            asm_loss = landmark_distance(targets[:, size:] - landmarks_pred, self.landmark_loss)
         pose_loss = tf.reduce_mean(tf.square(batch["pose"] - pose_pred))
         total = landmark_loss + alpha * asm_loss + self.pose_weight * pose_loss
         return {"loss": total, "loss_landmarks": landmark_loss, "loss_asm": asm_loss, "loss_pose": pose_loss}

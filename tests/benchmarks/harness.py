@@ -1,0 +1,102 @@
+"""What the benchmark scripts share: interleaved timing, worker processes, and one table of ratios.
+
+A benchmark module has `rows() -> list[Row]` and ends with `main(rows)`. Two things are always timed in turns, so that
+what else the machine does hits both; the ratio is the median over the turns of (slower way / our way).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("ASMNET_DATA", ROOT / "../shared/data"))
+sys.path.insert(0, str(ROOT))
+
+# what the scripts set for themselves (asmnet_tf.cli.run) ...
+OURS = {"TF_CPU_ALLOCATOR_USE_BFC": "true", "TF_ENABLE_ONEDNN_OPTS": "1"}
+# ... and what a TensorFlow program gets that sets nothing
+DEFAULT = dict.fromkeys(OURS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: `ratio` is how many times faster `what` is than `against`; None where there is no ratio."""
+
+    what: str
+    against: str
+    ratio: float | None
+    target: str
+    detail: str
+
+
+def use(environment: dict[str, str | None]) -> None:
+    """Sets TensorFlow's environment; call it before TensorFlow is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name, value in environment.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+def interleave(cases: dict[str, Callable[[], object]], repeats: int, warm_up: int = 1) -> dict[str, np.ndarray]:
+    """Times all cases in turns. Returns seconds (repeats,) for each."""
+    for _ in range(warm_up):
+        for call in cases.values():
+            call()
+    seconds = {name: np.empty(repeats) for name in cases}
+    for turn in range(repeats):
+        for name, call in cases.items():
+            start = time.perf_counter()
+            call()
+            seconds[name][turn] = time.perf_counter() - start
+    return seconds
+
+
+def worker(script: str, *arguments: object) -> dict:
+    """Runs a benchmark script as a worker process; returns the JSON object of its last line."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), "--worker", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    if result.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {result.returncode}:\n{result.stderr[-2000:]}")
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def machine() -> str:
+    """Returns processor, cores, versions and devices in one line."""
+    from importlib.metadata import version
+
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    names = ("tensorflow", "keras", "numpy", "opencv-python", "scikit-learn")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cpu}, {cores} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {versions}"
+
+
+def table(rows: list[Row]) -> str:
+    """Returns the rows as a Markdown table."""
+    lines = ["| what | against | ratio | must reach | measured |", "|---|---|---|---|---|"]
+    for row in rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.3g}x"
+        lines.append(f"| {row.what} | {row.against} | {ratio} | {row.target} | {row.detail} |")
+    return "\n".join(lines)
+
+
+def main(rows: Callable[[], list[Row]]) -> None:
+    """Runs one benchmark from the command line: a table, or with --json one line of JSON for `run_all.py`."""
+    result = rows()
+    print(json.dumps([asdict(row) for row in result]) if "--json" in sys.argv else f"{machine()}\n\n{table(result)}")
