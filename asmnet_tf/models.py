@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from asmnet_tf.config import DROPOUT, HEAD_L2, INPUT_SIZE
+from asmnet_tf.config import DROPOUT, HEAD_L2, HEADS, INPUT_SIZE
 from asmnet_tf.files import InputError, replacing, write_text
 
 MIN_INPUT_SIZE = 32
@@ -27,6 +27,9 @@ ASMNET_TAPS = (  # pooled features, in this order (paper figure 2; 24 + 32 + 64 
     "block_13_project_BN",
     "block_15_add",
 )
+# the spatial head: 4 x 4 cells (the last map of a 112 px input); 17 channels would make 1.4801 M parameters
+SPATIAL_GRID = 4
+SPATIAL_CHANNELS = 16
 
 
 def build_asmnet(
@@ -35,6 +38,7 @@ def build_asmnet(
     dropout: float = DROPOUT,
     l2_heads: float = HEAD_L2,
     input_range: tuple[float, float] = (-1.0, 1.0),
+    head: str = "pooled",
 ) -> keras.Model:
     """Builds ASMNet: MobileNetV2 up to `block_15_add`, six pooled taps, two linear heads.
 
@@ -42,13 +46,19 @@ def build_asmnet(
         num_landmarks: L. input_size: side of the input in pixels, 32 or more.
         dropout: rate before the heads. l2_heads: L2 on kernel and bias of both heads (in `model.losses`).
         input_range: what pixels 0 and 255 become; the release has (0, 1), ImageNet weights want (-1, 1).
-    Returns: a model with random weights; 1,439,507 parameters for L = 68.
-    Raises:  ValueError for a size below 32.
+        head: pooled: the heads see the 536 pooled features (the paper's). spatial: beside them `block_15_add` by
+            position, see `_spatial_features`; weights of one input size fit every other.
+    Returns: a model with random weights; for L = 68 1,439,507 parameters, 1,477,715 with the spatial head.
+    Raises:  ValueError for a size below 32 or an unknown head.
     """
+    if head not in HEADS:
+        raise ValueError(f"head is {head!r}; it is one of {', '.join(HEADS)}")
     base, inputs = _backbone(input_size, input_range)
     taps = [base.get_layer(name).output for name in ASMNET_TAPS]
     pooled = [layers.GlobalAveragePooling2D(name=f"pool_{name}")(tap) for name, tap in zip(ASMNET_TAPS, taps)]
     features = layers.Concatenate(name="features")(pooled)
+    if head == "spatial":
+        features = layers.Concatenate(name="features_spatial")([features, _spatial_features(taps[-1])])
     return _with_heads("asmnet", inputs, features, num_landmarks, dropout, l2_heads)
 
 
@@ -58,11 +68,14 @@ def build_mobilenet_v2(
     dropout: float = DROPOUT,
     l2_heads: float = HEAD_L2,
     input_range: tuple[float, float] = (-1.0, 1.0),
+    head: str = "pooled",
 ) -> keras.Model:
     """Builds the paper's baseline `mnv2`: the whole MobileNetV2, its 1280 pooled features into the same two heads.
 
-    Arguments, result and errors as `build_asmnet`; 2,436,043 parameters for L = 68.
+    Arguments, result and errors as `build_asmnet`, but head can only be pooled; 2,436,043 parameters for L = 68.
     """
+    if head != "pooled":
+        raise ValueError(f"head is {head!r}; mobilenet_v2 has the pooled one only")
     base, inputs = _backbone(input_size, input_range)
     features = layers.GlobalAveragePooling2D(name="features")(base.get_layer("out_relu").output)
     return _with_heads("mobilenet_v2", inputs, features, num_landmarks, dropout, l2_heads)
@@ -78,6 +91,19 @@ def _backbone(input_size: int, input_range: tuple[float, float]) -> tuple[keras.
     inputs = layers.Input((input_size, input_size, 3), name="image")
     pixels = layers.Rescaling((high - low) / 255.0, offset=low, name="rescaling")(inputs)
     return keras.applications.MobileNetV2(input_tensor=pixels, include_top=False, weights=None), inputs
+
+
+def _spatial_features(tap: keras.KerasTensor) -> keras.KerasTensor:
+    """Returns a map (B, n, n, C) as 256 numbers that keep their place: 1 x 1 projection, 4 x 4 grid, flattened.
+
+    Global average pooling throws position away (findings 15). The grid is the same for every n, so the parameters are
+    too: bilinear sampling reads all of a map of up to 8 x 8 (256 px input), and enlarges one below 4 x 4.
+    """
+    x = layers.Conv2D(SPATIAL_CHANNELS, 1, use_bias=False, name="spatial_project")(tap)
+    x = layers.BatchNormalization(momentum=0.999, name="spatial_project_BN")(x)  # the sum of a residual has any scale
+    if tap.shape[1] != SPATIAL_GRID:
+        x = layers.Resizing(SPATIAL_GRID, SPATIAL_GRID, interpolation="bilinear", name="spatial_grid")(x)
+    return layers.Flatten(name="spatial")(x)
 
 
 def _with_heads(
