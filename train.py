@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from asmnet_tf import cli
+from asmnet_tf import cli, model_zoo
 from asmnet_tf.config import (
     ALPHA_SCHEDULES,
     ARCHITECTURES,
@@ -37,13 +37,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_data_arguments(parser)
     parser.add_argument("--pose-labels", type=Path, help="csv or folder of .npy instead of PnP on the landmarks")
     parser.add_argument("--val-fraction", type=cli.fraction, default=VAL_FRACTION, help="held out of training (0.1)")
-    parser.add_argument("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz")
+    parser.add_argument("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz, else shipped")
 
     model = parser.add_argument_group("model")
     model.add_argument("--arch", choices=ARCHITECTURES, default="asmnet")
     model.add_argument("--head", choices=HEADS, default="pooled", help="spatial: ASMNet's keeps position (README)")
     model.add_argument("--input-size", type=cli.positive_int, default=INPUT_SIZE, metavar="PX", help="default: 224")
-    model.add_argument("--weights", default="none", help="none, imagenet, or a .keras / .weights.h5 / .h5 file")
+    model.add_argument("--weights", default="none", help="none, imagenet, .keras, .weights.h5, .h5 or a shipped NAME")
 
     recipe = parser.add_argument_group("recipe", "--recipe sets the defaults of all that follow (README: Recipes)")
     recipe.add_argument("--recipe", choices=RECIPES, default="tuned")
@@ -75,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.head != "pooled" and args.arch != "asmnet":
         parser.error(f"--head {args.head}: for --arch asmnet only")
     args.name = args.name or f"{args.arch}_{args.dataset}_{args.loss}"
-    args.shape_model = args.shape_model or Path("shape_models") / f"{args.dataset}_pca90.npz"
+    args.shape_model = args.shape_model or model_zoo.default_shape_model(args.dataset, args.crop)
     return args
 
 
