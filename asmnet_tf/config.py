@@ -382,6 +382,7 @@ RECIPES: dict[str, Recipe] = {
         start_at_mean=True,
     ),
 }
-LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing")
+LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing", "awing")
 ARCHITECTURES = ("asmnet", "mobilenet_v2")
+HEADS = ("pooled", "spatial")  # what the two linear heads of ASMNet see; pooled is the paper's
 LOSSES = ("asm", "mse")

@@ -427,6 +427,12 @@ def resume_with_another_architecture(place):
     return "train", [*flags, "--arch", "mobilenet_v2"]
 
 
+@case("tiny/args.json", "--head pooled", "spatial", heavy=True)
+def resume_with_another_head(place):
+    _, flags = place.copied_run()
+    return "train", [*flags, "--head", "spatial"]
+
+
 @case("absent.keras: no such model", heavy=True)
 def missing_model(place):
     return "evaluate", [place.folder / "absent.keras", *place.data(), "--output", place.folder / "out"]
@@ -604,6 +610,7 @@ def test_a_model_that_cannot_be_read_ends_the_process(run_script, run_300w, face
         ("train.py", ["--dataset", "300v"]),
         ("train.py", ["--lr", "nan"]),
         ("train.py", ["--val-fraction", "1"]),
+        ("train.py", ["--arch", "mobilenet_v2", "--head", "spatial"]),
         ("pca_builder.py", ["--pca-percent", "much"]),
     ],
 )

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "asmnet_tf"
 # one way only: a module may import modules of earlier rows (and config, files, cli of the first)
 ORDER = [
     {"config", "files", "cli"},
+    {"model_zoo"},
     {"geometry", "metrics", "tables"},
     {"pose", "shape_model", "augmentation"},
     {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "comparison", "report"},
@@ -20,11 +21,12 @@ ORDER = [
     {"model_files"},
     {"prediction"},
     {"training"},
+    {"ship"},
 ]
 WITH_TENSORFLOW = {
     *("training_twin", "models", "losses", "input_pipeline", "original", "model_files", "prediction", "training"),
 }
-STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli"}
+STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli", "model_zoo", "ship"}
 
 
 def rank(module):
