@@ -20,6 +20,7 @@ import tensorflow as tf
 from asmnet_tf.files import InputError
 from asmnet_tf.models import count_multiply_adds, load_model, read_sidecar
 from asmnet_tf.original import OURS, Convention, is_original, load_original_model
+from asmnet_tf.twins import inference_twin
 
 # RGB uint8 (B, S, S, 3), any B -> landmarks (B, 2L) and pose (B, 3) in network units, as arrays or eager tensors
 Infer = Callable[[np.ndarray], Sequence]
@@ -58,12 +59,13 @@ def open_model(path: str | Path) -> RunnableModel:
     return _open_keras(path)
 
 
-def compiled(model: keras.Model, convention: Convention = OURS, frozen: bool = False) -> Infer:
+def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = False) -> Infer:
     """Returns the inference of a Keras model as one graph function; what it says is brought to network units.
 
-    Args: frozen: the weights become constants, so that TensorFlow folds batch norm and relu6 into the convolutions:
-        about a third faster. Weights that change later are then not seen.
+    Args: folded: run `inference_twin`, about a third faster. Weights that change later are then not seen.
     """
+    if folded:
+        model = inference_twin(model)
     size = model.input_shape[1]
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
@@ -71,13 +73,7 @@ def compiled(model: keras.Model, convention: Convention = OURS, frozen: bool = F
         outputs = model(convention.to_network_input(tf.cast(images, tf.float32)), training=False)
         return [convention.landmarks_to_network_units(outputs[0]), convention.pose_to_network_units(outputs[1])]
 
-    if not frozen:
-        return infer
-    # no public name does this for a function
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    constant = convert_variables_to_constants_v2(infer.get_concrete_function())
-    return lambda images: constant(tf.convert_to_tensor(images, tf.uint8))
+    return infer
 
 
 # --- what the kinds share ---------------------------------------------------------------------------------------------
@@ -140,7 +136,9 @@ def _open_keras(path: Path) -> RunnableModel:
     model, sidecar = load_model(path)
     size = _input_size(path, model.input_shape)[1]
     landmarks = model.output_shape[0][1] // 2
-    return RunnableModel(compiled(model, frozen=True), landmarks, size, model.count_params(), count_multiply_adds(model), sidecar)
+    return RunnableModel(
+        compiled(model, folded=True), landmarks, size, model.count_params(), count_multiply_adds(model), sidecar
+    )
 
 
 def _open_original(path: Path) -> RunnableModel:
@@ -148,7 +146,7 @@ def _open_original(path: Path) -> RunnableModel:
     size = _input_size(path, model.input_shape)[1]
     counts = (model.output_shape[0][1] // 2, size, model.count_params(), count_multiply_adds(model))
     sidecar = {"crop": convention.crop, "convention": convention.describe()}
-    return RunnableModel(compiled(model, convention, frozen=True), *counts, sidecar, "release h5")
+    return RunnableModel(compiled(model, convention, folded=True), *counts, sidecar, "release h5")
 
 
 # --- SavedModel -------------------------------------------------------------------------------------------------------

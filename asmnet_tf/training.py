@@ -36,7 +36,7 @@ from asmnet_tf.model_files import compiled
 from asmnet_tf.plots import training_curves
 from asmnet_tf.pose import angles_to_unit
 from asmnet_tf.prediction import predict
-from asmnet_tf.training_twin import TrainingTwin
+from asmnet_tf.twins import TrainingTwin
 
 LOG_COLUMNS = (
     *("epoch", "loss", "loss_landmarks", "loss_asm", "loss_pose", "alpha", "lr", "images_per_s", "seconds"),

@@ -26,7 +26,7 @@ def rows() -> list[Row]:
     """Both ways read, crop and predict the same images of 300W's LFPW folder."""
     samples = [s for s in training_parts.training_samples() if "lfpw" in s.name][:FACES]
     model = models.build_asmnet(68, SIZE)
-    infer = compiled(model, frozen=True)
+    infer = compiled(model, folded=True)
 
     def ours() -> float:
         start = time.perf_counter()

@@ -30,7 +30,7 @@ def rows() -> list[Row]:
         model.export(f"{folder}/saved", verbose=False)
         path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(f"{folder}/saved").convert())
         lite = open_model(path).infer
-    graph = compiled(model, frozen=True)
+    graph = compiled(model, folded=True)
     crop = crop_image(image, frame, SIZE)[None].astype(np.float32)
 
     def call(infer) -> np.ndarray:

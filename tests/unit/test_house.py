@@ -16,7 +16,7 @@ ORDER = [
     {"pose", "shape_model", "augmentation"},
     {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "comparison", "report"},
     {"prediction_files", "evaluation"},
-    {"training_twin", "models", "losses", "input_pipeline"},
+    {"twins", "models", "losses", "input_pipeline"},
     {"original"},
     {"model_files"},
     {"prediction"},
@@ -24,7 +24,7 @@ ORDER = [
     {"ship"},
 ]
 WITH_TENSORFLOW = {
-    *("training_twin", "models", "losses", "input_pipeline", "original", "model_files", "prediction", "training"),
+    *("twins", "models", "losses", "input_pipeline", "original", "model_files", "prediction", "training"),
 }
 STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli", "model_zoo", "ship"}
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from asmnet_tf import models
 from asmnet_tf.files import InputError
-from asmnet_tf.training_twin import FusedBatchNormalization, SamePaddedDepthwise, TrainingTwin
+from asmnet_tf.twins import FusedBatchNormalization, SamePaddedDepthwise, TrainingTwin, inference_twin
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +273,23 @@ def test_twin_equals_the_stock_model_in_training(size):
     theirs = [o.numpy() for o in model(images, training=True)]
     for a, b in zip(ours, theirs):
         assert a == pytest.approx(b, abs=2e-3)  # 48 normalisations of maps as small as 2 x 2 in a row
+
+
+@pytest.mark.parametrize("size", [64, 75])
+@pytest.mark.parametrize("arch", ["asmnet", "mobilenet_v2"])
+def test_folded_model_equals_the_model_in_inference(arch, size):
+    model = models.BUILDERS[arch](input_size=size)
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            shape = layer.moving_mean.shape
+            gamma, variance = (rng.uniform(0.5, 1.5, shape) for _ in range(2))
+            layer.set_weights([gamma, rng.normal(size=shape), rng.normal(size=shape) * 0.1, variance])
+    images = tf.constant(rng.uniform(0, 255, (3, size, size, 3)), tf.float32)
+    folded = inference_twin(model)
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)
+    for a, b in zip(folded(images), model(images, training=False)):
+        assert a.numpy() == pytest.approx(b.numpy(), abs=1e-5 * float(tf.reduce_max(tf.abs(b))))
 
 
 def test_reestimated_statistics_are_plain_averages(batch_norms):

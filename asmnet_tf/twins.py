@@ -1,9 +1,9 @@
-"""A second graph over a model's own layers and variables, made for speed of training (TensorFlow).
+"""Two more graphs over a model's own layers, one for training and one for inference, made for speed (TensorFlow).
 
-Train through the twin, save the model: no class of this module gets into the file. The twin differs in two kinds of
-layer. Batch norm runs TensorFlow's fused kernel (findings 1: the stock layer dominates the step). A zero padding
+Train through `TrainingTwin`, save the model: no class of this module gets into the file. The twin differs in two kinds
+of layer. Batch norm runs TensorFlow's fused kernel (findings 1: the stock layer dominates the step). A zero padding
 before a depthwise convolution of stride 2 becomes that convolution's own `same` padding, which saves two copies of
-the map.
+the map. `inference_twin` has the batch norms folded into the convolutions before them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -103,12 +104,66 @@ class TrainingTwin:
             self._forward(images)
 
 
+class _FoldedConvolution(keras.layers.Layer):
+    """A convolution and the batch norm after it as one convolution with a bias; the weights are constants."""
+
+    def __init__(self, stock: keras.layers.Layer, norm: keras.layers.BatchNormalization, padding: str) -> None:
+        super().__init__(name=f"{stock.name}_folded")
+        gain = norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
+        self.depthwise = isinstance(stock, keras.layers.DepthwiseConv2D)
+        self.kernel = tf.constant(stock.kernel.numpy() * (gain[:, None] if self.depthwise else gain))
+        self.bias = tf.constant(norm.beta.numpy() - norm.moving_mean.numpy() * gain)
+        self.strides = [1, *stock.strides, 1]
+        self.padding = padding
+        self.built = True
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """(B, H, W, C) -> (B, H / stride, W / stride, D)."""
+        convolve = tf.nn.depthwise_conv2d if self.depthwise else tf.nn.conv2d
+        return tf.nn.bias_add(convolve(inputs, self.kernel, self.strides, self.padding), self.bias)
+
+
+class _Passed(keras.layers.Layer):
+    """Stands where a layer was that is part of another one now."""
+
+    def call(self, inputs: tf.Tensor, training: bool = False, mask: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns its input."""
+        return inputs
+
+
+def inference_twin(model: keras.Model) -> keras.Model:
+    """Returns a functional model with MobileNetV2's batch norms folded into its convolutions, as it is now.
+
+    TensorFlow then runs convolution, bias and relu6 as one kernel. Later changes of the weights are not seen. A batch
+    norm whose convolution is not found by MobileNetV2's names stays as it is.
+    """
+    padded = dict(_padded_depthwise_layers(model))
+    by_name = {layer.name: layer for layer in model.layers}
+    folded = {}
+    for norm in model.layers:
+        if isinstance(norm, keras.layers.BatchNormalization):
+            name = norm.name.removeprefix("bn_").removesuffix("_BN").removesuffix("_bn")
+            stock = by_name.get(name)
+            kind = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+            if stock is not norm and isinstance(stock, kind) and not stock.use_bias:
+                padding = "SAME" if name in padded.values() else stock.padding.upper()
+                folded[name] = _FoldedConvolution(stock, norm, padding)
+                folded[norm.name] = _Passed(name=norm.name)
+
+    def substitute(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if layer.name in folded:
+            return folded[layer.name]
+        return _Passed(name=layer.name) if padded.get(layer.name) in folded else layer
+
+    return keras.models.clone_model(model, clone_function=substitute)
+
+
 def _twin(model: keras.Model, momentum: tf.Variable, track: bool) -> keras.Model:
     def substitute(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.BatchNormalization):
             return FusedBatchNormalization(layer, momentum, track)
         if layer.name in padded:
-            return keras.layers.Identity(name=layer.name)
+            return _Passed(name=layer.name)
         if layer.name in padded.values():
             return SamePaddedDepthwise(layer)
         return layer
