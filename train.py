@@ -68,6 +68,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--resume", action="store_true", help="go on where the run of this name stopped")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--validate-every", type=cli.positive_int, metavar="N", help="epochs (default: 30 times a run)")
+    cli.add_cache_arguments(run)
     run.add_argument("--mixed-precision", action="store_true", help="float16 on a GPU, bfloat16 on a CPU")
     args = parser.parse_args(argv)
 
@@ -124,8 +125,10 @@ def main(args: argparse.Namespace) -> None:
     from asmnet_tf.losses import MultiTaskLoss
 
     frame = (args.crop, crop_scale(args.crop), args.input_size)
-    batches = TrainingBatches(FacePatches(train, *frame), AUGMENTATIONS[args.augment], args.batch_size, args.seed)
-    held_out = FacePatches(validation, *frame, margin=1.0) if validation else None
+    cache = {"cache": args.cache, "cache_dir": args.cache_dir}
+    patches = FacePatches(train, *frame, **cache)
+    batches = TrainingBatches(patches, AUGMENTATIONS[args.augment], args.batch_size, args.seed)
+    held_out = FacePatches(validation, *frame, margin=1.0, **cache) if validation else None
     loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, args.pose_weight)
     plan = training.make_plan(args, recipe, batches.steps_per_epoch)
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from asmnet_tf.config import CROPS, DATASETS, DatasetSpec
+from asmnet_tf.config import CACHES, CROPS, DATASETS, DatasetSpec
 from asmnet_tf.files import InputError
 
 EXIT_BAD_INPUT = 2
@@ -52,6 +52,19 @@ def add_crop_argument(parser: argparse.ArgumentParser, default: str | None, help
         choices=CROPS,
         default=default,
         help=f"square: 1.2 x the landmark box; tight: the landmark box, aspect ratio not kept ({help_default})",
+    )
+
+
+def add_cache_arguments(parser: argparse._ArgumentGroup) -> None:
+    """Adds --cache and --cache-dir; see `input_pipeline.FacePatches`."""
+    parser.add_argument(
+        "--cache", choices=CACHES, default="auto", help="decoded faces; auto: memory up to 4 GB or half of what is free"
+    )
+    parser.add_argument(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="of --cache disk (default: in $ASMNET_CACHE or ~/.cache/asmnet_tf)",
     )
 
 

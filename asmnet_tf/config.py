@@ -386,3 +386,4 @@ LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing", "awing")
 ARCHITECTURES = ("asmnet", "mobilenet_v2")
 HEADS = ("pooled", "spatial")  # what the two linear heads of ASMNet see; pooled is the paper's
 LOSSES = ("asm", "mse")
+CACHES = ("auto", "memory", "disk", "none")  # where decoded patches are kept

@@ -92,15 +92,16 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: not a whole .npz file of plain arrays ({reason}).") from error
 
 
-def read_array(path: str | os.PathLike) -> np.ndarray:
+def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     """Reads the one array of a `.npy`, whatever the file is called, never unpickling.
 
+    Args:   mapped: leave it on disk: a read-only memory map, whose parts are read as they are used.
     Raises: FileNotFoundError; InputError for a file that is no whole `.npy` of a plain array.
     """
     import numpy as np
 
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
         if not isinstance(array, np.ndarray):
             array.close()
             raise ValueError("an archive of arrays")

@@ -1,14 +1,17 @@
-"""From samples to batches: decoded patches in memory, tf.data for training, plain batches for evaluation (TensorFlow).
+"""From samples to batches: patches in a cache, tf.data for training, plain batches for evaluation (TensorFlow).
 
 Training and evaluation cut a face out of its image by the same code (`geometry.cut_patch`, `augmentation.render`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -16,20 +19,29 @@ from tqdm import tqdm
 
 from asmnet_tf import augmentation as aug
 from asmnet_tf import geometry
-from asmnet_tf.config import Augmentation
+from asmnet_tf.config import CACHES, Augmentation
 from asmnet_tf.datasets import Sample
 from asmnet_tf.files import InputError
-from asmnet_tf.pose import angles_to_unit
+from asmnet_tf.patch_cache import CacheError, DiskPatches, Settings, open_cache
+from asmnet_tf.pose import angles_to_unit, cache_folder
 
-CACHE_LIMIT_BYTES = 4 << 30  # patches beyond this are decoded anew in every epoch
+MEMORY_LIMIT_BYTES = 4 << 30  # --cache auto keeps patches in memory up to this, and up to half of what is free
+_BATCHES_AHEAD = 2  # that `batches_of_crops` prepares while the caller works on one
 
 
 class FacePatches:
-    """The image surroundings of every sample, decoded once and kept in memory while they fit `cache_limit` bytes.
+    """The image surroundings of every sample, for random access; the same pixels whichever cache holds them.
 
-    Args: samples: with a pose each. crop, crop_scale: which crop frame. size: the network's input side, pixels.
+    Beside the cache, memory is a few numbers for each sample, never its pixels.
+
+    Args:
+        samples: with a pose each. crop, crop_scale: which crop frame. size: the network's input side, pixels.
         margin: how much around the crop is kept; 1 where nothing is augmented.
-    Raises: InputError naming the first image that cannot be read.
+        cache: memory: decoded once and kept; disk: decoded once and written (see `patch_cache.py`); none: decoded at
+            every use; auto: memory where all patches take less than MEMORY_LIMIT_BYTES and half of the free memory,
+            else disk, or none where the folder cannot hold them.
+        cache_dir: folder of the disk cache; default: `patches` in `pose.cache_folder()`.
+    Raises: InputError naming the first image that cannot be read, or the folder that cannot be written.
     """
 
     def __init__(
@@ -39,22 +51,50 @@ class FacePatches:
         crop_scale: float,
         size: int,
         margin: float = geometry.PATCH_MARGIN,
-        cache_limit: int = CACHE_LIMIT_BYTES,
+        cache: str = "auto",
+        cache_dir: Path | None = None,
     ) -> None:
+        if cache not in CACHES:
+            raise ValueError(f"cache is {cache!r}; it is one of {', '.join(CACHES)}")
         self.samples = list(samples)
         self.size = size
         self.margin = margin
         self.frames = geometry.crop_frame(np.stack([s.bbox for s in self.samples]), crop, crop_scale)
-        landmarks = np.stack([s.landmarks for s in self.samples]).astype(np.float64)
-        self.landmarks_norm = geometry.normalise(landmarks, self.frames).astype(np.float32)
+        self.landmarks_norm = np.stack(
+            [
+                geometry.normalise(s.landmarks.astype(np.float64), frame).astype(np.float32)
+                for s, frame in zip(self.samples, self.frames)
+            ]
+        )
         self.poses = np.stack([np.full(3, np.nan) if s.pose is None else s.pose for s in self.samples])
         self._cached: list[geometry.Patch] | None = None
-        side = min(size * geometry.PATCH_DETAIL * margin, float(self.frames[:, 2:].max()) * margin)
-        if len(self.samples) * side * side * 3 <= cache_limit:
+        self._disk: DiskPatches | None = None
+        need = self._bytes()
+        self.cache = cache
+        if cache == "auto":
+            self.cache = "memory" if need <= min(MEMORY_LIMIT_BYTES, _free_memory() // 2) else "disk"
+        if self.cache == "memory":
             self._cached = self._decode_all()
+        elif self.cache == "disk":
+            settings = Settings(crop, crop_scale, size, margin)
+            root = cache_dir or cache_folder() / "patches"
+            try:
+                self._disk = open_cache(root, self.samples, self.frames, settings, self._decode, need)
+            except CacheError as error:
+                if cache == "disk":
+                    raise
+                print(f"{error} Without a cache, images are decoded anew in every epoch.", file=sys.stderr)
+                self.cache = "none"
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def _bytes(self) -> int:
+        """Returns an upper bound of the bytes of all patches: of faces whose surroundings lie inside the image."""
+        extent = self.frames[:, 2:]
+        reach = extent * self.margin + 4  # whole pixels, one more on each side: see `geometry.cut_patch`
+        kept = np.ceil(reach * np.minimum(1.0, self.size * geometry.PATCH_DETAIL / extent))
+        return int((3 * kept.prod(axis=1)).sum()) + 128 * len(self)
 
     def _decode(self, i: int) -> geometry.Patch:
         return geometry.cut_patch(self.samples[i].read_image(), self.frames[i], self.size, self.margin)
@@ -69,13 +109,50 @@ class FacePatches:
                 raise
 
     def patch(self, i: int) -> geometry.Patch:
-        """Returns the patch of sample i."""
-        return self._decode(i) if self._cached is None else self._cached[i]
+        """Returns the patch of sample i. Raises: InputError naming an image that has to be read and cannot be."""
+        if self._cached is not None:
+            return self._cached[i]
+        patch = None if self._disk is None else self._disk.read(i)
+        return self._decode(i) if patch is None else patch
+
+    def _crop(self, i: int) -> np.ndarray:
+        return aug.render(self.patch(i), self.frames[i], None, self.size)
 
     def crops(self, first: int = 0, last: int | None = None) -> np.ndarray:
         """Returns the un-augmented network inputs of samples first..last - 1, RGB uint8 (n, size, size, 3)."""
         indices = range(first, len(self) if last is None else min(last, len(self)))
-        return np.stack([aug.render(self.patch(i), self.frames[i], None, self.size) for i in indices])
+        return np.stack([self._crop(i) for i in indices])
+
+    def batches_of_crops(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Yields the un-augmented network inputs of all samples in turn, RGB uint8 (n, size, size, 3).
+
+        The next ones are read by other threads while the caller works; memory is that of a few batches.
+
+        Raises: InputError naming an image that has to be read and cannot be.
+        """
+        waiting: deque[list[Future]] = deque()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            try:
+                for first in range(0, len(self), batch_size):
+                    indices = range(first, min(first + batch_size, len(self)))
+                    waiting.append([pool.submit(self._crop, i) for i in indices])
+                    if len(waiting) > _BATCHES_AHEAD:
+                        yield np.stack([crop.result() for crop in waiting.popleft()])
+                while waiting:
+                    yield np.stack([crop.result() for crop in waiting.popleft()])
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _free_memory() -> int:
+    """Returns the bytes that this process can still take, as the system tells it; a lot where it does not."""
+    free = sys.maxsize
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), free)
+    with contextlib.suppress(OSError, ValueError):  # "max", or no such file: no limit of a container
+        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return free
 
 
 class TrainingBatches:
@@ -94,11 +171,11 @@ class TrainingBatches:
         self.seed = seed
         self.steps_per_epoch = len(patches) // self.batch_size
         self.error: InputError | None = None
+        self._orders: dict[int, np.ndarray] = {}  # of the epochs in use; replaced, never changed: threads share it
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, ...]:
         """Returns image, landmarks_norm, affine, flip, pose of one batch; the last incomplete batch is left out."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.patches))
-        chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+        chosen = self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         patches, size, count = self.patches, self.patches.size, len(chosen)
         images = np.empty((count, size, size, 3), np.uint8)
         affine, flip = np.empty((count, 2, 3), np.float32), np.empty(count, bool)
@@ -112,6 +189,14 @@ class TrainingBatches:
             affine[row], flip[row] = moved.affine, moved.flip
             pose[row] = angles_to_unit(moved.move_pose(patches.poses[i]))
         return images, patches.landmarks_norm[chosen], affine, flip, pose
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Returns the order of the samples in an epoch; it is drawn once, for a draw costs as much as they are many."""
+        order = self._orders.get(epoch)
+        if order is None:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.patches))
+            self._orders = {**{e: o for e, o in self._orders.items() if abs(e - epoch) == 1}, epoch: order}
+        return order
 
     def dataset(self, first_epoch: int = 0) -> tf.data.Dataset:
         """Returns the endless tf.data of dicts (see `losses.MultiTaskLoss`), from the start of `first_epoch` on."""

@@ -26,11 +26,11 @@ def normaliser(landmarks_gt: np.ndarray, spec: DatasetSpec, kind: str = "inter-o
     Returns: float64 (N,), pixels; NaN where it is zero.
     Raises:  ValueError for an unknown kind.
     """
-    points = np.asarray(landmarks_gt, np.float64)
+    points = np.asarray(landmarks_gt)
     if kind == "inter-ocular":
-        first, second = (points[:, i] for i in spec.outer_eye_corners)
+        first, second = (points[:, i].astype(np.float64) for i in spec.outer_eye_corners)
     elif kind == "inter-pupil":
-        first, second = (points[:, list(indices)].mean(axis=1) for indices in spec.pupils)
+        first, second = (points[:, list(indices)].mean(axis=1, dtype=np.float64) for indices in spec.pupils)
     else:
         raise ValueError(f"normaliser is {kind!r}; it is 'inter-ocular' or 'inter-pupil'")
     length = np.linalg.norm(first - second, axis=-1)
@@ -39,13 +39,26 @@ def normaliser(landmarks_gt: np.ndarray, spec: DatasetSpec, kind: str = "inter-o
 
 def point_errors(landmarks_pred: np.ndarray, landmarks_gt: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Returns |error| / normaliser of every landmark: (N, L) from (N, L, 2), (N, L, 2) and (N,)."""
-    difference = np.asarray(landmarks_pred, np.float64) - np.asarray(landmarks_gt, np.float64)
-    return np.linalg.norm(difference, axis=-1) / lengths[:, None]
+    landmarks_pred, landmarks_gt = np.asarray(landmarks_pred), np.asarray(landmarks_gt)
+    if landmarks_pred.shape != landmarks_gt.shape:
+        raise ValueError(f"landmarks of shape {landmarks_pred.shape}, ground truth of {landmarks_gt.shape}")
+    errors = np.empty(landmarks_gt.shape[:2])
+    for part in _parts(len(errors)):
+        difference = landmarks_pred[part].astype(np.float64) - landmarks_gt[part]
+        errors[part] = np.sqrt(difference[..., 0] ** 2 + difference[..., 1] ** 2) / lengths[part, None]
+    return errors
 
 
 def nme(landmarks_pred: np.ndarray, landmarks_gt: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Returns the NME of every face, a fraction: float64 (N,)."""
-    return point_errors(landmarks_pred, landmarks_gt, lengths).mean(axis=1)
+    parts = _parts(len(landmarks_gt))
+    means = [point_errors(landmarks_pred[p], landmarks_gt[p], lengths[p]).mean(axis=1) for p in parts]
+    return np.concatenate(means) if means else np.empty(0)
+
+
+def _parts(count: int) -> list[slice]:
+    """Returns slices of some thousand faces: what is computed on the way need not be there for all of them at once."""
+    return [slice(first, first + 4096) for first in range(0, count, 4096)]
 
 
 def failure_rate(errors: np.ndarray, threshold: float) -> float:

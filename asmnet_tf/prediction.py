@@ -23,18 +23,23 @@ from asmnet_tf.report import Method
 def predict(
     infer: Infer, patches: FacePatches, batch_size: int = 64, progress: str = "predict"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Predicts all faces.
+    """Predicts all faces; those to come are read by other threads while the model works on a batch.
 
+    Args:    infer: images (n, size, size, 3) -> `O_L` (n, 2L), `O_P` (n, 3), L as the patches have.
     Returns: landmarks float64 (N, L, 2), image pixels; pose float64 (N, 3), yaw, pitch, roll in degrees.
     """
-    landmarks, poses = [], []
-    starts = range(0, len(patches), batch_size)
-    for first in tqdm(starts, progress, unit="batch", disable=None, leave=False):
-        outputs = infer(patches.crops(first, first + batch_size))
-        frames = patches.frames[first : first + batch_size]
-        landmarks.append(denormalise(np.asarray(outputs[0], np.float64), frames))
-        poses.append(unit_to_angles(np.asarray(outputs[1], np.float64)))
-    return np.concatenate(landmarks), np.concatenate(poses)
+    landmarks = np.empty((len(patches), patches.landmarks_norm.shape[1] // 2, 2))
+    poses = np.empty((len(patches), 3))
+    first = 0
+    with tqdm(total=len(patches), desc=progress, unit="face", disable=None, leave=False) as bar:
+        for images in patches.batches_of_crops(batch_size):
+            outputs = infer(images)
+            rows = slice(first, first + len(images))
+            landmarks[rows] = denormalise(np.asarray(outputs[0], np.float64), patches.frames[rows])
+            poses[rows] = unit_to_angles(np.asarray(outputs[1], np.float64))
+            first += len(images)
+            bar.update(len(images))
+    return landmarks, poses
 
 
 def with_mirror(infer: Infer, flip_map: list[int]) -> Infer:
@@ -88,7 +93,7 @@ def score_model(
         scale = sidecar["crop_scale"]
         if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.1 < scale < 10:
             raise InputError(f"{sidecar_path(path)}: crop_scale is {scale!r}, expected a number like 1.2.")
-    patches = FacePatches(samples, crop, scale, model.input_size, margin=1.0)
+    patches = FacePatches(samples, crop, scale, model.input_size, margin=1.0, cache="none")  # used once
     infer = with_mirror(model.infer, spec.flip_map) if flip else model.infer
     landmarks, pose = predict(infer, patches, progress=name)
     info = {

@@ -355,7 +355,9 @@ def make_sidecar(args: argparse.Namespace, spec: DatasetSpec) -> dict:
     }
 
 
-_FREE_ON_RESUME = {"resume", "output", "name", "data_dir", "shape_model", "weights", "pose_labels"}
+_FREE_ON_RESUME = {
+    *("resume", "output", "name", "data_dir", "shape_model", "weights", "pose_labels", "cache", "cache_dir"),
+}
 
 
 def check_flags(folder: Path, args: argparse.Namespace) -> None:

@@ -145,7 +145,7 @@ def test_every_face_is_seen_once_an_epoch(tmp_path):
 
 def test_cache_does_not_change_the_images(tmp_path):
     faces = samples(tmp_path)
-    cached, decoded = FacePatches(faces, "square", 1.2, 48), FacePatches(faces, "square", 1.2, 48, cache_limit=0)
+    cached, decoded = FacePatches(faces, "square", 1.2, 48), FacePatches(faces, "square", 1.2, 48, cache="none")
     assert np.array_equal(cached.crops(), decoded.crops())
     assert np.array_equal(cached.crops()[0], geometry.crop_image(faces[0].read_image(), cached.frames[0], 48))
 
@@ -155,7 +155,7 @@ def test_a_bad_image_is_named_whether_cached_or_not(tmp_path):
     faces[3].image_path.write_bytes(b"broken")
     with pytest.raises(InputError, match=r"3\.png: 6 bytes that do not decode"):
         FacePatches(faces, "square", 1.2, 48)
-    patches = FacePatches(faces, "square", 1.2, 48, cache_limit=0)
+    patches = FacePatches(faces, "square", 1.2, 48, cache="none")
     stream = TrainingBatches(patches, AUGMENTATIONS["none"], 5, seed=0).iterate()
     with pytest.raises(InputError, match=r"3\.png"):
         next(stream)

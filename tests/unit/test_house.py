@@ -15,8 +15,10 @@ ORDER = [
     {"geometry", "metrics", "tables"},
     {"pose", "shape_model", "augmentation"},
     {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "comparison", "report"},
+    {"training_shapes"},
     {"prediction_files", "evaluation"},
-    {"twins", "models", "losses", "input_pipeline"},
+    {"twins", "models", "losses", "patch_cache"},
+    {"input_pipeline"},
     {"original"},
     {"model_files"},
     {"prediction"},
@@ -24,7 +26,8 @@ ORDER = [
     {"ship"},
 ]
 WITH_TENSORFLOW = {
-    *("twins", "models", "losses", "input_pipeline", "original", "model_files", "prediction", "training"),
+    *("twins", "models", "losses", "patch_cache", "input_pipeline"),
+    *("original", "model_files", "prediction", "training"),
 }
 STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli", "model_zoo", "ship"}
 

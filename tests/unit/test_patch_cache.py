@@ -1,0 +1,378 @@
+"""The disk cache: the same patches as the other caches, written whole or not at all, never used when out of date."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from asmnet_tf import geometry, input_pipeline, patch_cache
+from asmnet_tf.config import AUGMENTATIONS
+from asmnet_tf.datasets import Sample
+from asmnet_tf.files import InputError
+from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
+
+COUNT = 70  # four shards
+
+
+@pytest.fixture
+def faces(tmp_path):
+    rng = np.random.default_rng(3)
+    result = []
+    (tmp_path / "images").mkdir()
+    for i in range(COUNT):
+        path = tmp_path / f"images/{i}.png"
+        cv2.imwrite(str(path), rng.integers(0, 256, (120, 140, 3), np.uint8))
+        landmarks = rng.uniform(-5 if i % 5 == 0 else 20, 100, (68, 2)).astype(np.float32)  # some leave the image
+        box = geometry.landmark_box(landmarks)
+        result.append(Sample(str(i), path, landmarks, box, frozenset(), np.array([5.0, -3.0, 2.0])))
+    return result
+
+
+def on_disk(faces, root, **more):
+    return FacePatches(faces, "square", 1.2, 32, cache="disk", cache_dir=root, **more)
+
+
+def assert_same(ours, theirs):
+    for i in range(len(theirs)):
+        a, b = ours.patch(i), theirs.patch(i)
+        assert np.array_equal(a.pixels, b.pixels)
+        assert a.pixels.dtype == np.uint8
+        assert np.array_equal(a.image_to_patch, b.image_to_patch)
+
+
+def folders(root):
+    return sorted(path.name for path in root.iterdir() if not path.name.endswith(".lock"))
+
+
+@pytest.fixture
+def forbid_decoding(monkeypatch):
+    def fail(*_):
+        raise AssertionError("an image was read")
+
+    return lambda: monkeypatch.setattr(Sample, "read_image", fail)
+
+
+def test_all_caches_hold_the_same_patches_and_give_the_same_batches(faces, tmp_path, forbid_decoding):
+    caches = {kind: FacePatches(faces, "square", 1.2, 32, cache=kind) for kind in ("memory", "none")}
+    caches["written"], caches["read"] = on_disk(faces, tmp_path / "c"), on_disk(faces, tmp_path / "c")
+    for patches in caches.values():
+        assert_same(patches, caches["none"])
+        assert np.array_equal(patches.crops(), np.concatenate(list(patches.batches_of_crops(16))))
+    expected = TrainingBatches(caches["none"], AUGMENTATIONS["tuned"], 8, seed=1).batch(2, 3)
+    forbid_decoding()
+    for kind in ("memory", "written", "read"):
+        batch = TrainingBatches(caches[kind], AUGMENTATIONS["tuned"], 8, seed=1).batch(2, 3)
+        assert all(np.array_equal(a, b) for a, b in zip(batch, expected))
+
+
+def test_the_shards_are_tfrecord_files_with_their_own_checksums(faces, tmp_path):
+    patches = on_disk(faces, tmp_path / "c")
+    (folder,) = (tmp_path / "c").glob("square_32px_*")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    files = [folder / shard["file"] for shard in manifest["shards"]]
+    assert len(files) == 4
+    assert sorted(p.name for p in folder.iterdir()) == sorted(["index.npy", "manifest.json", *(f.name for f in files)])
+    records = [bytes(r.numpy()) for r in tf.data.TFRecordDataset([str(f) for f in files])]
+    assert len(records) == COUNT
+    for i, record in enumerate(records):
+        height, width = np.frombuffer(record, np.uint32, 2)
+        pixels = np.frombuffer(record, np.uint8, offset=8 + 48).reshape(height, width, 3)
+        assert np.array_equal(pixels, patches.patch(i).pixels)
+
+
+def test_patches_are_written_once(faces, tmp_path, forbid_decoding, capsys):
+    on_disk(faces, tmp_path / "c")
+    assert folders(tmp_path / "c") == [p.name for p in (tmp_path / "c").glob("square_32px_*")]
+    forbid_decoding()
+    on_disk(faces, tmp_path / "c")
+    assert capsys.readouterr().err == ""
+
+
+def change_an_image(faces):
+    pixels = np.full((120, 140, 3), 77, np.uint8)
+    cv2.imwrite(str(faces[7].image_path), pixels)
+    return faces
+
+
+def touch_an_image(faces):
+    stat = faces[7].image_path.stat()
+    os.utime(faces[7].image_path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    return faces
+
+
+def move_a_box(faces):
+    landmarks = faces[7].landmarks + 3
+    return [*faces[:7], replace(faces[7], landmarks=landmarks, bbox=geometry.landmark_box(landmarks)), *faces[8:]]
+
+
+@pytest.mark.parametrize("change", [change_an_image, touch_an_image, move_a_box])
+def test_a_changed_source_is_noticed(faces, tmp_path, capsys, change):
+    on_disk(faces, tmp_path / "c")
+    (name,) = folders(tmp_path / "c")
+    changed = change(faces)
+    patches = on_disk(changed, tmp_path / "c")
+    assert folders(tmp_path / "c") == [name]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"{name}: the images or boxes have changed since it was written; written anew")
+    assert_same(patches, FacePatches(changed, "square", 1.2, 32, cache="none"))
+
+
+def test_another_list_of_faces_gets_a_cache_of_its_own_and_that_is_said(faces, tmp_path, capsys):
+    on_disk(faces, tmp_path / "c")
+    on_disk(faces, tmp_path / "c", margin=1.0)
+    assert capsys.readouterr().err == ""
+    assert len(on_disk(faces[:-1], tmp_path / "c")) == COUNT - 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"69 faces of {tmp_path / 'images'}, another list than the 70 in" in line
+    assert len(folders(tmp_path / "c")) == 3
+
+
+def cut_a_shard(folder):
+    shard = sorted(folder.glob("*.tfrecord"))[1]
+    shard.write_bytes(shard.read_bytes()[:-5])
+
+
+def remove_a_shard(folder):
+    sorted(folder.glob("*.tfrecord"))[2].unlink()
+
+
+def flip_a_bit_of_the_index(folder):
+    content = bytearray((folder / "index.npy").read_bytes())
+    content[-100] ^= 4
+    (folder / "index.npy").write_bytes(content)
+
+
+def cut_the_index(folder):
+    (folder / "index.npy").write_bytes((folder / "index.npy").read_bytes()[:-8])
+
+
+def cut_the_manifest(folder):
+    (folder / "manifest.json").write_text((folder / "manifest.json").read_text()[:-20])
+
+
+def empty_the_list_of_shards(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"shards": None}))
+
+
+def remove_the_manifest(folder):
+    (folder / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut_a_shard, "damaged (patches-00001-of-00004.tfrecord has"),
+        (remove_a_shard, "patches-00002-of-00004.tfrecord is missing"),
+        (flip_a_bit_of_the_index, "damaged (index.npy has another checksum"),
+        (cut_the_index, "damaged (index.npy is no whole array"),
+        (cut_the_manifest, "damaged ("),
+        (empty_the_list_of_shards, "damaged ("),
+        (remove_the_manifest, "manifest.json is missing"),
+    ],
+)
+def test_what_is_seen_to_be_damaged_is_written_anew(faces, tmp_path, capsys, damage, reason):
+    expected = on_disk(faces, tmp_path / "c")
+    (folder,) = (tmp_path / "c").glob("square_32px_*")
+    damage(folder)
+    patches = on_disk(faces, tmp_path / "c")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{folder}: {reason}")
+    assert line.endswith("; written anew")
+    assert_same(patches, FacePatches(faces, "square", 1.2, 32, cache="none"))
+    if damage is not cut_a_shard:  # an open file that is cut is cut for its readers too
+        assert_same(expected, patches)
+
+
+def test_a_flipped_bit_is_never_used(faces, tmp_path, capsys):
+    on_disk(faces, tmp_path / "c")
+    (folder,) = (tmp_path / "c").glob("square_32px_*")
+    shard = sorted(folder.glob("*.tfrecord"))[3]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    content[-1000] ^= 128
+    shard.write_bytes(content)
+    patches, decoded = on_disk(faces, tmp_path / "c"), FacePatches(faces, "square", 1.2, 32, cache="none")
+    assert capsys.readouterr().err == ""
+    assert_same(patches, decoded)
+    (line,) = capsys.readouterr().err.splitlines()  # one, though two records are damaged
+    assert line.startswith(f"{folder}: damaged at face ")
+    assert_same(on_disk(faces, tmp_path / "c"), decoded)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{folder}: manifest.json is missing; written anew"
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from asmnet_tf import input_pipeline
+from asmnet_tf.datasets import Sample
+from asmnet_tf.geometry import landmark_box
+root, images, pause = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+faces = []
+for path, landmarks in zip(sorted(images.glob("*.png")), np.load(images / "landmarks.npy", allow_pickle=False)):
+    faces.append(Sample(path.stem, path, landmarks, landmark_box(landmarks), frozenset(), np.zeros(3)))
+read = Sample.read_image
+def slow(self):
+    time.sleep(pause)
+    return read(self)
+Sample.read_image = slow
+sys.stdin.readline()
+patches = input_pipeline.FacePatches(faces, "square", 1.2, 32, cache="disk", cache_dir=root)
+print(len(patches), int(patches.crops().sum(dtype=np.int64)), flush=True)
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """writer(pause): another process that writes or opens the same cache, slowly, once it gets a line on stdin."""
+    started = []
+
+    def start(pause):
+        command = [sys.executable, "-c", WRITER, str(tmp_path / "c"), str(tmp_path / "images"), str(pause)]
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        started.append(subprocess.Popen(command, cwd=Path(__file__).parents[2], text=True, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_killed_writing_leaves_no_cache_and_the_runs_that_waited_share_the_next(faces, tmp_path, writer):
+    root = tmp_path / "c"
+    faces.sort(key=lambda face: face.image_path)
+    np.save(tmp_path / "images/landmarks.npy", np.stack([face.landmarks for face in faces]))
+    victim, heir = writer(pause=1.0), writer(pause=0.02)
+    victim.stdin.write("go\n")
+    victim.stdin.flush()
+    deadline = time.monotonic() + 120
+    while not list(root.glob(".writing-*/*.tfrecord")):
+        assert victim.poll() is None and time.monotonic() < deadline  # noqa: PT018
+        time.sleep(0.02)
+    (left,) = folders(root)
+    heir.stdin.write("go\n")
+    heir.stdin.flush()
+    time.sleep(0.5)
+    assert folders(root) == [left]  # the heir waits
+    victim.kill()
+    patches = on_disk(faces, root)  # a third run, at the same time
+    out, err = heir.communicate(timeout=120)
+    assert heir.returncode == 0, err
+    assert [name.startswith("square_32px_") for name in folders(root)] == [True]
+    decoded = FacePatches(faces, "square", 1.2, 32, cache="none")
+    assert_same(patches, decoded)
+    assert out.split() == [str(COUNT), str(decoded.crops().sum(dtype=np.int64))]
+
+
+def test_writing_that_is_interrupted_ends_soon_and_leaves_nothing(faces, tmp_path, monkeypatch):
+    read, seen = Sample.read_image, []
+
+    def interrupted(sample):
+        seen.append(sample)
+        if sample is faces[3]:
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+        return read(sample)
+
+    monkeypatch.setattr(Sample, "read_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        on_disk(faces, tmp_path / "c")
+    assert len(seen) < COUNT // 2
+    assert folders(tmp_path / "c") == []
+
+
+def test_a_bad_image_is_named_and_leaves_nothing(faces, tmp_path):
+    faces[40].image_path.write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"40\.png: 6 bytes that do not decode"):
+        on_disk(faces, tmp_path / "c")
+    assert folders(tmp_path / "c") == []
+    faces[40].image_path.unlink()
+    with pytest.raises(InputError, match=r"40\.png: image cannot be read"):
+        on_disk(faces, tmp_path / "c")
+
+
+def test_a_folder_that_cannot_be_written_is_named_or_gone_without(faces, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputError, match=r"file/c.*Choose another"):
+        on_disk(faces, tmp_path / "file/c")
+    monkeypatch.setattr(input_pipeline, "MEMORY_LIMIT_BYTES", 1000)
+    patches = FacePatches(faces, "square", 1.2, 32, cache_dir=tmp_path / "file/c")
+    assert patches.cache == "none"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Without a cache, images are decoded anew in every epoch" in line
+
+
+def test_a_full_disk_is_noticed_before_and_while_writing(faces, tmp_path, monkeypatch):
+    usage = patch_cache.shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(patch_cache.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(InputError, match=r"needs up to .* are free\. Choose another --cache-dir or --cache none"):
+            on_disk(faces, tmp_path / "c")
+
+    class FullWriter(tf.io.TFRecordWriter):
+        def write(self, record):
+            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(patch_cache.tf.io, "TFRecordWriter", FullWriter)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        on_disk(faces, tmp_path / "c")
+    assert folders(tmp_path / "c") == []
+
+
+def test_auto_chooses_by_the_limit_and_by_free_memory(faces, tmp_path, monkeypatch):
+    def chosen():
+        return FacePatches(faces, "square", 1.2, 32, cache_dir=tmp_path / "c").cache
+
+    patches = FacePatches(faces, "square", 1.2, 32)
+    assert patches.cache == "memory"
+    need, real = patches._bytes(), sum(patches.patch(i).pixels.nbytes for i in range(COUNT))
+    assert real <= need <= 3 * real
+    monkeypatch.setattr(input_pipeline, "MEMORY_LIMIT_BYTES", need)
+    assert chosen() == "memory"
+    monkeypatch.setattr(input_pipeline, "_free_memory", lambda: 2 * need - 2)
+    assert chosen() == "disk"
+    monkeypatch.undo()
+    monkeypatch.setattr(input_pipeline, "MEMORY_LIMIT_BYTES", need - 1)
+    assert chosen() == "disk"
+    assert input_pipeline._free_memory() > 1 << 20
+
+
+def test_the_bound_holds_for_the_largest_faces(tmp_path):
+    """Whole image around the face, no shrinking, and shrinking by much."""
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.zeros((1500, 1500, 3), np.uint8))
+    for side in (3.0, 20.0, 77.7, 501.3):
+        points = 700 + side * np.random.default_rng(0).uniform(0, 1, (68, 2)).astype(np.float32)
+        face = Sample("a", path, points, geometry.landmark_box(points), frozenset(), np.zeros(3))
+        for size in (32, 64, 224):
+            patches = FacePatches([face], "square", 1.2, size, cache="none")
+            assert patches.patch(0).pixels.nbytes <= patches._bytes(), (side, size)
+
+
+def test_many_threads_read_at_once(faces, tmp_path):
+    patches, expected = on_disk(faces, tmp_path / "c"), FacePatches(faces, "square", 1.2, 32, cache="memory")
+    failures = []
+
+    def read(seed):
+        for i in np.random.default_rng(seed).integers(0, COUNT, 300):
+            if not np.array_equal(patches.patch(i).pixels, expected.patch(i).pixels):
+                failures.append(i)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
