@@ -1,5 +1,6 @@
 # make demo   the three scripts on synthetic faces, from nothing to the metrics table
 # make test   ruff and all tests
+# make bench  every benchmark as one table of ratios (a quiet machine, about half an hour)
 # Both make .venv with the pinned requirements first; `make .venv` makes the environment alone.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 $(VENV): requirements.txt tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -29,6 +30,9 @@ demo: $(VENV)
 
 lint: $(VENV)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+bench: $(VENV)
+	@$(BIN)/python tests/benchmarks/run_all.py
 
 test: lint
 	@$(BIN)/python -m pytest

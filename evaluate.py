@@ -2,6 +2,7 @@
 
     python evaluate.py runs/asmnet_synthetic_asm/best.keras                  # synthetic test faces
     python evaluate.py runs/asmnet_300w/best.keras --dataset 300w --data-dir data/300w --subset full common challenging
+    python evaluate.py asmnet_300w_112 --dataset 300w --data-dir data/300w   # a model that ships with the package
     python evaluate.py MODEL --predictions spiga=spiga.npz --dataset 300w --data-dir data/300w --subset lfpw
     python evaluate.py A.keras B.tflite SAVED_MODEL --predictions spiga=spiga.npz ...             # also comparison.md
     python evaluate.py --predictions spiga=spiga.npz                         # a file with its own landmarks_gt
@@ -25,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv."""
     parser = cli.new_parser(__doc__)
     parser.add_argument(
-        "models", nargs="*", metavar="MODEL", type=Path, help=".keras, .tflite, SavedModel, .h5 of the release"
+        "models", nargs="*", metavar="MODEL", type=Path, help=".keras, .tflite, SavedModel, release .h5, shipped NAME"
     )
     parser.add_argument(
         "--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="any method's .npz (README)"
@@ -40,12 +41,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--subset", nargs="+", metavar="S", help="default: all that the split has faces of")
     cli.add_crop_argument(parser, None, "default: the one the model was trained with")
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored image: two passes per face")
     parser.add_argument("--thresholds", nargs="+", type=cli.positive, metavar="T", help="NME fractions of FR and AUC")
     parser.add_argument("--output", type=Path, default=Path("evaluation"), help="folder (default: evaluation)")
     parser.add_argument("--save-predictions", action="store_true", help="also write <NAME>.npz, as --predictions reads")
     args = parser.parse_args(argv)
     if not args.models and not args.predictions:
         parser.error("nothing to evaluate: give a MODEL or --predictions NAME=FILE")
+    if args.flip and not args.models:
+        parser.error("--flip: only a MODEL can be run on the mirrored image")
     if any(abs(t - round(t, 2)) > 1e-9 for t in args.thresholds or ()):
         parser.error("--thresholds: two decimals at most, since they name the results (fr_pct@0.08)")
     for text in args.predictions:
@@ -84,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
     for name, path in evaluation.unique_names(args.models, taken={*files, "mean_shape"}):
         from asmnet_tf.prediction import score_model  # TensorFlow, only where a model is to be run
 
-        methods.append(score_model(name, path, samples, spec, args.crop))
+        methods.append(score_model(name, path, samples, spec, args.crop, args.flip))
 
     # 3. Every prediction file, and the mean shape, what a network that has learned nothing would say.
     for name, file in files.items():

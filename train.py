@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from asmnet_tf import cli
+from asmnet_tf import cli, model_zoo
 from asmnet_tf.config import (
     ALPHA_SCHEDULES,
     ARCHITECTURES,
     AUGMENTATIONS,
+    HEADS,
     INPUT_SIZE,
     LANDMARK_LOSSES,
     LOSSES,
@@ -36,12 +37,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_data_arguments(parser)
     parser.add_argument("--pose-labels", type=Path, help="csv or folder of .npy instead of PnP on the landmarks")
     parser.add_argument("--val-fraction", type=cli.fraction, default=VAL_FRACTION, help="held out of training (0.1)")
-    parser.add_argument("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz")
+    parser.add_argument("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz, else shipped")
 
     model = parser.add_argument_group("model")
     model.add_argument("--arch", choices=ARCHITECTURES, default="asmnet")
+    model.add_argument("--head", choices=HEADS, default="pooled", help="spatial: ASMNet's keeps position (README)")
     model.add_argument("--input-size", type=cli.positive_int, default=INPUT_SIZE, metavar="PX", help="default: 224")
-    model.add_argument("--weights", default="none", help="none, imagenet, or a .keras / .weights.h5 / .h5 file")
+    model.add_argument("--weights", default="none", help="none, imagenet, .keras, .weights.h5, .h5 or a shipped NAME")
 
     recipe = parser.add_argument_group("recipe", "--recipe sets the defaults of all that follow (README: Recipes)")
     recipe.add_argument("--recipe", choices=RECIPES, default="tuned")
@@ -54,6 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     recipe.add_argument("--batch-size", type=cli.positive_int)
     recipe.add_argument("--lr", type=cli.positive, help="peak learning rate")
     recipe.add_argument("--weight-decay", type=cli.non_negative)
+    recipe.add_argument("--ema", type=cli.fraction, help="momentum of the weights' moving average, e.g. 0.998")
     recipe.add_argument("--l2-heads", type=cli.non_negative, help="the paper's 0.01 has no effect in the release")
     recipe.add_argument("--dropout", type=cli.fraction)
     recipe.add_argument("--augment", choices=AUGMENTATIONS)
@@ -64,6 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--name", help="run folder in --output (default: <arch>_<dataset>_<loss>)")
     run.add_argument("--resume", action="store_true", help="go on where the run of this name stopped")
     run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--validate-every", type=cli.positive_int, metavar="N", help="epochs (default: 30 times a run)")
     cli.add_cache_arguments(run)
     run.add_argument("--mixed-precision", action="store_true", help="float16 on a GPU, bfloat16 on a CPU")
     args = parser.parse_args(argv)
@@ -71,8 +75,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for key in vars(args):
         if getattr(args, key) is None and hasattr(RECIPES[args.recipe], key):
             setattr(args, key, getattr(RECIPES[args.recipe], key))
+    if args.head != "pooled" and args.arch != "asmnet":
+        parser.error(f"--head {args.head}: for --arch asmnet only")
     args.name = args.name or f"{args.arch}_{args.dataset}_{args.loss}"
-    args.shape_model = args.shape_model or Path("shape_models") / f"{args.dataset}_pca90.npz"
+    args.shape_model = args.shape_model or model_zoo.default_shape_model(args.dataset, args.crop)
     return args
 
 
@@ -107,7 +113,7 @@ def main(args: argparse.Namespace) -> None:
     if args.input_size < models.MIN_INPUT_SIZE:
         raise InputError(f"--input-size {args.input_size}: the network needs {models.MIN_INPUT_SIZE} or more.")
     model = models.BUILDERS[args.arch](
-        spec.num_landmarks, args.input_size, args.dropout, args.l2_heads, recipe.input_range
+        spec.num_landmarks, args.input_size, args.dropout, args.l2_heads, recipe.input_range, args.head
     )
     if recipe.start_at_mean:
         training.start_at_mean(model, train, args.crop)
@@ -127,7 +133,8 @@ def main(args: argparse.Namespace) -> None:
     plan = training.make_plan(args, recipe, batches.steps_per_epoch)
 
     # 5. Train.
-    trainer = training.Trainer(model, batches, held_out, loss, plan, spec, folder, training.make_sidecar(args, spec))
+    sidecar = training.make_sidecar(args, spec) | {"head": args.head}
+    trainer = training.Trainer(model, batches, held_out, loss, plan, spec, folder, sidecar)
     if args.resume:
         training.check_flags(folder, args)
         trainer.resume()

@@ -1,6 +1,25 @@
 """ASMNet in TensorFlow / Keras: facial landmarks and head pose by one light network.
 
-Importing the package imports nothing heavy; its modules are imported by name (`from asmnet_tf import models`).
+    import asmnet_tf
+    model = asmnet_tf.load_pretrained("asmnet_300w_112")         # a plain Keras model
+    asmnet_tf.pretrained_sidecar("asmnet_300w_112")["crop"]      # what it was trained with
+    asmnet_tf.pretrained_names()
+
+Importing the package imports nothing heavy; its modules are imported by name (`from asmnet_tf import models`), and the
+three functions above bring theirs when they are first used.
 """
 
+from importlib import import_module
+
 __version__ = "0.1.0"
+_FUNCTIONS = {"load_pretrained": "models", "pretrained_sidecar": "models", "pretrained_names": "model_zoo"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_FUNCTIONS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FUNCTIONS})

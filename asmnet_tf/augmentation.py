@@ -108,7 +108,7 @@ def change_pixels(image: np.ndarray, augmentation: Augmentation, rng: np.random.
     u = rng.random(8)
     gain = (1 + (2 * u[0] - 1) * a.contrast) * (1 + (2 * rng.random(3) - 1) * a.colour)
     offset = 127.5 + (2 * u[1] - 1) * a.brightness * 255 - 127.5 * gain
-    noise, start = u[2] * a.noise * 255, int(rng.integers(0, len(_NOISE)))
+    noise, start = u[2] * a.noise * 255, float(rng.random())
     corner, extent = rng.random(2), 0.1 + 0.3 * rng.random(2)
     if u[3] < a.occlusion:
         low = np.round((corner * (1 + extent) - extent) * size).astype(int)  # may lie partly outside
@@ -120,8 +120,11 @@ def change_pixels(image: np.ndarray, augmentation: Augmentation, rng: np.random.
         image = cv2.blur(image, (3, 3))
     if not (a.contrast or a.brightness or a.colour or noise):
         return image
-    changed = image.astype(np.float32) * gain.astype(np.float32) + offset.astype(np.float32)
-    if noise > 0:
-        values = np.take(_NOISE, np.arange(start, start + changed.size), mode="wrap")
-        changed += values.reshape(changed.shape) * np.float32(noise)
-    return np.clip(changed, 0, 255, out=changed).astype(np.uint8)
+    levels = np.arange(256, dtype=np.float32)[:, None] * gain + offset
+    changed = cv2.LUT(image, levels.astype(np.float32).reshape(256, 1, 3))
+    if len(_NOISE) < changed.size:  # inputs beyond 590 pixels
+        values = np.resize(_NOISE, changed.shape)
+    else:
+        first = int(start * (len(_NOISE) - changed.size))
+        values = _NOISE[first : first + changed.size].reshape(changed.shape)
+    return cv2.addWeighted(changed, 1.0, values, noise, 0.0, dtype=cv2.CV_8U)  # rounds and saturates

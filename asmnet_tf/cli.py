@@ -21,6 +21,7 @@ def run(main: Callable[[argparse.Namespace], None], parse_args: Callable[[], arg
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes would bury the program's own words
     # keep freed tensors for the next step: giving them back to the system cost a third of the step in page faults
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512: 1.4 x the step on AVX2
     try:
         main(parse_args())
     except InputError as error:

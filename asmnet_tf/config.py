@@ -329,6 +329,7 @@ class Recipe:
     inverse_time_decay: float  # lr / (1 + decay * step), of the constant schedule
     warmup_epochs: float
     weight_decay: float  # decoupled, on kernels only; 0: plain Adam
+    ema: float  # momentum of the weights' moving average; 0: none
     landmark_loss: str
     alpha: tuple[float, float, float]
     pose_weight: float
@@ -350,6 +351,7 @@ RECIPES: dict[str, Recipe] = {
         inverse_time_decay=1e-5,
         warmup_epochs=0.0,
         weight_decay=0.0,
+        ema=0.0,
         landmark_loss="mse",
         alpha=ALPHAS,
         pose_weight=POSE_WEIGHT,
@@ -368,6 +370,7 @@ RECIPES: dict[str, Recipe] = {
         inverse_time_decay=0.0,
         warmup_epochs=2.0,
         weight_decay=0.0,
+        ema=0.0,
         landmark_loss="wing",
         alpha=ALPHAS,
         pose_weight=POSE_WEIGHT,
@@ -379,7 +382,8 @@ RECIPES: dict[str, Recipe] = {
         start_at_mean=True,
     ),
 }
-LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing")
+LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing", "awing")
 ARCHITECTURES = ("asmnet", "mobilenet_v2")
+HEADS = ("pooled", "spatial")  # what the two linear heads of ASMNet see; pooled is the paper's
 LOSSES = ("asm", "mse")
 CACHES = ("auto", "memory", "disk", "none")  # where decoded patches are kept

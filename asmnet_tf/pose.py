@@ -110,7 +110,7 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     Returns: float64 (N, 3) or (3,): yaw, pitch, roll in degrees; NaN where the landmarks are degenerate or not finite.
     Raises:  ValueError if L is not the dataset's.
     """
-    landmarks = np.asarray(landmarks, np.float64)
+    landmarks = np.asarray(landmarks)
     if landmarks.shape[-2:] != (spec.num_landmarks, 2):
         raise ValueError(f"landmarks of shape {landmarks.shape}; {spec.name} has (N, {spec.num_landmarks}, 2)")
     ours, theirs = map(list, zip(*spec.rigid_points))
@@ -119,6 +119,7 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     angles = np.full((len(faces), 3), np.nan)
     bar = tqdm(faces, "head pose", unit="face", disable=len(faces) < 1000 or None, leave=False)  # less takes no second
     for i, face in enumerate(bar):
+        face = face.astype(np.float64)
         if not np.isfinite(face).all() or np.ptp(face, axis=0).min() <= 0:
             continue
         with contextlib.suppress(cv2.error):  # points on one line: no pose, the row stays NaN

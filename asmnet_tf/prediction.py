@@ -12,7 +12,7 @@ from tqdm import tqdm
 from asmnet_tf.config import CROPS, DatasetSpec, crop_scale
 from asmnet_tf.datasets import Sample
 from asmnet_tf.files import InputError
-from asmnet_tf.geometry import denormalise
+from asmnet_tf.geometry import denormalise, flip_landmarks
 from asmnet_tf.input_pipeline import FacePatches
 from asmnet_tf.model_files import Infer, open_model
 from asmnet_tf.models import sidecar_path
@@ -42,6 +42,22 @@ def predict(
     return landmarks, poses
 
 
+def with_mirror(infer: Infer, flip_map: list[int]) -> Infer:
+    """Returns an inference that averages what `infer` says of an image and of its mirror image: two forward passes.
+
+    The mirrored answer is turned back first: x -> -x, landmarks in the order of `flip_map`, yaw and roll negated. What
+    the result says of a mirrored image is exactly the mirror of what it says of the image.
+    """
+
+    def mirrored(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        landmarks, pose = (np.asarray(output) for output in infer(images))
+        flipped, turned = (np.asarray(output) for output in infer(np.ascontiguousarray(images[:, :, ::-1])))
+        turned = turned * np.array([-1, 1, -1], turned.dtype)
+        return (landmarks + flip_landmarks(flipped, flip_map)) / 2, (pose + turned) / 2
+
+    return mirrored
+
+
 def latency_ms(infer: Infer, size: int, repeats: int = 30) -> float:
     """Returns the median time of one call with one image, in ms, after three calls that do not count."""
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
@@ -53,8 +69,12 @@ def latency_ms(infer: Infer, size: int, repeats: int = 30) -> float:
     return float(np.median(times[3:]) * 1000)
 
 
-def score_model(name: str, path: Path, samples: list[Sample], spec: DatasetSpec, crop: str | None) -> Method:
+def score_model(
+    name: str, path: Path, samples: list[Sample], spec: DatasetSpec, crop: str | None, flip: bool = False
+) -> Method:
     """Runs a model file over samples, in the crop its side-car names or in `crop`; a `Method` for the report.
+
+    With `flip` by `with_mirror`: the method is called "NAME + mirrored", latency and multiply-adds are of both passes.
 
     Raises: InputError for a model that cannot be loaded, of another number of landmarks, or with a bad side-car.
     """
@@ -74,16 +94,18 @@ def score_model(name: str, path: Path, samples: list[Sample], spec: DatasetSpec,
         if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.1 < scale < 10:
             raise InputError(f"{sidecar_path(path)}: crop_scale is {scale!r}, expected a number like 1.2.")
     patches = FacePatches(samples, crop, scale, model.input_size, margin=1.0, cache="none")  # used once
-    landmarks, pose = predict(model.infer, patches, progress=name)
+    infer = with_mirror(model.infer, spec.flip_map) if flip else model.infer
+    landmarks, pose = predict(infer, patches, progress=name)
     info = {
         "file": str(path),
         "crop": f"{crop} {scale:g}",
         "format": model.format,
         "input_size": model.input_size,
         "parameters": model.parameters,
-        "multiply_adds": model.multiply_adds,
-        "latency_ms": latency_ms(model.infer, model.input_size),
+        "multiply_adds": model.multiply_adds and model.multiply_adds * (2 if flip else 1),
+        "latency_ms": latency_ms(infer, model.input_size),
     }
+    info |= {"forward_passes": 2} if flip else {}
     told = ("recipe", "loss", "dataset", "epoch", "seed", "commit", "convention")
     info |= {key: sidecar[key] for key in told if key in sidecar}
-    return Method(name, landmarks, pose, estimate_pose(landmarks, spec), info)
+    return Method(f"{name} + mirrored" if flip else name, landmarks, pose, estimate_pose(landmarks, spec), info)

@@ -597,6 +597,7 @@ def _models_md(methods: Sequence[Method]) -> list[str]:
         "parameters": ("parameters", lambda v: f"{v / 1e6:.3f} M"),
         "multiply_adds": ("multiply-adds", lambda v: f"{v / 1e6:.1f} M"),
         "latency_ms": ("latency ms", lambda v: f"{v:.2f}"),
+        "forward_passes": ("forward passes", str),
         "crop": ("crop", str),
         "input_size": ("input px", str),
         "format": ("format", str),

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from asmnet_tf.config import CLIP_STD, PCA_PERCENT, DatasetSpec, crop_scale
 from asmnet_tf.files import InputError, read_array, read_arrays, replacing
+from asmnet_tf.model_zoo import SHAPE_MODELS, find_shape_model
 
 NETWORK_UNITS = "network"  # (p - centre) / size of the crop frame
 RELEASE_UNITS = "release"  # (centre - p) / size: the release's networks and its files `ibug_*`
@@ -96,8 +97,11 @@ class ShapeModel:
 
     @classmethod
     def load(cls, path: str | Path) -> ShapeModel:
-        """Reads what `save` wrote. Raises: InputError for an absent, foreign or damaged file."""
-        path = Path(path)
+        """Reads what `save` wrote, a file or a shipped name like 300w_pca97 (`model_zoo`).
+
+        Raises: InputError for an absent, foreign or damaged file.
+        """
+        path = find_shape_model(path)
         try:
             content = read_arrays(path)
             model = cls(
@@ -389,7 +393,10 @@ def fit(
 
 
 def load_for(path: str | Path, spec: DatasetSpec, crop: str) -> ShapeModel:
-    """Loads the shape model of a dataset and crop. Raises: InputError if it is another's: its shapes would not fit."""
+    """Loads the shape model of a dataset and crop, and says so where it is a shipped one.
+
+    Raises: InputError if it is another dataset's or crop's: its shapes would not fit.
+    """
     model = ShapeModel.load(path)
     again = f"pca_builder.py --dataset {spec.name} --crop {crop}"
     if model.dataset != spec.name:
@@ -401,4 +408,7 @@ def load_for(path: str | Path, spec: DatasetSpec, crop: str) -> ShapeModel:
             f"{path}: fitted in {model.crop} crops of scale {model.crop_scale:g}, this run uses {crop}. Make it with "
             f"{again} --output shape_models_{crop}."
         )
+    if find_shape_model(path).parent == SHAPE_MODELS:
+        faces = f"{model.n_samples} of {sum(source.expected for source in spec.splits['train'])} training faces"
+        print(f"{path}: the shape model that ships with the package, fitted on {faces}; pca_builder.py makes your own")
     return model

@@ -7,6 +7,7 @@ A run folder holds args.json, log.csv, curves.png, best.keras, last.keras (each 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import json
@@ -28,7 +29,6 @@ from asmnet_tf import cli, metrics, models
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec, Recipe, crop_scale
 from asmnet_tf.datasets import Sample
 from asmnet_tf.files import InputError, make_folder, read_arrays, replacing, write_text
-from asmnet_tf.fused_batch_norm import TrainingTwin
 from asmnet_tf.geometry import crop_frame, landmark_box, normalise
 from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
 from asmnet_tf.losses import MultiTaskLoss, alpha_at
@@ -36,13 +36,15 @@ from asmnet_tf.model_files import compiled
 from asmnet_tf.plots import training_curves
 from asmnet_tf.pose import angles_to_unit
 from asmnet_tf.prediction import predict
+from asmnet_tf.twins import TrainingTwin
 
 LOG_COLUMNS = (
     *("epoch", "loss", "loss_landmarks", "loss_asm", "loss_pose", "alpha", "lr", "images_per_s", "seconds"),
     *("val_nme_pct", "val_yaw_deg", "val_pitch_deg", "val_roll_deg"),
 )
-STATISTICS_IMAGES = 640  # training images that batch-norm statistics are re-estimated from, each epoch
+STATISTICS_IMAGES = 640  # training images that batch-norm statistics are re-estimated from, before a validation
 FINAL_STATISTICS_IMAGES = 2560  # ... and after the last one
+VALIDATIONS = 30  # per run, about; each costs the forward passes of the statistics
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Plan:
     alphas: tuple[float, float, float]
     alpha_length: int  # what the epoch is compared with by `alpha_at`: the epochs, or the release's steps per epoch
     weight_decay: float
+    ema: float  # momentum of the weights' moving average, which is then what is validated and saved; 0: none
+    validate_every: int  # epochs; the last one is always validated
     mixed_precision: bool
 
 
@@ -142,12 +146,20 @@ class Trainer:
         stream = self.batches.iterate(self.epoch)
         for epoch in range(self.epoch, self.plan.epochs):
             row = self._train_epoch(epoch, stream)
-            images = STATISTICS_IMAGES if epoch + 1 < self.plan.epochs else FINAL_STATISTICS_IMAGES
-            self._reestimate(epoch, images)
-            row |= self._validate()
-            self.rows.append(row)
+            if not all(np.isfinite(w).all() for w in self.model.get_weights()):
+                raise InputError(f"{self.folder}: weights are not finite after epoch {epoch + 1}. Try a lower --lr.")
             self.epoch = epoch + 1
-            self._save(row)
+            last = self.epoch == self.plan.epochs
+            if last or self.epoch % self.plan.validate_every == 0:
+                with self._averaged_weights():
+                    self._reestimate(epoch, FINAL_STATISTICS_IMAGES if last else STATISTICS_IMAGES)
+                    row |= self._validate()
+                    self._save_models(row)
+            else:
+                row |= {key: None for key in LOG_COLUMNS if key.startswith("val_")}
+            self.rows.append(row)
+            self._save_log()
+            self._save_state()  # last: what it describes is on disk by now
             _write_summaries(writer, row)
             print(_epoch_line(row, self.plan.epochs), flush=True)
 
@@ -163,9 +175,10 @@ class Trainer:
                 self.optimizer.learning_rate.assign(lr)
                 losses = {k: float(v) for k, v in self.step(next(stream)).items()}
                 if not all(np.isfinite(v) for v in losses.values()):
+                    saved = (self.folder / "last.keras").exists()
                     raise InputError(
                         f"{self.folder}: loss became {losses['loss']} in epoch {epoch + 1}, step {i + 1}. "
-                        f"{'The last good model is last.keras. ' if epoch else ''}Try a lower --lr."
+                        f"{'The last good model is last.keras. ' if saved else ''}Try a lower --lr."
                     )
                 for k, v in losses.items():
                     sums[k] = sums.get(k, 0.0) + v
@@ -183,6 +196,21 @@ class Trainer:
             "images_per_s": rate,
             "seconds": now - start,
         }
+
+    @contextlib.contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """Puts the weights' moving averages in the place of the weights for a while, if the plan has any."""
+        if not self.plan.ema:
+            yield
+            return
+        variables = self.model.trainable_variables
+        weights = [v.numpy() for v in variables]
+        self.optimizer.finalize_variable_values(variables)
+        try:
+            yield
+        finally:
+            for variable, weight in zip(variables, weights):
+                variable.assign(weight)
 
     def _reestimate(self, epoch: int, images: int) -> None:
         steps = min(self.batches.steps_per_epoch, max(1, images // self.batches.batch_size))
@@ -203,22 +231,23 @@ class Trainer:
 
     # --- what is on disk ----------------------------------------------------------------------------------------------
 
-    def _save(self, row: dict) -> None:
+    def _save_models(self, row: dict) -> None:
+        """Writes last.keras and, where it is the best so far, best.keras."""
         nme = row["val_nme_pct"]
         sidecar = self.sidecar | {"epoch": self.epoch, "val_nme_pct": nme}
-        if not all(np.isfinite(w).all() for w in self.model.get_weights()):
-            raise InputError(f"{self.folder}: weights are not finite after epoch {self.epoch}. Try a lower --lr.")
         if nme is None or nme < self.best_nme:
             self.best_nme = float("inf") if nme is None else nme
             models.save_model(self.model, self.folder / "best.keras", sidecar)
         models.save_model(self.model, self.folder / "last.keras", sidecar)
+
+    def _save_log(self) -> None:
         text = io.StringIO()
         table = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows({k: "" if v is None else v for k, v in r.items()} for r in self.rows)
         write_text(self.folder / "log.csv", text.getvalue())
-        training_curves(self.folder / "log.csv", self.folder / "curves.png")
-        self._save_state()  # last: what it describes is on disk by now
+        if self.rows[-1]["val_nme_pct"] is not None or self.epoch == self.plan.epochs:  # drawing takes a second
+            training_curves(self.folder / "log.csv", self.folder / "curves.png")
 
     def best_line(self) -> str:
         """Returns the best validation NME as text."""
@@ -293,7 +322,16 @@ def make_plan(args: argparse.Namespace, recipe: Recipe, steps_per_epoch: int) ->
         inverse_time_decay=recipe.inverse_time_decay,
     )
     alpha_length = steps_per_epoch if args.alpha_schedule == "release" else args.epochs
-    return Plan(args.epochs, schedule, tuple(args.alpha), alpha_length, args.weight_decay, args.mixed_precision)
+    return Plan(
+        epochs=args.epochs,
+        schedule=schedule,
+        alphas=tuple(args.alpha),
+        alpha_length=alpha_length,
+        weight_decay=args.weight_decay,
+        ema=args.ema,
+        validate_every=args.validate_every or max(1, round(args.epochs / VALIDATIONS)),
+        mixed_precision=args.mixed_precision,
+    )
 
 
 def make_sidecar(args: argparse.Namespace, spec: DatasetSpec) -> dict:
@@ -318,15 +356,7 @@ def make_sidecar(args: argparse.Namespace, spec: DatasetSpec) -> dict:
 
 
 _FREE_ON_RESUME = {
-    "resume",
-    "output",
-    "name",
-    "data_dir",
-    "shape_model",
-    "weights",
-    "pose_labels",
-    "cache",
-    "cache_dir",
+    *("resume", "output", "name", "data_dir", "shape_model", "weights", "pose_labels", "cache", "cache_dir"),
 }
 
 
@@ -362,11 +392,12 @@ def write_arguments(folder: Path, args: argparse.Namespace, counts: dict) -> Non
 
 
 def _build_optimizer(plan: Plan, model: keras.Model) -> keras.optimizers.Optimizer:
+    average = {"use_ema": bool(plan.ema), "ema_momentum": plan.ema or 0.99}
     if plan.weight_decay:
-        optimizer = keras.optimizers.AdamW(plan.schedule.lr, weight_decay=plan.weight_decay)
+        optimizer = keras.optimizers.AdamW(plan.schedule.lr, weight_decay=plan.weight_decay, **average)
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     else:
-        optimizer = keras.optimizers.Adam(plan.schedule.lr)
+        optimizer = keras.optimizers.Adam(plan.schedule.lr, **average)
     if plan.mixed_precision:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)

@@ -490,6 +490,12 @@ def resume_with_another_architecture(place):
     return "train", [*flags, "--arch", "mobilenet_v2"]
 
 
+@case("tiny/args.json", "--head pooled", "spatial", heavy=True)
+def resume_with_another_head(place):
+    _, flags = place.copied_run()
+    return "train", [*flags, "--head", "spatial"]
+
+
 @case("absent.keras: no such model", heavy=True)
 def missing_model(place):
     return "evaluate", [place.folder / "absent.keras", *place.data(), "--output", place.folder / "out"]
@@ -668,6 +674,7 @@ def test_a_model_that_cannot_be_read_ends_the_process(run_script, run_300w, face
         ("train.py", ["--lr", "nan"]),
         ("train.py", ["--val-fraction", "1"]),
         ("train.py", ["--cache", "ram"]),
+        ("train.py", ["--arch", "mobilenet_v2", "--head", "spatial"]),
         ("pca_builder.py", ["--pca-percent", "much"]),
         ("pca_builder.py", ["--shapes", "shapes.npy", "--data-dir", "data/300w"]),
     ],

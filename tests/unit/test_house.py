@@ -11,23 +11,25 @@ PACKAGE = Path(__file__).parents[2] / "asmnet_tf"
 # one way only: a module may import modules of earlier rows (and config, files, cli of the first)
 ORDER = [
     {"config", "files", "cli"},
+    {"model_zoo"},
     {"geometry", "metrics", "tables"},
     {"pose", "shape_model", "augmentation"},
     {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "comparison", "report"},
     {"training_shapes"},
     {"prediction_files", "evaluation"},
-    {"fused_batch_norm", "models", "losses", "patch_cache"},
+    {"twins", "models", "losses", "patch_cache"},
     {"input_pipeline"},
     {"original"},
     {"model_files"},
     {"prediction"},
     {"training"},
+    {"ship"},
 ]
 WITH_TENSORFLOW = {
-    *("fused_batch_norm", "models", "losses", "patch_cache", "input_pipeline"),
+    *("twins", "models", "losses", "patch_cache", "input_pipeline"),
     *("original", "model_files", "prediction", "training"),
 }
-STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli"}
+STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli", "model_zoo", "ship"}
 
 
 def rank(module):

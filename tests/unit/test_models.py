@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from asmnet_tf import models
 from asmnet_tf.files import InputError
-from asmnet_tf.fused_batch_norm import FusedBatchNormalization, TrainingTwin
+from asmnet_tf.twins import FusedBatchNormalization, SamePaddedDepthwise, TrainingTwin, inference_twin
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,71 @@ def test_an_untrained_model_can_start_at_the_mean():
 def test_too_small_an_input_is_refused():
     with pytest.raises(ValueError, match="input_size is 16"):
         models.build_asmnet(input_size=16)
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 112, 128, 160, 192, 224, 256])
+def test_parameters_of_the_spatial_head_at_every_input_size(size):
+    """2,560 of the projection, 64 of its batch norm, 256 more inputs to 139 outputs."""
+    assert models.build_asmnet(input_size=size, head="spatial").count_params() == 1_439_507 + 2_560 + 64 + 256 * 139
+    assert 1_439_507 + 2_560 + 64 + 256 * 139 == 1_477_715 <= 1_480_000
+
+
+def test_the_spatial_head_knows_where():
+    """Moved along its map, a feature is pooled to the same number but lands in another of the 16 cells."""
+    model = models.build_asmnet(input_size=224, head="spatial")
+    assert model.get_layer("features_spatial").output.shape[-1] == 536 + 256
+    tail = keras.Model(model.get_layer("spatial_grid").input, model.get_layer("spatial").output)
+    maps = np.zeros((3, 7, 7, models.SPATIAL_CHANNELS), np.float32)
+    maps[0, 0, 0, 5] = maps[1, 0, 6, 5] = 1.0
+    maps[2] = 0.25
+    cells = tail(maps).numpy().reshape(3, 4, 4, models.SPATIAL_CHANNELS)
+    assert cells[0, 0, 0, 5] == cells[1, 0, 3, 5] == pytest.approx(0.625**2)  # 7 to 4: the first cell is at 0.375
+    assert np.count_nonzero(cells[:2]) == 2
+    assert cells[2] == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="'round'"):
+        models.build_asmnet(head="round")
+    with pytest.raises(ValueError, match="mobilenet_v2 has the pooled one only"):
+        models.build_mobilenet_v2(head="spatial")
+
+
+def test_weights_of_a_small_input_fit_a_large_one(tmp_path):
+    """All layers of a 112 px model, heads too, go into one of 224 px; of the other kind of head, all but the heads."""
+    small = models.build_asmnet(input_size=112, head="spatial")
+    models.save_model(small, tmp_path / "best.keras", {})
+    weighted = [layer.name for layer in small.layers if layer.weights]
+    large = models.build_asmnet(input_size=224, head="spatial")
+    assert models.load_backbone_weights(large, str(tmp_path / "best.keras")) == len(weighted)
+    for name in weighted:
+        for a, b in zip(large.get_layer(name).get_weights(), small.get_layer(name).get_weights()):
+            assert np.array_equal(a, b), name
+    pooled = models.build_asmnet(input_size=64)
+    assert models.load_backbone_weights(pooled, str(tmp_path / "best.keras")) == len(weighted) - 4
+    back = models.build_asmnet(input_size=96, head="spatial")
+    models.save_model(pooled, tmp_path / "pooled.keras", {})
+    assert models.load_backbone_weights(back, str(tmp_path / "pooled.keras")) == len(weighted) - 4
+
+
+def test_the_spatial_head_saves_and_exports_without_this_package(tmp_path, run_python):
+    model = models.build_asmnet(input_size=96, head="spatial")
+    assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
+    images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype(np.float32)
+    models.save_model(model, tmp_path / "best.keras", {})
+    np.savez(tmp_path / "expected.npz", images, *(np.asarray(output) for output in model(images)))
+    code = (
+        "import sys, keras, numpy as np, tensorflow as tf\n"
+        "folder = sys.argv[1]\n"
+        "model = keras.models.load_model(f'{folder}/best.keras')\n"
+        "assert 'asmnet_tf' not in sys.modules\n"
+        "images, *expected = np.load(f'{folder}/expected.npz', allow_pickle=False).values()\n"
+        "lite = tf.lite.Interpreter(model_content=tf.lite.TFLiteConverter.from_keras_model(model).convert())\n"
+        "run = lite.get_signature_runner()\n"
+        "lites = run(**{next(iter(run.get_input_details())): images})\n"
+        "for output, wanted in zip(model(images), expected):\n"
+        "    (mine,) = (v for v in lites.values() if v.shape == wanted.shape)\n"
+        "    for got in (np.asarray(output), mine):\n"
+        "        assert np.abs(got - wanted).max() < 1e-4 * np.abs(wanted).max(), np.abs(got - wanted).max()\n"
+    )
+    run_python("-I", "-c", code, tmp_path)
 
 
 def test_only_stock_keras_layers(asmnet):
@@ -192,32 +257,52 @@ def test_training_twin_shares_every_variable_and_leaves_nothing_in_the_model(asm
     twin = TrainingTwin(asmnet)
     assert {id(v) for v in twin.model.trainable_variables} == {id(v) for v in asmnet.trainable_variables}
     assert sum(isinstance(layer, FusedBatchNormalization) for layer in twin.model.layers) == 48
-    assert not any(isinstance(layer, FusedBatchNormalization) for layer in asmnet.layers)
+    assert sum(isinstance(layer, SamePaddedDepthwise) for layer in twin.model.layers) == 4
+    ours = (FusedBatchNormalization, SamePaddedDepthwise)
+    assert not any(isinstance(layer, ours) for layer in asmnet.layers)
 
 
-def test_twin_equals_the_stock_model_in_training(asmnet):
-    images = tf.random.stateless_uniform((8, 64, 64, 3), (1, 2)) * 255
-    start = asmnet.get_weights()
-    theirs = [o.numpy() for o in asmnet(images, training=True)]
-    asmnet.set_weights(start)
-    ours = [o.numpy() for o in TrainingTwin(asmnet).model(images, training=True)]
-    asmnet.set_weights(start)
+@pytest.mark.parametrize("size", [64, 75])
+def test_twin_equals_the_stock_model_in_training(size):
+    """75: maps of 38, 19, 10, 5 pixels, so that the padding of odd and even sides is compared."""
+    model = models.build_asmnet(input_size=size, dropout=0.0)
+    images = tf.random.stateless_uniform((8, size, size, 3), (1, 2)) * 255
+    start = model.get_weights()
+    ours = [o.numpy() for o in TrainingTwin(model).model(images, training=True)]
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), start))  # the statistics are left alone
+    theirs = [o.numpy() for o in model(images, training=True)]
     for a, b in zip(ours, theirs):
         assert a == pytest.approx(b, abs=2e-3)  # 48 normalisations of maps as small as 2 x 2 in a row
+
+
+@pytest.mark.parametrize("size", [64, 75])
+@pytest.mark.parametrize("arch", ["asmnet", "mobilenet_v2"])
+def test_folded_model_equals_the_model_in_inference(arch, size):
+    model = models.BUILDERS[arch](input_size=size)
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            shape = layer.moving_mean.shape
+            gamma, variance = (rng.uniform(0.5, 1.5, shape) for _ in range(2))
+            layer.set_weights([gamma, rng.normal(size=shape), rng.normal(size=shape) * 0.1, variance])
+    images = tf.constant(rng.uniform(0, 255, (3, size, size, 3)), tf.float32)
+    folded = inference_twin(model)
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)
+    for a, b in zip(folded(images), model(images, training=False)):
+        assert a.numpy() == pytest.approx(b.numpy(), abs=1e-5 * float(tf.reduce_max(tf.abs(b))))
 
 
 def test_reestimated_statistics_are_plain_averages(batch_norms):
     _, layer, inputs = batch_norms
     source = keras.Input(inputs.shape[1:])
     model = keras.Model(source, layer(source))
-    twin = TrainingTwin(model, momentum=0.5)
+    twin = TrainingTwin(model)
     batches = [inputs, inputs * 2 + 1, inputs * 0.5 - 3]
     twin.reestimate_statistics(batches)
     means = [b.numpy().mean(axis=(0, 1, 2)) for b in batches]
     variances = [b.numpy().var(axis=(0, 1, 2)) for b in batches]
     assert layer.moving_mean.numpy() == pytest.approx(np.mean(means, axis=0), abs=1e-5)
     assert layer.moving_variance.numpy() == pytest.approx(np.mean(variances, axis=0), rel=1e-5)
-    assert float(twin.momentum) == 0.5
 
 
 def test_mixed_precision_model_is_saved_in_float32(tmp_path):

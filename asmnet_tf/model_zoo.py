@@ -1,0 +1,63 @@
+"""What ships with the package, by name: trained models and 300W shape models. Standard library only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from asmnet_tf.config import PCA_PERCENT
+from asmnet_tf.files import InputError
+
+FOLDER = Path(__file__).parent / "pretrained"  # NAME.keras, NAME.json, runs/NAME/, MODEL_CARD.md
+SHAPE_MODELS = FOLDER / "shape_models"  # 300w_pca<percent>.npz, of square crops
+
+
+def pretrained_names() -> list[str]:
+    """Returns the names of the shipped models: for `load_pretrained`, `evaluate.py NAME`, `train.py --weights NAME`."""
+    return sorted(path.stem for path in FOLDER.glob("*.keras"))
+
+
+def pretrained_path(name: str) -> Path:
+    """Returns the file of a shipped model. Raises: InputError that lists the names, for another one."""
+    if name not in pretrained_names():
+        raise InputError(f"{name}: no model of this name ships with the package. {_there_are(pretrained_names())}")
+    return FOLDER / f"{name}.keras"
+
+
+def find_model(source: str | Path) -> Path:
+    """Returns the path of a model: `source` where that exists, else the shipped model of this name, else `source`.
+
+    Raises: InputError that lists the names, where `source` is a bare word (no folder, no ending) and neither.
+    """
+    return _find(source, {name: FOLDER / f"{name}.keras" for name in pretrained_names()}, "model")
+
+
+def find_shape_model(source: str | Path) -> Path:
+    """Returns the path of a shape model: a file or a shipped name like 300w_pca97; see `find_model`."""
+    return _find(source, {path.stem: path for path in sorted(SHAPE_MODELS.glob("*.npz"))}, "shape model")
+
+
+def default_shape_model(dataset: str, crop: str) -> Path:
+    """Returns what `train.py` uses without --shape-model: `shape_models/<dataset>_pca90.npz`, made by pca_builder.py.
+
+    Where that file is absent, the name of the shipped shape model of this dataset and crop, if there is one.
+    """
+    name = f"{dataset}_pca{PCA_PERCENT:g}"
+    made = Path("shape_models") / f"{name}.npz"
+    shipped = crop == "square" and (SHAPE_MODELS / f"{name}.npz").is_file()
+    return Path(name) if shipped and not made.exists() else made
+
+
+def _find(source: str | Path, shipped: dict[str, Path], kind: str) -> Path:
+    path = Path(source)
+    if os.path.exists(path):  # unlike path.exists() also false for what no file can be called
+        return path
+    if len(path.parts) == 1 and not path.suffix:
+        if path.name not in shipped:
+            raise InputError(f"{path}: no such {kind}, neither a file nor shipped. {_there_are(shipped)}")
+        return shipped[path.name]
+    return path
+
+
+def _there_are(names: list[str] | dict[str, Path]) -> str:
+    return f"There are: {', '.join(names) or 'none'}."

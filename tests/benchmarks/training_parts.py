@@ -1,0 +1,92 @@
+"""What several training benchmarks build: a step, its inputs and the real training faces (imports TensorFlow)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from harness import DATA
+
+from asmnet_tf import config, datasets, losses, models, shape_model, training
+from asmnet_tf.geometry import crop_frame, landmark_box, normalise
+from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
+
+SPEC = config.DATASETS["300w"]
+
+
+def shapes_of(samples: list[datasets.Sample]) -> np.ndarray:
+    """Returns the flat shapes (N, 2L) of samples in network units of the square crop."""
+    landmarks = np.stack([s.landmarks for s in samples]).astype(np.float64)
+    return normalise(landmarks, crop_frame(landmark_box(landmarks), "square"))
+
+
+def random_shape_model() -> shape_model.ShapeModel:
+    """Returns a 90 % shape model of random shapes, for steps whose speed does not depend on the numbers."""
+    shapes = np.random.default_rng(0).normal(size=(500, 136))
+    return shape_model.fit(shape_model.collect([shapes]), [90.0], "300w", "square", 1.2)[0]
+
+
+def random_batch(count: int, size: int) -> dict[str, tf.Tensor]:
+    """Returns a batch of random numbers in the form that `training.Trainer.step` takes."""
+    rng = np.random.default_rng(0)
+    return {
+        "image": tf.constant(rng.integers(0, 256, (count, size, size, 3), np.uint8)),
+        "landmarks_norm": tf.constant(rng.uniform(-0.5, 0.5, (count, 136)).astype(np.float32)),
+        "affine": tf.constant(np.tile(np.eye(2, 3, dtype=np.float32), (count, 1, 1))),
+        "flip": tf.constant(rng.random(count) < 0.5),
+        "pose": tf.constant(rng.uniform(-1, 1, (count, 3)).astype(np.float32)),
+    }
+
+
+def trainer(samples: list[datasets.Sample] | None, size: int, batch: int, folder: Path) -> training.Trainer:
+    """Returns a Trainer of recipe `tuned` over real faces, or without any (None) for its step alone."""
+    recipe = config.RECIPES["tuned"]
+    model = models.build_asmnet(68, size, recipe.dropout, 0.0)
+    batches = None
+    if samples is not None:
+        patches = FacePatches(samples, "square", config.SQUARE_CROP_SCALE, size)
+        batches = TrainingBatches(patches, config.AUGMENTATIONS[recipe.augment], batch, seed=0)
+    asm = (
+        random_shape_model()
+        if samples is None
+        else shape_model.fit(shape_model.collect([shapes_of(samples)]), [90.0], "300w", "square", 1.2)[0]
+    )
+    loss = losses.MultiTaskLoss(SPEC.flip_map, asm, recipe.landmark_loss)
+    schedule = training.Schedule(recipe.lr, recipe.schedule, 1000, 10, 0.0)
+    plan = training.Plan(1, schedule, recipe.alpha, 1, 0.0, 0.0, 1, False)
+    return training.Trainer(model, batches, None, loss, plan, SPEC, folder, {})
+
+
+def build(ours: bool, size: int) -> tuple[Callable, Callable, Callable]:
+    """Returns (training step, forward in inference mode, forward in training mode): ours or a stock Keras model's."""
+    made = trainer(None, size, 32, Path())
+    made.alpha.assign(1.0)
+    model = made.model
+    if ours:
+        step, graph = made.step, made.twin.model
+    else:
+        optimizer = keras.optimizers.Adam(1e-3)
+        optimizer.build(model.trainable_variables)
+
+        @tf.function
+        def step(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            with tf.GradientTape() as tape:
+                landmarks, pose = model(tf.cast(batch["image"], tf.float32), training=True)
+                result = made.loss(landmarks, pose, batch, made.alpha)
+            variables = model.trainable_variables
+            optimizer.apply(tape.gradient(result["loss"], variables), variables)
+            return result
+
+        graph = model
+    return step, tf.function(lambda x: model(x, training=False)), tf.function(lambda x: graph(x, training=True))
+
+
+def training_samples(limit: int | None = None) -> list[datasets.Sample]:
+    """Returns the 300W training faces of $ASMNET_DATA with their pose. Raises: SystemExit where there are none."""
+    folder = DATA / "300w"
+    if not folder.is_dir():
+        raise SystemExit(f"{folder}: no 300W here; set ASMNET_DATA to the folder that holds 300w/")
+    return datasets.with_pose(datasets.read_samples(SPEC, folder, "train", limit), SPEC, folder, None)
