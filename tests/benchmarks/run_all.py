@@ -23,8 +23,8 @@ BENCHMARKS = (
 
 def main(names: list[str]) -> int:
     """Returns the exit code: 1 if a benchmark did not run."""
-    print(machine(), flush=True)
-    rows, failed = [], []
+    print(f"{machine()}\n\n{table([])}", flush=True)
+    failed = []
     for name in names or BENCHMARKS:
         start = time.perf_counter()
         command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), "--json"]
@@ -33,9 +33,9 @@ def main(names: list[str]) -> int:
             failed.append(name)
             print(f"{name}: failed\n{result.stderr[-2000:]}", file=sys.stderr)
             continue
-        rows += [Row(**row) for row in json.loads(result.stdout.strip().splitlines()[-1])]
+        rows = [Row(**row) for row in json.loads(result.stdout.strip().splitlines()[-1])]
+        print("\n".join(table(rows).splitlines()[2:]), flush=True)
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    print(f"\n{table(rows)}")
     return 1 if failed else 0
 
 
