@@ -1,5 +1,6 @@
 # make demo   the three scripts on synthetic faces, from nothing to the metrics table
-# make test   ruff and all tests
+# make test   ruff and the quick tests
+# make test-slow   all tests: 20 kills, ...
 # make bench  every benchmark as one table of ratios (a quiet machine, about half an hour)
 # Both make .venv with the pinned requirements first; `make .venv` makes the environment alone.
 
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test test-slow bench lint clean
 
 $(VENV): requirements.txt tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -36,6 +37,9 @@ bench: $(VENV)
 
 test: lint
 	@$(BIN)/python -m pytest
+
+test-slow: lint
+	@$(BIN)/python -m pytest -m "slow or not slow"
 
 clean:
 	rm -rf $(DEMO) build *.egg-info .pytest_cache .ruff_cache

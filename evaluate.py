@@ -3,6 +3,7 @@
     python evaluate.py runs/asmnet_synthetic_asm/best.keras                  # synthetic test faces
     python evaluate.py runs/asmnet_300w/best.keras --dataset 300w --data-dir data/300w --subset full common challenging
     python evaluate.py asmnet_300w_112 --dataset 300w --data-dir data/300w   # a model that ships with the package
+    python evaluate.py asmnet_300w_112 --dataset 300w --data-dir data/300w --boxes detector       # as a user has it
     python evaluate.py MODEL --predictions spiga=spiga.npz --dataset 300w --data-dir data/300w --subset lfpw
     python evaluate.py A.keras B.tflite SAVED_MODEL --predictions spiga=spiga.npz ...             # also comparison.md
     python evaluate.py --predictions spiga=spiga.npz                         # a file with its own landmarks_gt
@@ -17,9 +18,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asmnet_tf import cli
 from asmnet_tf.files import InputError
+
+if TYPE_CHECKING:
+    from asmnet_tf.distribution import Replicas
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,14 +47,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--subset", nargs="+", metavar="S", help="default: all that the split has faces of")
     cli.add_crop_argument(parser, None, "default: the one the model was trained with")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image: two passes per face")
+    parser.add_argument(
+        "--boxes", choices=("gt", "detector"), default="gt", help="where a MODEL's crops come from (default: gt)"
+    )
     parser.add_argument("--thresholds", nargs="+", type=cli.positive, metavar="T", help="NME fractions of FR and AUC")
     parser.add_argument("--output", type=Path, default=Path("evaluation"), help="folder (default: evaluation)")
+    parser.add_argument(
+        "--strategy", choices=("one", "multiworker"), default="one", help="multiworker: a share of the faces each"
+    )
     parser.add_argument("--save-predictions", action="store_true", help="also write <NAME>.npz, as --predictions reads")
     args = parser.parse_args(argv)
     if not args.models and not args.predictions:
         parser.error("nothing to evaluate: give a MODEL or --predictions NAME=FILE")
     if args.flip and not args.models:
         parser.error("--flip: only a MODEL can be run on the mirrored image")
+    if args.boxes == "detector" and not args.models:
+        parser.error("--boxes: only a MODEL is given boxes")
     if any(abs(t - round(t, 2)) > 1e-9 for t in args.thresholds or ()):
         parser.error("--thresholds: two decimals at most, since they name the results (fr_pct@0.08)")
     for text in args.predictions:
@@ -59,18 +72,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Runs the steps; raises InputError for what the user can mend."""
+    """Evaluates, as one of the workers of --strategy; raises InputError for what the user can mend."""
+    from asmnet_tf.distribution import joined
+
+    with joined(args.strategy) as replicas:
+        evaluate(args, replicas)
+
+
+def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
+    """Runs the steps."""
+    import numpy as np
+
     from asmnet_tf import evaluation, report
+    from asmnet_tf.datasets import BadSamples
     from asmnet_tf.files import make_folder
     from asmnet_tf.pose import estimate_pose
     from asmnet_tf.prediction_files import align, read_predictions, write_predictions
 
-    make_folder(args.output)
+    if replicas.is_chief:
+        make_folder(args.output)
     files = {name: read_predictions(path) for name, _, path in (text.partition("=") for text in args.predictions)}
     if len(files) < len(args.predictions):
         raise InputError("--predictions: two files have the same NAME. Give each its own.")
 
     # 1. Ground truth: a dataset's faces, or those that the prediction files bring along.
+    bad = BadSamples(args.on_bad_sample == "skip")
     own_truth = not args.models and args.dataset is None and all(f.landmarks_gt is not None for f in files.values())
     if own_truth:
         ignored = {"--data-dir": args.data_dir, "--subset": args.subset, "--pose-labels": args.pose_labels}
@@ -80,15 +106,24 @@ def main(args: argparse.Namespace) -> None:
         reader = None
     else:
         spec, data_dir = cli.find_data(args)
-        samples, faces = evaluation.truth_of_dataset(spec, data_dir, args)
+        samples, faces = evaluation.truth_of_dataset(spec, data_dir, args, bad)
+        if replicas.is_chief:
+            bad.write(args.output)
         reader = lambda i: samples[i].read_image()  # noqa: E731
 
     # 2. Every model on these faces.
     methods = []
+    boxes = None
+    if args.boxes == "detector":
+        boxes = evaluation.detected_boxes(samples)
+        found = int(np.isfinite(boxes[:, 0]).sum())
+        print(f"face detector: {found} of {len(samples)} faces found; the others count as failures", file=sys.stderr)
     for name, path in evaluation.unique_names(args.models, taken={*files, "mean_shape"}):
         from asmnet_tf.prediction import score_model  # TensorFlow, only where a model is to be run
 
-        methods.append(score_model(name, path, samples, spec, args.crop, args.flip))
+        methods.append(score_model(name, path, samples, spec, args.crop, args.flip, boxes, replicas))
+    if not replicas.is_chief:
+        return
 
     # 3. Every prediction file, and the mean shape, what a network that has learned nothing would say.
     for name, file in files.items():
@@ -104,6 +139,8 @@ def main(args: argparse.Namespace) -> None:
         "dataset": None if own_truth else spec.name,
         "split": None if own_truth else args.split,
         "faces": len(faces.names),
+        "faces_skipped": len(bad.reasons),
+        "boxes": "of the landmarks" if boxes is None else f"face detector's: {found} of {len(samples)} faces found",
         "normaliser": "inter-ocular (outer eye corners); inter-pupil beside it",
         "pose_labels": evaluation.pose_label_source(spec, args, own_truth, files),
         "thresholds": thresholds,

@@ -33,6 +33,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.shapes is not None and args.data_dir is not None:
         parser.error("--shapes and --data-dir: the shapes come from one or the other")
+    if args.shapes is not None and args.on_bad_sample == "skip":
+        parser.error("--on-bad-sample skip: a row of --shapes that is not finite has to be removed from the file")
     return args
 
 
@@ -41,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
 
     from asmnet_tf import plots, shape_model
-    from asmnet_tf.datasets import read_samples
+    from asmnet_tf.datasets import BadSamples, read_samples
     from asmnet_tf.files import make_folder
     from asmnet_tf.training_shapes import FileShapes, SampleShapes
 
@@ -54,7 +56,9 @@ def main(args: argparse.Namespace) -> None:
         shapes = FileShapes(args.shapes, spec, args.limit)
     else:
         spec, data_dir = cli.find_data(args)
-        shapes = SampleShapes(read_samples(spec, data_dir, "train", args.limit), spec, args.crop)
+        bad = BadSamples(args.on_bad_sample == "skip", images=False)
+        shapes = SampleShapes(read_samples(spec, data_dir, "train", args.limit, bad=bad), spec, args.crop)
+        bad.write(args.output)
 
     # 2. One covariance, one shape model for each percentage.
     statistics = shapes.statistics()

@@ -4,6 +4,7 @@
     python train.py --dataset 300w --data-dir data/300w --name asmnet_300w
     python train.py --dataset 300w --data-dir data/300w --recipe paper --shape-model shape_models_tight/300w_pca90.npz
     python train.py --dataset 300w --data-dir data/300w --name asmnet_300w --resume
+    srun python train.py --strategy multiworker ...                          # README: Training on several machines
 
 Prints one line for each epoch (losses, alpha, learning rate, images/s, validation NME and pose error on held-out
 training faces). Writes <output>/<name>/ with best.keras, last.keras, log.csv, curves.png, args.json, tensorboard/ and
@@ -14,21 +15,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asmnet_tf import cli, model_zoo
-from asmnet_tf.config import (
-    ALPHA_SCHEDULES,
-    ARCHITECTURES,
-    AUGMENTATIONS,
-    HEADS,
-    INPUT_SIZE,
-    LANDMARK_LOSSES,
-    LOSSES,
-    RECIPES,
-    VAL_FRACTION,
-    crop_scale,
-)
+from asmnet_tf.config import ARCHITECTURES, AUGMENTATIONS, HEADS, INPUT_SIZE, RECIPES, VAL_FRACTION, crop_scale
 from asmnet_tf.files import InputError
+
+if TYPE_CHECKING:
+    from asmnet_tf.distribution import Replicas
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,24 +38,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--head", choices=HEADS, default="pooled", help="spatial: ASMNet's keeps position (README)")
     model.add_argument("--input-size", type=cli.positive_int, default=INPUT_SIZE, metavar="PX", help="default: 224")
     model.add_argument("--weights", default="none", help="none, imagenet, .keras, .weights.h5, .h5 or a shipped NAME")
+    model.add_argument("--freeze-batch-norm", action="store_true", help="keep that of --weights, for small batches")
 
-    recipe = parser.add_argument_group("recipe", "--recipe sets the defaults of all that follow (README: Recipes)")
-    recipe.add_argument("--recipe", choices=RECIPES, default="tuned")
-    recipe.add_argument("--loss", choices=LOSSES, default="asm", help="asm: with the ASM term; mse: without it")
-    recipe.add_argument("--landmark-loss", choices=LANDMARK_LOSSES, help="metric of both landmark terms")
-    recipe.add_argument("--alpha", type=cli.non_negative, nargs=3, metavar="A", help="weight of the ASM term by thirds")
-    recipe.add_argument("--alpha-schedule", choices=ALPHA_SCHEDULES, default="epochs", help="release: by its defect")
-    recipe.add_argument("--pose-weight", type=cli.non_negative)
-    recipe.add_argument("--epochs", type=cli.positive_int)
-    recipe.add_argument("--batch-size", type=cli.positive_int)
-    recipe.add_argument("--lr", type=cli.positive, help="peak learning rate")
-    recipe.add_argument("--weight-decay", type=cli.non_negative)
-    recipe.add_argument("--ema", type=cli.fraction, help="momentum of the weights' moving average, e.g. 0.998")
-    recipe.add_argument("--l2-heads", type=cli.non_negative, help="the paper's 0.01 has no effect in the release")
-    recipe.add_argument("--dropout", type=cli.fraction)
-    recipe.add_argument("--augment", choices=AUGMENTATIONS)
-    cli.add_crop_argument(recipe, None, "tuned: square, paper: tight")
-
+    cli.add_recipe_arguments(parser)
     run = parser.add_argument_group("run")
     run.add_argument("--output", type=Path, default=Path("runs"), help="default: runs")
     run.add_argument("--name", help="run folder in --output (default: <arch>_<dataset>_<loss>)")
@@ -69,36 +48,48 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--validate-every", type=cli.positive_int, metavar="N", help="epochs (default: 30 times a run)")
     cli.add_cache_arguments(run)
-    run.add_argument("--mixed-precision", action="store_true", help="float16 on a GPU, bfloat16 on a CPU")
+    cli.add_engine_arguments(run)
+    cli.add_strategy_arguments(parser)
     args = parser.parse_args(argv)
-
     for key in vars(args):
         if getattr(args, key) is None and hasattr(RECIPES[args.recipe], key):
             setattr(args, key, getattr(RECIPES[args.recipe], key))
     if args.head != "pooled" and args.arch != "asmnet":
         parser.error(f"--head {args.head}: for --arch asmnet only")
+    args.threads = args.threads or (cli.cores() if args.deterministic else None)
     args.name = args.name or f"{args.arch}_{args.dataset}_{args.loss}"
     args.shape_model = args.shape_model or model_zoo.default_shape_model(args.dataset, args.crop)
     return args
 
 
 def main(args: argparse.Namespace) -> None:
-    """Runs the steps; raises InputError for what the user can mend."""
+    """Trains, as one of the workers of --strategy; raises InputError for what the user can mend."""
+    from asmnet_tf.distribution import joined
+
+    with joined(args.strategy, args.devices, args.threads) as replicas:
+        train(args, replicas)
+
+
+def train(args: argparse.Namespace, replicas: Replicas) -> None:
+    """Runs the steps."""
     from asmnet_tf.files import make_folder
 
     folder = args.output / args.name
-    if folder.exists() and not args.resume:
-        raise InputError(f"{folder}: this run exists. Go on with --resume or choose another --name.")
-    make_folder(args.output)
+    if replicas.is_chief:
+        if folder.exists() and not args.resume:
+            raise InputError(f"{folder}: this run exists. Go on with --resume or choose another --name.")
+        make_folder(args.output)
     recipe = RECIPES[args.recipe]
 
     # 1. Faces with landmarks and pose; a fixed part of the training faces is held out for validation.
-    from asmnet_tf.datasets import hold_out, read_samples, with_pose
+    from asmnet_tf.datasets import BadSamples, hold_out, read_samples, trainable, with_pose
 
     spec, data_dir = cli.find_data(args)
-    samples = read_samples(spec, data_dir, "train", args.limit)
-    train, validation = hold_out(with_pose(samples, spec, data_dir, args.pose_labels), args.val_fraction)
-    if not train:
+    bad = BadSamples(args.on_bad_sample == "skip")
+    samples = read_samples(spec, data_dir, "train", args.limit, bad=bad)
+    faces, validation = hold_out(with_pose(samples, spec, data_dir, args.pose_labels), args.val_fraction)
+    faces = trainable(faces, bad)
+    if not faces:
         raise InputError(f"--val-fraction {args.val_fraction:g}: all {len(samples)} faces are held out. Use less.")
 
     # 2. The eigen-shapes of these faces in this crop.
@@ -109,16 +100,17 @@ def main(args: argparse.Namespace) -> None:
     # 3. The network, a plain functional Keras model.
     from asmnet_tf import models, training
 
-    training.prepare(args.seed, args.mixed_precision)
-    if args.input_size < models.MIN_INPUT_SIZE:
-        raise InputError(f"--input-size {args.input_size}: the network needs {models.MIN_INPUT_SIZE} or more.")
-    model = models.BUILDERS[args.arch](
-        spec.num_landmarks, args.input_size, args.dropout, args.l2_heads, recipe.input_range, args.head
-    )
+    training.prepare(args)
+    with replicas.strategy.scope():
+        model = models.BUILDERS[args.arch](
+            spec.num_landmarks, args.input_size, args.dropout, args.l2_heads, recipe.input_range, args.head
+        )
     if recipe.start_at_mean:
-        training.start_at_mean(model, train, args.crop)
+        training.start_at_mean(model, faces, args.crop)
     if args.weights != "none":
         print(f"{args.weights}: weights for {models.load_backbone_weights(model, args.weights)} layers")
+    if args.freeze_batch_norm:
+        models.freeze_batch_norm(model)
 
     # 4. Augmented batches, the multi-task loss and the schedules.
     from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
@@ -126,23 +118,28 @@ def main(args: argparse.Namespace) -> None:
 
     frame = (args.crop, crop_scale(args.crop), args.input_size)
     cache = {"cache": args.cache, "cache_dir": args.cache_dir}
-    patches = FacePatches(train, *frame, **cache)
-    batches = TrainingBatches(patches, AUGMENTATIONS[args.augment], args.batch_size, args.seed)
-    held_out = FacePatches(validation, *frame, margin=1.0, **cache) if validation else None
+    patches = FacePatches(faces, *frame, **cache)
+    batches = TrainingBatches(patches, AUGMENTATIONS[args.augment], args.batch_size, args.seed, replicas.part)
+    part = validation[replicas.part(len(validation))]
+    held_out = FacePatches(part, *frame, margin=1.0, **cache) if part else None
     loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, args.pose_weight)
+    args.lr *= replicas.count if args.scale_lr else 1
     plan = training.make_plan(args, recipe, batches.steps_per_epoch)
 
     # 5. Train.
     sidecar = training.make_sidecar(args, spec) | {"head": args.head}
-    trainer = training.Trainer(model, batches, held_out, loss, plan, spec, folder, sidecar)
+    trainer = training.Trainer(model, batches, held_out, loss, plan, spec, folder, sidecar, replicas)
     if args.resume:
         training.check_flags(folder, args)
         trainer.resume()
-    counts = {"train": len(train), "validation": len(validation), "parameters": model.count_params()}
-    training.write_arguments(folder, args, counts)
-    print(f"{folder}: {len(train)} faces, {len(validation)} held out, {model.count_params():,} parameters")
+    if replicas.is_chief:
+        counts = {"train": len(faces), "validation": len(validation), "parameters": model.count_params()}
+        training.write_arguments(folder, args, counts | {"skipped": len(bad.reasons)}, replicas)
+        bad.write(folder)
+        print(f"{folder}: {len(faces)} faces, {len(validation)} held out, {model.count_params():,} parameters")
     trainer.run()
-    print(f"{folder / 'best.keras'}: best validation NME {trainer.best_line()}")
+    if replicas.is_chief:
+        print(f"{folder / 'best.keras'}: best validation NME {trainer.best_line()}")
 
 
 if __name__ == "__main__":

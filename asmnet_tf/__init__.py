@@ -1,25 +1,37 @@
 """ASMNet in TensorFlow / Keras: facial landmarks and head pose by one light network.
 
+    from asmnet_tf import FaceAligner
+    faces = FaceAligner().detect(image)                          # RGB array; landmarks, yaw, pitch, roll of every face
+
     import asmnet_tf
     model = asmnet_tf.load_pretrained("asmnet_300w_112")         # a plain Keras model
     asmnet_tf.pretrained_sidecar("asmnet_300w_112")["crop"]      # what it was trained with
     asmnet_tf.pretrained_names()
 
-Importing the package imports nothing heavy; its modules are imported by name (`from asmnet_tf import models`), and the
-three functions above bring theirs when they are first used.
+Importing the package imports nothing heavy; its modules are imported by name (`from asmnet_tf import models`), and what
+stands above brings its own when it is first used.
 """
 
+import os
 from importlib import import_module
 
 __version__ = "0.1.0"
-_FUNCTIONS = {"load_pretrained": "models", "pretrained_sidecar": "models", "pretrained_names": "model_zoo"}
+# OpenCV reads it when it is imported. Its own bound, 8 times this, lets an image of some kB take 6 GB of memory
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 27))
+_MODULES = {  # public name -> module
+    "FaceAligner": "aligner",
+    "Face": "aligner",
+    "load_pretrained": "models",
+    "pretrained_sidecar": "models",
+    "pretrained_names": "model_zoo",
+}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _FUNCTIONS:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_FUNCTIONS[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FUNCTIONS})
+    return sorted({*globals(), *_MODULES})

@@ -4,20 +4,68 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from asmnet_tf.config import CACHES, CROPS, DATASETS, DatasetSpec
+from asmnet_tf.config import (
+    ALPHA_SCHEDULES,
+    AUGMENTATIONS,
+    CACHES,
+    CROPS,
+    DATASETS,
+    LANDMARK_LOSSES,
+    LOSSES,
+    RECIPES,
+    DatasetSpec,
+)
 from asmnet_tf.files import InputError
 
 EXIT_BAD_INPUT = 2
+EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the input
 EXIT_INTERRUPTED = 130
+STRATEGIES = ("auto", "one", "mirrored", "multiworker")
+
+
+class Stopped(Exception):
+    """A signal ended a run whose state is saved. The message is one line; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class StopSignals:
+    """A context that notes SIGTERM and Ctrl-C in `received`, for a run to end at its next step; a second one kills."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Callable | int | None] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and the like
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = number
+        self.__exit__()
+
+    def __exit__(self, *error: object) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
 
 
 def run(main: Callable[[argparse.Namespace], None], parse_args: Callable[[], argparse.Namespace]) -> None:
-    """Runs a command: bad input ends it with one line on stderr and exit code 2, Ctrl-C with 130."""
+    """Runs a command: bad input ends it with one line on stderr and exit code 2, Ctrl-C with 130.
+
+    A training run saves its state first, also on SIGTERM, which then ends it with 0: see `StopSignals`.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes would bury the program's own words
     # keep freed tensors for the next step: giving them back to the system cost a third of the step in page faults
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
@@ -27,6 +75,9 @@ def run(main: Callable[[argparse.Namespace], None], parse_args: Callable[[], arg
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
@@ -38,11 +89,17 @@ def new_parser(docstring: str) -> argparse.ArgumentParser:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, dataset_default: str | None = "synthetic") -> None:
-    """Adds --dataset, --data-dir, --limit: the same in every script."""
+    """Adds --dataset, --data-dir, --limit, --on-bad-sample: the same in every script."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", choices=DATASETS, default=dataset_default, help="default: synthetic")
     group.add_argument("--data-dir", type=Path, help="folder of the dataset as downloaded (default: data/<dataset>)")
     group.add_argument("--limit", type=positive_int, metavar="N", help="use the first N samples only, for smoke runs")
+    group.add_argument(
+        "--on-bad-sample",
+        choices=("fail", "skip"),
+        default="fail",
+        help="skip: leave out faces whose image or annotation cannot be read, list them in skipped.csv (default: fail)",
+    )
 
 
 def add_crop_argument(parser: argparse.ArgumentParser, default: str | None, help_default: str) -> None:
@@ -68,6 +125,53 @@ def add_cache_arguments(parser: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_strategy_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --strategy, --devices and --scale-lr; see `distribution`."""
+    group = parser.add_argument_group("several devices or machines", "--batch-size is of all of them together")
+    group.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        default="auto",
+        help="auto: multiworker where TF_CONFIG is set, mirrored on two GPUs or more, else one",
+    )
+    group.add_argument("--devices", type=device, nargs="+", metavar="D", help="of mirrored: GPU:0 GPU:1; CPU:0 CPU:1")
+    group.add_argument("--scale-lr", action="store_true", help="--lr times the number of replicas (Goyal et al. 2017)")
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --recipe and what it sets the defaults of; see `config.Recipe`."""
+    recipe = parser.add_argument_group("recipe", "--recipe sets the defaults of all that follow (README: Recipes)")
+    recipe.add_argument("--recipe", choices=RECIPES, default="tuned")
+    recipe.add_argument("--loss", choices=LOSSES, default="asm", help="asm: with the ASM term; mse: without it")
+    recipe.add_argument("--landmark-loss", choices=LANDMARK_LOSSES, help="metric of both landmark terms")
+    recipe.add_argument("--alpha", type=non_negative, nargs=3, metavar="A", help="weight of the ASM term by thirds")
+    recipe.add_argument("--alpha-schedule", choices=ALPHA_SCHEDULES, default="epochs", help="release: by its defect")
+    recipe.add_argument("--pose-weight", type=non_negative)
+    recipe.add_argument("--epochs", type=positive_int)
+    recipe.add_argument("--batch-size", type=positive_int)
+    recipe.add_argument("--lr", type=positive, help="peak learning rate")
+    recipe.add_argument("--weight-decay", type=non_negative)
+    recipe.add_argument("--ema", type=fraction, help="momentum of the weights' moving average, e.g. 0.998")
+    recipe.add_argument("--l2-heads", type=non_negative, help="the paper's 0.01 has no effect in the release")
+    recipe.add_argument("--dropout", type=fraction)
+    recipe.add_argument("--augment", choices=AUGMENTATIONS)
+    add_crop_argument(recipe, None, "tuned: square, paper: tight")
+
+
+def add_engine_arguments(parser: argparse._ArgumentGroup) -> None:
+    """Adds --mixed-precision, --xla, --deterministic, --threads; see `training.prepare`."""
+    parser.add_argument("--mixed-precision", action="store_true", help="float16 on a GPU, bfloat16 on a CPU")
+    parser.add_argument(
+        "--xla", action="store_true", help="compile the step with XLA: for GPUs, 6 times slower on a CPU"
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="the same bits again, also after --resume: fixes --threads"
+    )
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="of TensorFlow (default: it chooses; --deterministic: cores)"
+    )
+
+
 def find_data(args: argparse.Namespace) -> tuple[DatasetSpec, Path]:
     """Returns the dataset's spec and folder; generates a synthetic one on first use."""
     spec = DATASETS[args.dataset or "synthetic"]
@@ -77,6 +181,14 @@ def find_data(args: argparse.Namespace) -> tuple[DatasetSpec, Path]:
 
         ensure_dataset(folder, spec)
     return spec, folder
+
+
+def device(text: str) -> str:
+    """argparse type: CPU or GPU, a colon and a number."""
+    kind, _, number = text.partition(":")
+    if kind not in ("CPU", "GPU") or not number.isdecimal() or len(number) > 3:
+        raise argparse.ArgumentTypeError(f"{text} is not of the form GPU:0 or CPU:0")
+    return text
 
 
 def positive_int(text: str) -> int:
@@ -109,6 +221,11 @@ def positive(text: str) -> float:
     if value == 0.0:
         raise argparse.ArgumentTypeError("0 is not above zero")
     return value
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def commit() -> str:

@@ -28,6 +28,19 @@ def crop_scale(crop: str) -> float:
     return SQUARE_CROP_SCALE if crop == "square" else 1.0
 
 
+# --- faces of photographs and videos ----------------------------------------------------------------------------------
+
+DEFAULT_MODEL = "asmnet_300w"
+FACE_FORMATS = ("json", "csv", "pts")
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # what a folder is searched for
+VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+DETECTOR_SIZE = 640  # longest side of the face detector's larger view, pixels
+# from the detector's box to the landmark box (`detection.to_landmark_boxes`): 300W training faces,
+# by `python tests/benchmarks/face_detection.py --fit`
+DETECTOR_SCALE = 0.923
+DETECTOR_SHIFT = (-0.010, 0.134)
+
+
 # --- datasets ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,10 +7,14 @@ COFW    <data_dir>/COFW_{train,test}_color.mat (MATLAB v7.3, which is HDF5)
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +22,13 @@ import numpy as np
 from tqdm import tqdm
 
 from asmnet_tf.config import DatasetSpec, Source
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, write_text
 from asmnet_tf.geometry import landmark_box, read_image
 from asmnet_tf.pose import align_signs, cached_pose, read_pose_labels
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 MAX_PTS_BYTES = 1 << 20  # a .pts has about 2 kB; more is another kind of file
+MAX_LIST_BYTES = 1 << 28  # the list of 7,500 WFLW faces has 16 MB
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")  # columns 200..205
 
 
@@ -52,28 +57,71 @@ class Sample:
         return _read_cofw_image(self.image_path, self.index)
 
 
+class BadSamples:
+    """What becomes of a sample that cannot be used: it ends the run, or is left out, counted and listed.
+
+    Args: skip: leave it out. images: whether images are decoded to see if they can be: once more, so only with `skip`.
+    """
+
+    def __init__(self, skip: bool = False, images: bool = True) -> None:
+        self.skip = skip
+        self.images = skip and images
+        self.reasons: dict[str, str] = {}  # of those left out, by name
+
+    @contextlib.contextmanager
+    def catch(self, name: str) -> Iterator[None]:
+        """Notes an InputError as that sample's, or lets it pass where nothing is to be skipped."""
+        try:
+            yield
+        except InputError as error:
+            if not self.skip:
+                raise
+            self.reasons[name] = str(error)
+
+    def write(self, folder: str | Path) -> None:
+        """Writes skipped.csv (name, reason) and says so in one line on stderr; without a bad sample there is none."""
+        path = Path(folder) / "skipped.csv"
+        if not self.reasons:
+            path.unlink(missing_ok=True)  # of an earlier evaluation into the same folder
+            return
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("name", "reason"), *self.reasons.items()])
+        write_text(path, text.getvalue())
+        print(f"{path}: {len(self.reasons)} bad samples skipped, the first: {self._first()}", file=sys.stderr)
+
+    def _first(self) -> str:
+        return next(iter(self.reasons.values()))
+
+
 def _sample(name: str, path: Path, landmarks: np.ndarray, tags: Set[str], index: int | None = None) -> Sample:
     landmarks = landmarks.astype(np.float32)
     return Sample(name, path, landmarks, landmark_box(landmarks), frozenset(tags), index=index)
 
 
-def _progress(items: Sequence, title: str) -> Iterable:
-    return tqdm(items, f"read {title}", unit="face", disable=None, leave=False)
+def _progress(items: Iterable, title: str, total: int | None = None) -> Iterable:
+    return tqdm(items, f"read {title}", total, unit="face", disable=None, leave=False)
 
 
 # --- public readers ---------------------------------------------------------------------------------------------------
 
 
 def read_samples(
-    spec: DatasetSpec, data_dir: str | Path, split: str, limit: int | None = None, quiet: bool = False
+    spec: DatasetSpec,
+    data_dir: str | Path,
+    split: str,
+    limit: int | None = None,
+    quiet: bool = False,
+    bad: BadSamples | None = None,
 ) -> list[Sample]:
     """Reads one split of a dataset; says once on stderr what a partial download lacks.
 
-    Args:    split: a key of spec.splits ("train", "test"). limit: the first so many samples only.
+    Args:    split: a key of spec.splits ("train", "test"). limit: the first so many samples only. bad: what to do with
+             those that cannot be used; default: raise.
     Returns: samples in the order of the spec's sources, by file name within a folder (300W), by line in a list.
     Raises:  InputError for a missing or empty folder and for a file that cannot be used.
     """
     data_dir = Path(data_dir)
+    bad = bad or BadSamples()
     if split not in spec.splits:
         raise InputError(f"split {split!r}: {spec.title} has {', '.join(spec.splits)}.")
     if not data_dir.is_dir():
@@ -82,11 +130,15 @@ def read_samples(
     samples: list[Sample] = []
     found: dict[str, int] = {}
     for source in spec.splits[split]:
-        here = reader(spec, data_dir, source, None if limit is None else limit - len(samples))
+        here = reader(spec, data_dir, source, None if limit is None else limit - len(samples), bad)
         found[source.name] = len(here)
         samples += here
         if limit is not None and len(samples) >= limit:
             break
+    if bad.images:
+        samples = _without_bad_images(samples, bad)
+    if not samples and bad.reasons:
+        raise InputError(f"{data_dir}: all {len(bad.reasons)} {split} faces are bad, the first: {bad._first()}")
     if not samples:
         places = ", ".join(source.path for source in spec.splits[split])
         raise InputError(f"{data_dir}: no {spec.title} {split} face in it (looked for {places}). Is --data-dir right?")
@@ -95,6 +147,40 @@ def read_samples(
         parts = ", ".join(f"{s.name.upper()} {found[s.name]}/{s.expected}" for s in spec.splits[split])
         print(f"{spec.title} {split}: {len(samples)} of {expected} faces ({parts})", file=sys.stderr)
     return samples
+
+
+def _without_bad_images(samples: list[Sample], bad: BadSamples) -> list[Sample]:
+    def check(sample: Sample) -> InputError | None:
+        try:
+            sample.read_image()
+        except InputError as error:
+            return error
+        return None
+
+    fine = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes outside the interpreter lock
+        for sample, error in zip(samples, _progress(pool.map(check, samples), "images", len(samples))):
+            with bad.catch(sample.name):
+                if error is not None:
+                    raise error
+                fine.append(sample)
+    return fine
+
+
+def trainable(samples: list[Sample], bad: BadSamples) -> list[Sample]:
+    """Returns the samples whose head pose is known. PnP finds none for landmarks that are all in one place.
+
+    Raises: InputError naming the first that has none, unless such are to be skipped.
+    """
+    chosen = []
+    for sample in samples:
+        with bad.catch(sample.name):
+            if not np.isfinite(sample.pose).all():
+                raise InputError(
+                    f"{sample.image_path}: no head pose for this face (its landmarks are degenerate). Remove it."
+                )
+            chosen.append(sample)
+    return chosen
 
 
 def with_pose(
@@ -219,7 +305,13 @@ def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
     return np.array(rows) - 1.0
 
 
-def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None) -> list[Sample]:
+def pts_text(landmarks: np.ndarray) -> str:
+    """Returns landmarks (L, 2), 0-based pixels, as the text of a `.pts` file, whose first pixel is (1, 1)."""
+    rows = "\n".join(f"{x + 1:.4f} {y + 1:.4f}" for x, y in landmarks.tolist())
+    return f"version: 1\nn_points:  {len(landmarks)}\n{{\n{rows}\n}}\n"
+
+
+def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
     folder = data_dir / source.path
     if not folder.is_dir():
         return []
@@ -232,25 +324,31 @@ def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
         lonely = next(name for stem, name in points if stem not in images)
         print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely}), left out", file=sys.stderr)
     tags = frozenset({source.name})
-    return [
-        _sample(f"{source.path}/{stem}", folder / images[stem], read_pts(folder / name, spec.num_landmarks), tags)
-        for stem, name in _progress(paired[:limit], source.path)
-    ]
+    samples = []
+    for stem, file in _progress(paired[:limit], source.path):
+        name = f"{source.path}/{stem}"
+        with bad.catch(name):
+            samples.append(_sample(name, folder / images[stem], read_pts(folder / file, spec.num_landmarks), tags))
+    return samples
 
 
 # --- WFLW -------------------------------------------------------------------------------------------------------------
 
 
-def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None) -> list[Sample]:
+def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
     path = data_dir / source.path
     if not path.is_file():
         return []
     samples, faces, absent = [], Counter(), 0
     columns = 2 * spec.num_landmarks + 11
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read(MAX_LIST_BYTES + 1).splitlines()
+            more = bool(file.read(1))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    if more:
+        raise InputError(f"{path}: more than {MAX_LIST_BYTES >> 20} MB, so no list of faces. Download the list again.")
     listed: dict[str, bool] = {}
     for number, line in enumerate(_progress(lines, path.name), 1):
         if limit is not None and len(samples) >= limit:
@@ -258,30 +356,37 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
         parts = line.split(maxsplit=columns - 1)
         if not parts:
             continue
-        if len(parts) != columns:
-            raise InputError(f"{path}, line {number}: {len(parts)} columns, {columns} expected. Is --dataset right?")
-        try:
-            numbers = np.array(parts[:-1], np.float64)
-        except ValueError:
-            numbers = np.array([np.nan])
-        if not np.isfinite(numbers).all() or np.abs(numbers).max() > 1e6:
-            raise InputError(f"{path}, line {number}: a column that is not a number. Download the list again.")
-        image_name = parts[-1].strip()
-        relative = Path(image_name)
-        if relative.is_absolute() or ".." in relative.parts:
-            raise InputError(f"{path}, line {number}: image name {image_name[:60]!r} leaves the data folder.")
-        name = f"{relative.with_suffix('').as_posix()}#{faces[image_name]}"
-        faces[image_name] += 1
-        image = data_dir / "WFLW_images" / relative
-        if image_name not in listed:
-            listed[image_name] = image.is_file()
-        if not listed[image_name]:
-            absent += 1
-            continue
-        landmarks = numbers[: 2 * spec.num_landmarks].reshape(-1, 2)
-        flags = numbers[2 * spec.num_landmarks + 4 : 2 * spec.num_landmarks + 10] > 0.5
-        tags = {source.name} | {tag for tag, on in zip(WFLW_ATTRIBUTES, flags) if on}
-        samples.append(_sample(name, image, landmarks, tags))
+        with bad.catch(f"{path.name}, line {number}"):
+            if len(parts) != columns:
+                raise InputError(
+                    f"{path}, line {number}: {len(parts)} columns, {columns} expected. Is --dataset right?"
+                )
+            image_name = parts[-1].strip()
+            relative = Path(image_name)
+            if relative.anchor or ".." in relative.parts:
+                raise InputError(f"{path}, line {number}: image name {image_name[:60]!r} leaves the data folder.")
+            if not relative.name:
+                raise InputError(
+                    f"{path}, line {number}: {image_name[:60]!r} is no image name. Download the list again."
+                )
+            name = f"{relative.with_suffix('').as_posix()}#{faces[image_name]}"
+            faces[image_name] += 1
+            try:
+                numbers = np.array(parts[:-1], np.float64)
+            except ValueError:
+                numbers = np.array([np.nan])
+            if not np.isfinite(numbers).all() or np.abs(numbers).max() > 1e6:
+                raise InputError(f"{path}, line {number}: a column that is not a number. Download the list again.")
+            image = data_dir / "WFLW_images" / relative
+            if image_name not in listed:
+                listed[image_name] = os.path.isfile(image)  # unlike is_file() also False for what no file can be called
+            if not listed[image_name]:
+                absent += 1
+                continue
+            landmarks = numbers[: 2 * spec.num_landmarks].reshape(-1, 2)
+            flags = numbers[2 * spec.num_landmarks + 4 : 2 * spec.num_landmarks + 10] > 0.5
+            tags = {source.name} | {tag for tag, on in zip(WFLW_ATTRIBUTES, flags) if on}
+            samples.append(_sample(name, image, landmarks, tags))
     if absent:
         print(f"{path}: {absent} listed faces whose image is absent, left out", file=sys.stderr)
     return samples
@@ -290,51 +395,51 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
 # --- COFW -------------------------------------------------------------------------------------------------------------
 
 
-def _open_mat(path: Path):
-    import h5py  # comes with Keras; only this dataset needs it
-
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not a MATLAB v7.3 file ({error}). Download it again.") from error
-
-
-def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None) -> list[Sample]:
+def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
     path = data_dir / source.path
     if not path.is_file():
         return []
     ending = "Tr" if source.name == "train" else "T"
-    with _open_mat(path) as file:
-        try:
-            table = np.asarray(file[f"phis{ending}"], np.float64)  # MATLAB is column-major: (87, N) here
-            count = file[f"Is{ending}"].size
-        except (KeyError, ValueError, TypeError) as error:
-            raise InputError(
-                f"{path}: no phis{ending} and Is{ending} in it ({error}). Is it COFW's colour file?"
-            ) from error
+    with _reading_mat(path, f"phis{ending} and Is{ending}") as (file, read):
+        table = read(file, f"phis{ending}").astype(np.float64)  # MATLAB is column-major: (87, N) here
+        count = file[f"Is{ending}"].size
     rows = 3 * spec.num_landmarks
     if table.ndim != 2 or table.shape[0] != rows or table.shape[1] != count:
         raise InputError(f"{path}: phis{ending} has shape {table.shape}, expected ({rows}, {count}).")
     samples = []
     for i, column in enumerate(_progress(table.T[:limit], path.name)):
-        if not np.isfinite(column).all():
-            raise InputError(f"{path}: face {i} has a point that is not a number. Download it again.")
-        landmarks = np.stack(
-            [column[: spec.num_landmarks], column[spec.num_landmarks : 2 * spec.num_landmarks]], axis=1
-        )
-        tags = {source.name} | ({"occlusion"} if column[2 * spec.num_landmarks :].any() else set())
-        samples.append(_sample(f"{source.name}/{i:04d}", path, landmarks - 1.0, tags, index=i))  # MATLAB counts from 1
+        name = f"{source.name}/{i:04d}"
+        with bad.catch(name):
+            if not (np.abs(column) <= 1e6).all():  # NaN is not
+                raise InputError(f"{path}: face {i} has a point that is not a number. Download it again.")
+            x, y, occluded = np.split(column, 3)
+            tags = {source.name} | ({"occlusion"} if occluded.any() else set())
+            landmarks = np.stack([x, y], axis=1) - 1.0  # MATLAB counts from 1
+            samples.append(_sample(name, path, landmarks, tags, index=i))
     return samples
 
 
 def _read_cofw_image(path: Path, index: int) -> np.ndarray:
-    with _open_mat(path) as file:
+    with _reading_mat(path, f"image {index}") as (file, read):
         key = "IsTr" if "IsTr" in file else "IsT"
-        try:
-            image = np.asarray(file[np.asarray(file[key]).reshape(-1)[index]])
-        except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise InputError(f"{path}: image {index} cannot be read ({error}). Download it again.") from error
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[0] != 3):
+        image = read(file, read(file, key).reshape(-1)[index])
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and len(image) != 3):
         raise InputError(f"{path}: image {index} is {image.dtype} {image.shape}, expected uint8 (3, W, H) or (W, H).")
     image = image.T if image.ndim == 3 else np.repeat(image.T[..., None], 3, axis=-1)  # (3, W, H) -> (H, W, 3)
     return np.ascontiguousarray(image)
+
+
+@contextlib.contextmanager
+def _reading_mat(path: Path, wanted: str) -> Iterator[tuple]:
+    """Yields an open COFW file and the function that reads an array of it. Raises: InputError for a damaged file."""
+    import h5py  # comes with Keras; only this dataset needs it
+
+    from asmnet_tf.hdf5 import BROKEN_HDF5, read_dataset
+
+    try:
+        with h5py.File(path, "r") as file:
+            yield file, read_dataset
+    except InputError:
+        raise
+    except BROKEN_HDF5 as error:
+        raise InputError(f"{path}: {wanted} cannot be read ({str(error)[:100]}). Is it COFW's colour file?") from error

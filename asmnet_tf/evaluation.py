@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from asmnet_tf.config import VAL_FRACTION, DatasetSpec
-from asmnet_tf.datasets import Sample, hold_out, read_samples, select, with_pose
+from asmnet_tf.datasets import BadSamples, Sample, hold_out, read_samples, select, with_pose
+from asmnet_tf.detection import detect_faces, overlaps
 from asmnet_tf.files import InputError
 from asmnet_tf.geometry import crop_frame, denormalise, landmark_box
 from asmnet_tf.pose import estimate_pose
@@ -17,8 +19,12 @@ from asmnet_tf.prediction_files import Predictions, align, spec_for
 from asmnet_tf.report import Faces, Method
 from asmnet_tf.shape_model import ShapeModel
 
+FOUND = 0.4  # IoU of a detection and a landmark box from which on the face is found
 
-def truth_of_dataset(spec: DatasetSpec, data_dir: Path, args: argparse.Namespace) -> tuple[list[Sample], Faces]:
+
+def truth_of_dataset(
+    spec: DatasetSpec, data_dir: Path, args: argparse.Namespace, bad: BadSamples | None = None
+) -> tuple[list[Sample], Faces]:
     """Returns the samples of `args.split` that belong to any of `args.subset`, and the same as `Faces`.
 
     Without --subset: every test subset that has a face here; of training faces, all. --limit takes the first N faces of
@@ -26,7 +32,7 @@ def truth_of_dataset(spec: DatasetSpec, data_dir: Path, args: argparse.Namespace
 
     Raises: InputError for an unknown subset or where no subset asked for has a face.
     """
-    samples = read_samples(spec, data_dir, "test" if args.split == "test" else "train")
+    samples = read_samples(spec, data_dir, "test" if args.split == "test" else "train", bad=bad)
     if args.split == "val":
         samples = hold_out(samples, VAL_FRACTION)[1]
     wanted = args.subset or (list(spec.subsets) if args.split == "test" else ["all"])
@@ -65,6 +71,23 @@ def truth_of_files(files: list[Predictions], limit: int | None) -> tuple[Dataset
             raise InputError(f"{file.path}: landmarks_gt differs from {first.path}'s. Compare on the same faces.")
     pose = estimate_pose(landmarks, spec) if first.pose_gt is None else first.pose_gt[:limit]
     return spec, [], Faces(spec, names, landmarks, pose, {"all": np.ones(len(names), bool)})
+
+
+def detected_boxes(samples: list[Sample]) -> np.ndarray:
+    """Returns where the face detector sees each sample, float64 (N, 4) like landmark boxes; NaN where it does not.
+
+    A face is found where a detection covers its landmark box with an IoU of FOUND or more; the best one counts.
+    """
+    boxes = np.full((len(samples), 4), np.nan)
+    seen: dict[Path, np.ndarray] = {}  # an image of many faces is looked at once
+    for row, sample in zip(boxes, tqdm(samples, "detect", unit="face", disable=None, leave=False)):
+        key = sample.image_path if sample.index is None else sample.image_path / str(sample.index)
+        if key not in seen:
+            seen[key] = detect_faces(sample.read_image())[0]
+        shared = overlaps(sample.bbox[None].astype(np.float64), seen[key])[0]
+        if shared.size and shared.max() >= FOUND:
+            row[:] = seen[key][shared.argmax()]
+    return boxes
 
 
 def pose_label_source(

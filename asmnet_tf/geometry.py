@@ -100,17 +100,19 @@ def flip_landmarks(landmarks_norm: np.ndarray, flip_map: list[int]) -> np.ndarra
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Reads an image file as RGB uint8 (H, W, 3), EXIF orientation ignored: annotations refer to the stored pixels.
+def read_image(path: str | Path, upright: bool = False) -> np.ndarray:
+    """Reads an image file as RGB uint8 (H, W, 3): grey becomes RGB, 16 bits become 8, alpha is dropped.
 
+    Args:   upright: turn it as its EXIF orientation says. Not for annotated images: annotations refer to stored pixels.
     Raises: InputError if the file is absent or does not decode.
     """
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise InputError(f"{path}: image cannot be read ({error.strerror}). Is the download complete?") from error
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+        image = cv2.imdecode(data, flags) if data.size else None
     except cv2.error:
         image = None
     if image is None:
@@ -170,5 +172,5 @@ def warp_patch(patch: Patch, crop_to_image_map: np.ndarray, size: int) -> np.nda
 
 
 def crop_image(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
-    """Returns the un-augmented network input of crop frame (4,): RGB uint8 (size, size, 3)."""
-    return warp_patch(cut_patch(image, frame, size), crop_to_image(frame, size), size)
+    """Returns the un-augmented network input of crop frame (4,): RGB uint8 (size, size, 3), as evaluated."""
+    return warp_patch(cut_patch(image, frame, size, margin=1.0), crop_to_image(frame, size), size)

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -155,24 +155,37 @@ def _free_memory() -> int:
 class TrainingBatches:
     """Augmented training batches, endless, a pure function of (seed, epoch, step): a resumed run sees the same ones.
 
-    Args: flip, rotation and so on are drawn per face from a generator keyed by (seed, epoch, sample).
+    Flip, rotation and so on are drawn per face from a generator keyed by (seed, epoch, sample).
+
+    Args:
+        patches: of samples with a pose each (`datasets.trainable`).
+        batch_size: faces of a step, in all workers together.
+        part: number of faces of a step -> which of them this worker takes (`distribution.Replicas.part`); all of them.
     """
 
-    def __init__(self, patches: FacePatches, augmentation: Augmentation, batch_size: int, seed: int) -> None:
-        if not np.isfinite(patches.poses).all():
-            bad = patches.samples[int(np.argmin(np.isfinite(patches.poses).all(axis=1)))]
-            raise InputError(f"{bad.image_path}: no head pose for this face (its landmarks are degenerate). Remove it.")
+    def __init__(
+        self,
+        patches: FacePatches,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        part: Callable[[int], slice] = slice,
+    ) -> None:
         self.patches = patches
         self.augmentation = augmentation
         self.batch_size = min(batch_size, len(patches))
+        self.part = part(self.batch_size)
         self.seed = seed
         self.steps_per_epoch = len(patches) // self.batch_size
         self.error: InputError | None = None
         self._orders: dict[int, np.ndarray] = {}  # of the epochs in use; replaced, never changed: threads share it
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, ...]:
-        """Returns image, landmarks_norm, affine, flip, pose of one batch; the last incomplete batch is left out."""
-        chosen = self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        """Returns image, landmarks_norm, affine, flip, pose of this worker's part of one batch.
+
+        The last incomplete batch of an epoch is left out.
+        """
+        chosen = self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size][self.part]
         patches, size, count = self.patches, self.patches.size, len(chosen)
         images = np.empty((count, size, size, 3), np.uint8)
         affine, flip = np.empty((count, 2, 3), np.float32), np.empty(count, bool)
@@ -195,10 +208,10 @@ class TrainingBatches:
             self._orders = {**{e: o for e, o in self._orders.items() if abs(e - epoch) == 1}, epoch: order}
         return order
 
-    def dataset(self, first_epoch: int = 0) -> tf.data.Dataset:
-        """Returns the endless tf.data of dicts (see `losses.MultiTaskLoss`), from the start of `first_epoch` on."""
+    def dataset(self, first_epoch: int = 0, first_step: int = 0) -> tf.data.Dataset:
+        """Returns the endless tf.data of dicts (see `losses.MultiTaskLoss`), from that step of `first_epoch` on."""
         size, length = self.patches.size, self.patches.landmarks_norm.shape[1]
-        count = self.batch_size
+        count = len(range(self.batch_size)[self.part])
         keys = ("image", "landmarks_norm", "affine", "flip", "pose")
         shapes = ([count, size, size, 3], [count, length], [count, 2, 3], [count], [count, 3])
         types = (tf.uint8, tf.float32, tf.float32, tf.bool, tf.float32)
@@ -214,12 +227,12 @@ class TrainingBatches:
             tensors = tf.numpy_function(make, [position], types)
             return {k: tf.ensure_shape(t, s) for k, t, s in zip(keys, tensors, shapes)}
 
-        positions = tf.data.Dataset.range(first_epoch * self.steps_per_epoch, sys.maxsize)
+        positions = tf.data.Dataset.range(first_epoch * self.steps_per_epoch + first_step, sys.maxsize)
         return positions.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
 
-    def iterate(self, first_epoch: int = 0) -> Iterator[dict[str, tf.Tensor]]:
+    def iterate(self, first_epoch: int = 0, first_step: int = 0) -> Iterator[dict[str, tf.Tensor]]:
         """Iterates over `dataset`; an image that does not decode raises its InputError."""
-        iterator = iter(self.dataset(first_epoch))
+        iterator = iter(self.dataset(first_epoch, first_step))
         while True:
             try:
                 yield next(iterator)

@@ -17,11 +17,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, crashes
 from asmnet_tf.models import count_multiply_adds, load_model, read_sidecar
 from asmnet_tf.original import OURS, Convention, is_original, load_original_model
 from asmnet_tf.twins import inference_twin
 
+MAX_INPUT_SIZE = 4096  # pixels; one image then is 50 MB
 # RGB uint8 (B, S, S, 3), any B -> landmarks (B, 2L) and pose (B, 3) in network units, as arrays or eager tensors
 Infer = Callable[[np.ndarray], Sequence]
 
@@ -44,16 +45,17 @@ class RunnableModel:
     format: str = "keras"
 
 
-def open_model(path: str | Path) -> RunnableModel:
+def open_model(path: str | Path, threads: int | None = None) -> RunnableModel:
     """Opens a model: a folder is a SavedModel, `.tflite` or what begins so TFLite, `.h5` the release's, else `.keras`.
 
+    Args:   threads: of TFLite; default: the cores, 4 at most, for one face has no work for more.
     Raises: InputError for a file that is missing, damaged or no model with landmarks and pose.
     """
     path = Path(path)
     if path.is_dir():
         return _open_saved_model(path)
     if path.suffix == ".tflite" or _begins_like_tflite(path):
-        return _open_tflite(path)
+        return _open_tflite(path, threads or min(4, os.cpu_count() or 1))
     if is_original(path):
         return _open_original(path)
     return _open_keras(path)
@@ -73,7 +75,15 @@ def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = F
         outputs = model(convention.to_network_input(tf.cast(images, tf.float32)), training=False)
         return [convention.landmarks_to_network_units(outputs[0]), convention.pose_to_network_units(outputs[1])]
 
-    return infer
+    if not folded:
+        return infer
+    graph = infer.get_concrete_function()  # called directly, it saves looking for the trace: 8 % of one face
+
+    # `infer` is bound here because the graph's variables live only as long as the model
+    def call(images: np.ndarray, _model: object = infer) -> list[tf.Tensor]:
+        return graph(tf.convert_to_tensor(images, tf.uint8))
+
+    return call
 
 
 # --- what the kinds share ---------------------------------------------------------------------------------------------
@@ -86,7 +96,7 @@ def _reason(error: Exception) -> str:
 def _input_size(path: Path, shape: Sequence[int | None]) -> tuple[int | None, int]:
     """Returns the batch size (None: any) and S of an input (B, S, S, 3). Raises: InputError for another shape."""
     batch, *rest = (None if n is None or n < 1 else int(n) for n in shape)
-    if len(rest) != 3 or rest[0] is None or rest[0] != rest[1] or rest[2] != 3:
+    if len(rest) != 3 or rest[0] is None or not 0 < rest[0] == rest[1] <= MAX_INPUT_SIZE or rest[2] != 3:
         raise InputError(f"{path}: takes input of shape {tuple(shape)}, expected images (B, S, S, 3) of one size.")
     return batch, rest[0]
 
@@ -145,7 +155,7 @@ def _open_original(path: Path) -> RunnableModel:
     model, convention = load_original_model(path)
     size = _input_size(path, model.input_shape)[1]
     counts = (model.output_shape[0][1] // 2, size, model.count_params(), count_multiply_adds(model))
-    sidecar = {"crop": convention.crop, "convention": convention.describe()}
+    sidecar = {"crop": convention.crop, "convention": convention.describe()} | read_sidecar(path)
     return RunnableModel(compiled(model, convention, folded=True), *counts, sidecar, "release h5")
 
 
@@ -198,21 +208,34 @@ def _begins_like_tflite(path: Path) -> bool:
         return False  # what opens it next says why
 
 
-def _open_tflite(path: Path) -> RunnableModel:
-    """Opens a TFLite file, float or integer, through its signature where it has one."""
+def _open_tflite(path: Path, threads: int) -> RunnableModel:
+    """Opens a TFLite file, float or integer, through its signature where it has one.
+
+    The interpreter trusts what it reads, and some files that pass `_check_whole` still end the process: so each is
+    first opened and run in a copy of the process.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: this model cannot be read ({error.strerror}).") from error
     try:
         _check_whole(content)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that it will move to another package; ours is pinned
-            interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
-        interpreter.allocate_tensors()
-        runner = _runner(interpreter)
+        if crashes(lambda: _run_tflite(path, content, threads)):
+            raise ValueError("it makes the interpreter crash")
+        return _run_tflite(path, content, threads)
+    except InputError:
+        raise
     except Exception as error:  # ValueError, RuntimeError, struct.error and more; all mean the file is not usable
         raise InputError(f"{path}: not a model that TFLite loads ({_reason(error)}). Export it again.") from error
+
+
+def _run_tflite(path: Path, content: bytes, threads: int) -> RunnableModel:
+    """Opens a TFLite file and runs it on noise. Raises: InputError, ValueError, RuntimeError, ... where it cannot."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it will move to another package; ours is pinned
+        interpreter = tf.lite.Interpreter(model_content=content, num_threads=threads)
+    interpreter.allocate_tensors()
+    runner = _runner(interpreter)
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
     if len(inputs) != 1:
         raise InputError(f"{path}: {len(inputs)} inputs, expected one, images (B, S, S, 3).")
@@ -227,8 +250,14 @@ def _open_tflite(path: Path) -> RunnableModel:
         results = runner(**{input_name: _quantised(images, pixels)})
         return [_dequantised(results[name], outputs[name]) for name in names]
 
+    infer = _in_batches(run, batch)
+    noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    for count in (1, 2):
+        came = [np.shape(output) for output in infer(noise[:count])]
+        if came != [(count, shapes[names[0]][1]), (count, 3)]:
+            raise ValueError(f"outputs of shape {came} for {count} images")
     kind = f"TFLite {np.dtype(pixels['dtype']).name}"
-    return _runnable(path, _in_batches(run, batch), shapes[names[0]][1], size, kind)
+    return _runnable(path, infer, shapes[names[0]][1], size, kind)
 
 
 def _check_whole(content: bytes) -> None:
@@ -286,8 +315,8 @@ def _shape(details: dict) -> list[int | None]:
 def _quantised(pixels: np.ndarray, details: dict) -> np.ndarray:
     """Returns pixels 0..255 as a model's input has them: value = (q - zero point) * scale."""
     dtype, (scale, zero) = details["dtype"], details["quantization"]
-    if not scale:
-        return pixels.astype(dtype)
+    if not scale or (dtype, scale, zero) == (np.uint8, 1.0, 0):  # what `export.py` writes
+        return pixels.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
     return np.clip(np.round(pixels / scale + zero), limits.min, limits.max).astype(dtype)
 

@@ -17,10 +17,12 @@ import numpy as np
 from keras import layers
 
 from asmnet_tf.config import DROPOUT, HEAD_L2, HEADS, INPUT_SIZE
-from asmnet_tf.files import InputError, replacing, write_text
+from asmnet_tf.files import MAX_EXPANSION, InputError, check_archive, limited_memory, read_json, replacing, write_text
+from asmnet_tf.hdf5 import BROKEN_HDF5, read_dataset
 from asmnet_tf.model_zoo import find_model, pretrained_path
 
 MIN_INPUT_SIZE = 32
+LOADING_BYTES = 4 << 30  # that `load_model` may take; ours take some 50 MB
 ASMNET_TAPS = (  # pooled features, in this order (paper figure 2; 24 + 32 + 64 + 96 + 160 + 160 = 536)
     "block_1_project_BN",
     "block_3_project_BN",
@@ -91,7 +93,7 @@ BUILDERS = {"asmnet": build_asmnet, "mobilenet_v2": build_mobilenet_v2}
 
 def _backbone(input_size: int, input_range: tuple[float, float]) -> tuple[keras.Model, keras.KerasTensor]:
     if input_size < MIN_INPUT_SIZE:
-        raise ValueError(f"input_size is {input_size}; MobileNetV2 needs {MIN_INPUT_SIZE} or more")
+        raise InputError(f"--input-size {input_size}: the network needs {MIN_INPUT_SIZE} or more.")
     low, high = input_range
     inputs = layers.Input((input_size, input_size, 3), name="image")
     pixels = layers.Rescaling((high - low) / 255.0, offset=low, name="rescaling")(inputs)
@@ -143,6 +145,13 @@ def start_at_mean(model: keras.Model, landmarks_norm: np.ndarray, pose_norm: np.
         head = model.get_layer(name)
         head.kernel.assign(head.kernel * 0.01)
         head.bias.assign(mean)
+
+
+def freeze_batch_norm(model: keras.Model) -> None:
+    """Lets training use, and leave as they are, the statistics, scales and offsets of all batch norms of a model."""
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
@@ -223,7 +232,7 @@ def _read_layer_weights(path: Path) -> dict[str, list[np.ndarray]]:
             if "layers" in root and "layer_names" not in root.attrs:
                 return _read_keras3(root)
             return read_keras2_weights(root)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except BROKEN_HDF5 as error:
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         raise InputError(f"{path}: no weights can be read ({reason}). Expected .keras, .weights.h5 or .h5.") from error
 
@@ -234,17 +243,24 @@ def _read_keras3(root: h5py.Group) -> dict[str, list[np.ndarray]]:
     def visit(_: str, entry: h5py.Group | h5py.Dataset) -> None:
         if isinstance(entry, h5py.Group) and "name" in entry.attrs and len(entry):
             keys = sorted((key for key in entry if key.isdigit()), key=int)
-            stored[str(entry.attrs["name"])] = [np.asarray(entry[key], np.float32) for key in keys]
+            stored[str(entry.attrs["name"])] = [_float32(entry, key) for key in keys]
 
     root.visititems(visit)
     return stored
+
+
+def _float32(group: h5py.Group, name: str) -> np.ndarray:
+    array = read_dataset(group, name)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name[:60]} is {array.dtype}, expected numbers")
+    return array.astype(np.float32)
 
 
 def read_keras2_weights(root: h5py.Group) -> dict[str, list[np.ndarray]]:
     """Returns layer name -> float32 arrays of a Keras 2 weight group, in the order Keras lists them; [] if unweighted.
 
     Args:   root: the `model_weights` group of a whole-model file, or the root of a weight-only file.
-    Raises: what h5py raises for a damaged file (OSError, KeyError, ValueError, RuntimeError, ...).
+    Raises: one of BROKEN_HDF5 for a damaged file.
     """
 
     def text(value: bytes | str) -> str:
@@ -259,7 +275,7 @@ def read_keras2_weights(root: h5py.Group) -> dict[str, list[np.ndarray]]:
         owners = {n.split("/")[-2] if "/" in n else name for n in names}
         for n in names:  # a model used as a layer lists the weights of all its layers in one group
             owner = name if len(owners) == 1 else n.split("/")[-2]
-            stored.setdefault(owner, []).append(np.asarray(group[n], np.float32))
+            stored.setdefault(owner, []).append(_float32(group, n))
     return stored
 
 
@@ -275,7 +291,7 @@ def read_sidecar(model_path: str | Path) -> dict:
     """Returns the side-car of a model, {} where there is none. Raises: InputError if it is no JSON object."""
     path = sidecar_path(model_path)
     try:
-        sidecar = json.loads(path.read_text(encoding="utf-8"))
+        sidecar = read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -347,10 +363,21 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
     if not path.is_file():
         raise InputError(f"{path}: no such model. train.py writes best.keras and last.keras in its run folder.")
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        if zipfile.is_zipfile(path):
+            check_archive(path)
+        keras.ops.zeros(1)  # starts TensorFlow, whose threads and GPU driver must not count below
+        # what the file says of a layer decides how much memory its random weights take, before any stored one is read
+        with limited_memory(max(LOADING_BYTES, MAX_EXPANSION * path.stat().st_size)):
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras, h5py and zipfile each have their own; all mean the file is not usable
         lines = str(error).splitlines() or [type(error).__name__]
-        reason = "truncated or no .keras archive" if not zipfile.is_zipfile(path) else lines[0][:120]
+        reason = lines[0][:120]
+        if not zipfile.is_zipfile(path) and path.suffix == ".keras":
+            reason = "truncated or no .keras archive"
+        elif isinstance(error, MemoryError) or "OOM when allocating" in str(error):
+            reason = "its layers need too much memory"
+        elif "Lambda" in str(error):
+            reason = "it holds a Lambda layer, which is code, and code of a file is never run"
         raise InputError(f"{path}: not a model that Keras loads ({reason}). Save it again.") from error
     shapes = [tuple(output.shape) for output in getattr(model, "outputs", [])]
     if len(shapes) != 2 or len(shapes[0]) != 2 or not shapes[0][1] or shapes[0][1] % 2 or shapes[1] != (None, 3):

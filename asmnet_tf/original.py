@@ -19,6 +19,7 @@ import numpy as np
 
 from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG, crop_scale
 from asmnet_tf.files import InputError, replacing
+from asmnet_tf.hdf5 import BROKEN_HDF5, is_hdf5
 from asmnet_tf.models import BUILDERS, read_keras2_weights, set_layer_weights
 
 HEADS = ("O_L", "O_P")
@@ -248,7 +249,7 @@ def is_original(path: str | Path) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return "model_config" not in file.attrs or not _keras_version(file).startswith("3")
-    except (OSError, RuntimeError, KeyError, ValueError):
+    except BROKEN_HDF5:
         return True
 
 
@@ -325,8 +326,8 @@ def _read(path: Path) -> tuple[dict | None, dict[str, list[np.ndarray]]]:
         return json.loads(text)["config"], stored
     except InputError:
         raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
-        whole = h5py.is_hdf5(path)
+    except BROKEN_HDF5 as error:
+        whole = is_hdf5(path)
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         what = f"a truncated or damaged HDF5 file ({reason})" if whole else "not an HDF5 file"
         raise InputError(f"{path}: {what}. Download or save the model again.") from error

@@ -35,7 +35,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from asmnet_tf.datasets import Sample
-from asmnet_tf.files import InputError, read_array
+from asmnet_tf.files import InputError, read_array, read_json
 from asmnet_tf.geometry import PATCH_DETAIL, Patch
 
 try:
@@ -205,7 +205,7 @@ def _describe(samples: Sequence[Sample], frames: np.ndarray, settings: Settings)
 def _open(folder: Path, expected: dict) -> tuple[DiskPatches | None, str]:
     """Returns the cache, or None and the reason why it does not serve; no reason where there is none."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / _MANIFEST)
         if manifest["fingerprint"] != expected["fingerprint"]:
             return None, "the images or boxes have changed since it was written"
         patches = DiskPatches(folder, manifest)
@@ -223,7 +223,7 @@ def _say_others(root: Path, folder: Path, manifest: dict) -> None:
     same = ("source", "crop", "crop_scale", "size", "margin")
     for path in sorted(root.glob(f"*/{_MANIFEST}")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            other = json.loads(path.read_text(encoding="utf-8"))
+            other = read_json(path)
             if all(other[key] == manifest[key] for key in same):
                 print(
                     f"{folder}: {manifest['faces']} faces of {manifest['source']}, another list than the "

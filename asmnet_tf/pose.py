@@ -30,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec
-from asmnet_tf.files import BROKEN_ARRAY_FILE, InputError, replacing
+from asmnet_tf.files import BROKEN_ARRAY_FILE, InputError, read_array, replacing
 from asmnet_tf.geometry import landmark_box
 
 FOCAL = 2.4  # focal length over the longer side of the landmark box
@@ -172,10 +172,10 @@ def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     labels: dict[str, np.ndarray] = {}
     if path.is_dir():
         for file in sorted(path.rglob("*.npy")):
-            try:
-                values = np.load(file, allow_pickle=False).astype(np.float64).reshape(-1)
-            except BROKEN_ARRAY_FILE as error:
-                raise InputError(f"{file}: not a plain .npy array ({error}). Write it with numpy.save.") from error
+            values = read_array(file).reshape(-1)
+            if values.dtype.kind not in "fiu":
+                raise InputError(f"{file}: holds {values.dtype}, expected three numbers. Write it with numpy.save.")
+            values = values.astype(np.float64)
             if values.shape != (3,) or not np.isfinite(values).all() or np.abs(values).max() > 1.0 + 1e-6:
                 raise InputError(f"{file}: holds {values[:4]}, expected yaw, pitch, roll in [-1, 1] for +-65 degrees.")
             labels[file.relative_to(path).with_suffix("").as_posix()] = unit_to_angles(values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from asmnet_tf.config import CROPS, DatasetSpec, crop_scale
 from asmnet_tf.datasets import Sample
+from asmnet_tf.distribution import Replicas
 from asmnet_tf.files import InputError
 from asmnet_tf.geometry import denormalise, flip_landmarks
 from asmnet_tf.input_pipeline import FacePatches
@@ -69,12 +71,40 @@ def latency_ms(infer: Infer, size: int, repeats: int = 30) -> float:
     return float(np.median(times[3:]) * 1000)
 
 
+def crop_of(path: Path, sidecar: dict, crop: str | None = None) -> tuple[str, float]:
+    """Returns the crop and its scale that a side-car names, or those of `crop` instead; says where there is none.
+
+    Raises: InputError for a side-car that names no crop or a scale that is none.
+    """
+    if not sidecar:
+        print(f"{sidecar_path(path)}: absent, so crop {crop or 'square'} is assumed", file=sys.stderr)
+    trained = sidecar.get("crop", "square")
+    if trained not in CROPS:
+        raise InputError(f"{sidecar_path(path)}: crop is {trained!r}, expected {' or '.join(CROPS)}.")
+    crop = crop or trained
+    if crop != trained or "crop_scale" not in sidecar:
+        return crop, crop_scale(crop)
+    scale = sidecar["crop_scale"]
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.1 < scale < 10:
+        raise InputError(f"{sidecar_path(path)}: crop_scale is {scale!r}, expected a number like 1.2.")
+    return crop, scale
+
+
 def score_model(
-    name: str, path: Path, samples: list[Sample], spec: DatasetSpec, crop: str | None, flip: bool = False
+    name: str,
+    path: Path,
+    samples: list[Sample],
+    spec: DatasetSpec,
+    crop: str | None,
+    flip: bool = False,
+    boxes: np.ndarray | None = None,
+    replicas: Replicas | None = None,
 ) -> Method:
     """Runs a model file over samples, in the crop its side-car names or in `crop`; a `Method` for the report.
 
     With `flip` by `with_mirror`: the method is called "NAME + mirrored", latency and multiply-adds are of both passes.
+    With `boxes` (N, 4) the crops are made from these instead of the landmark boxes; rows of NaN get no prediction.
+    Of several workers each predicts its part of the samples, and all return the predictions of all.
 
     Raises: InputError for a model that cannot be loaded, of another number of landmarks, or with a bad side-car.
     """
@@ -82,23 +112,21 @@ def score_model(
     count, sidecar = model.num_landmarks, model.sidecar
     if count != spec.num_landmarks:
         raise InputError(f"{path}: finds {count} landmarks, {spec.title} has {spec.num_landmarks}. Is --dataset right?")
-    if not sidecar:
-        print(f"{sidecar_path(path)}: absent, so crop {crop or 'square'} is assumed", file=sys.stderr)
-    trained_crop = sidecar.get("crop", "square")
-    if trained_crop not in CROPS:
-        raise InputError(f"{sidecar_path(path)}: crop is {trained_crop!r}, expected {' or '.join(CROPS)}.")
-    crop = crop or trained_crop
-    scale = crop_scale(crop)
-    if crop == trained_crop and "crop_scale" in sidecar:
-        scale = sidecar["crop_scale"]
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.1 < scale < 10:
-            raise InputError(f"{sidecar_path(path)}: crop_scale is {scale!r}, expected a number like 1.2.")
-    patches = FacePatches(samples, crop, scale, model.input_size, margin=1.0, cache="none")  # used once
+    crop, scale = crop_of(path, sidecar, crop)
     infer = with_mirror(model.infer, spec.flip_map) if flip else model.infer
-    landmarks, pose = predict(infer, patches, progress=name)
+    replicas = replicas or Replicas()
+    found = np.ones(len(samples), bool) if boxes is None else np.isfinite(boxes).all(axis=1)
+    own = np.flatnonzero(found)[replicas.part(int(found.sum()))]
+    landmarks, pose = np.zeros((len(samples), spec.num_landmarks, 2)), np.zeros((len(samples), 3))
+    if len(own):
+        chosen = [samples[i] if boxes is None else replace(samples[i], bbox=boxes[i]) for i in own]
+        patches = FacePatches(chosen, crop, scale, model.input_size, margin=1.0, cache="none")  # used once
+        landmarks[own], pose[own] = predict(infer, patches, progress=name)
+    landmarks, pose = replicas.total(landmarks), replicas.total(pose)
+    landmarks[~found], pose[~found] = np.nan, np.nan
     info = {
         "file": str(path),
-        "crop": f"{crop} {scale:g}",
+        "crop": f"{crop} {scale:g}" + ("" if boxes is None else ", detector's boxes"),
         "format": model.format,
         "input_size": model.input_size,
         "parameters": model.parameters,

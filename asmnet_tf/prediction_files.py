@@ -80,11 +80,15 @@ def spec_for(predictions: Predictions) -> DatasetSpec:
 
     Raises: InputError for a number of points no dataset here has.
     """
-    count = predictions.landmarks.shape[1]
+    return spec_with(predictions.landmarks.shape[1], predictions.path)
+
+
+def spec_with(num_landmarks: int, path: Path) -> DatasetSpec:
+    """Returns the spec whose faces have so many points; `path`: what has them, for the error. Raises: InputError."""
     for name in ("300w", "wflw", "cofw"):
-        if DATASETS[name].num_landmarks == count:
+        if DATASETS[name].num_landmarks == num_landmarks:
             return DATASETS[name]
-    raise InputError(f"{predictions.path}: {count} points per face; 29, 68 and 98 have a meaning here.")
+    raise InputError(f"{path}: {num_landmarks} points per face; 29, 68 and 98 have a meaning here.")
 
 
 def align(predictions: Predictions, names: list[str], num_landmarks: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from asmnet_tf.config import CLIP_STD, PCA_PERCENT, DatasetSpec, crop_scale
+from asmnet_tf.config import CLIP_STD, CROPS, PCA_PERCENT, DatasetSpec, crop_scale
 from asmnet_tf.files import InputError, read_array, read_arrays, replacing
 from asmnet_tf.model_zoo import SHAPE_MODELS, find_shape_model
 
@@ -28,6 +28,7 @@ PIXEL_UNITS = "pixels224"  # 0..224 from the left and upper edges of the crop: i
 # edges of the box at +-0.5.
 UNITS = {NETWORK_UNITS: (0.0, 1.0), RELEASE_UNITS: (0.0, -1.0), PIXEL_UNITS: (112.0, 1 / 224)}
 ORIGINAL_NAMES = {"300w": ("ibug", "300W", "300w"), "wflw": ("wflw", "WFLW")}  # first: what save_original writes
+_MAX_VALUE = 1e6  # of any array of a shape model: beyond pixels, and its products stay finite
 _MAX_THREADS = 8  # memory, not arithmetic, is the bound beyond
 _ARRAYS = ("mean_shape", "eigenvectors", "eigenvalues")
 _FIELDS = ("dataset", "n_samples", "pca_percent", "crop", "crop_scale", "units")
@@ -116,11 +117,17 @@ class ShapeModel:
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such shape model. Make it with pca_builder.py.") from error
         except (ValueError, KeyError, TypeError) as error:  # InputError is a ValueError
-            raise InputError(f"{path}: not a shape model ({str(error)[:80]}). Make it with pca_builder.py.") from error
-        size, count = model.eigenvectors.shape if model.eigenvectors.ndim == 2 else (-1, -1)
-        fits = model.mean_shape.shape == (size,) and model.eigenvalues.shape == (count,) and size % 2 == 0
-        if not fits or not all(np.isfinite(getattr(model, name)).all() for name in _ARRAYS):
+            reason = str(error).removeprefix(f"{path}: ")[:100]
+            raise InputError(f"{path}: not a shape model ({reason}). Make it with pca_builder.py.") from error
+        size, count = model.eigenvectors.shape if model.eigenvectors.ndim == 2 else (0, 0)
+        fits = model.mean_shape.shape == (size,) and model.eigenvalues.shape == (count,) and size and size % 2 == 0
+        if not fits or not all(_is_usable(getattr(model, name)) for name in _ARRAYS) or (model.eigenvalues < 0).any():
             raise InputError(f"{path}: its arrays do not fit together. Make it again with pca_builder.py.")
+        if model.crop not in CROPS or not 0.1 < model.crop_scale < 10 or model.units not in UNITS:
+            raise InputError(
+                f"{path}: crop {model.crop[:20]!r} of scale {model.crop_scale:g}, units {model.units[:20]!r}: unknown. "
+                "Make it again with pca_builder.py."
+            )
         return model
 
     # --- the release's files and units --------------------------------------------------------------------------------
@@ -208,7 +215,7 @@ class ShapeModel:
                     f"{paths['eigenvectors'].name}, {vectors.shape}."
                 )
         for part, array in arrays.items():
-            if not np.isfinite(array).all() or (part == "eigenvalues" and (array < 0).any()):
+            if not _is_usable(array) or (part == "eigenvalues" and (array < 0).any()):
                 raise InputError(f"{paths[part]}: holds values that are not finite, or negative eigenvalues.")
         if units is None:
             units = units_of(mean_shape)
@@ -250,6 +257,10 @@ def _names_of(dataset: str) -> tuple[str, tuple[str, ...]]:
         if dataset == key or dataset in names:
             return key, tuple(dict.fromkeys((*((dataset,) if dataset != key else ()), *names)))
     return dataset, (dataset,)
+
+
+def _is_usable(array: np.ndarray) -> bool:
+    return bool((np.abs(array) <= _MAX_VALUE).all())  # NaN is not
 
 
 def _original_file(folder: Path, name: str, part: str, percent: float) -> Path:

@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 
 from asmnet_tf import cli, model_zoo
-from asmnet_tf.files import InputError, write_text
+from asmnet_tf.files import InputError, read_json, write_text
 
 NOISE_IMAGES = 16
 
@@ -41,8 +41,8 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"{args.name}: a shipped model's name is of small letters, digits and _.")
     log = _read(args.run / "log.csv")
     try:
-        record = json.loads(_read(args.run / "args.json"))
-    except ValueError as error:
+        record = read_json(args.run / "args.json")
+    except (OSError, ValueError) as error:
         raise InputError(f"{args.run / 'args.json'}: not JSON ({error}).") from error
 
     import numpy as np

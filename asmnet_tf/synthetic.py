@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 
 from asmnet_tf.config import ANGLES, DATASETS, SYNTHETIC_COUNTS, SYNTHETIC_WFLW_COUNTS, DatasetSpec
+from asmnet_tf.datasets import pts_text
 from asmnet_tf.face_renderer import ATTRIBUTES, SyntheticFace, render_face
-from asmnet_tf.files import InputError, make_folder
+from asmnet_tf.files import InputError, make_folder, read_json
 from asmnet_tf.geometry import landmark_box
 
 GENERATOR_VERSION = 1
@@ -43,12 +44,6 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)
 
 
-def _pts_text(landmarks: np.ndarray) -> str:
-    """Returns landmarks (68, 2), 0-based pixels, as a .pts file, whose first pixel is (1, 1)."""
-    rows = "\n".join(f"{x + 1:.4f} {y + 1:.4f}" for x, y in landmarks.tolist())
-    return f"version: 1\nn_points:  {len(landmarks)}\n{{\n{rows}\n}}\n"
-
-
 def _list_line(face: SyntheticFace, name: str) -> str:
     """Returns the line of a WFLW list, 207 columns: 98 points, box, six flags, image."""
     box = landmark_box(face.landmarks_98)
@@ -69,7 +64,7 @@ def _run_job(job: _Job) -> list[tuple[str, str, list[float]]]:
         path.write_bytes(data.tobytes())
         line = ""
         if job.layout == "300w":
-            path.with_suffix(".pts").write_text(_pts_text(face.landmarks_68), encoding="ascii")
+            path.with_suffix(".pts").write_text(pts_text(face.landmarks_68), encoding="ascii")
         else:
             line = _list_line(face, f"{folder.name}/{path.name}")
         done.append((path.stem, line, face.pose.tolist()))
@@ -102,7 +97,7 @@ def _is_complete(folder: Path, layout: str) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
-        found = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))["layout"]
+        found = read_json(folder / _COMPLETE)["layout"]
     except (OSError, ValueError, KeyError, TypeError):
         found = None
     if found != layout:

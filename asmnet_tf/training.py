@@ -1,7 +1,9 @@
 """The training loop: one `tf.function` step under a tf.distribute strategy, state on disk by epoch (TensorFlow).
 
 A run folder holds args.json, log.csv, curves.png, best.keras, last.keras (each with its side-car), state.npz (all that
-`--resume` needs) and tensorboard/.
+`--resume` needs) and tensorboard/. A kill at any moment loses at most the epoch it falls into: state.npz is written
+last, and the epoch is repeated as it was, for batches depend on (seed, epoch, step) alone and dropout's seeds are among
+the variables of the state.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import io
 import json
 import os
 import platform
+import signal
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +32,8 @@ from tqdm import tqdm
 from asmnet_tf import cli, metrics, models
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec, Recipe, crop_scale
 from asmnet_tf.datasets import Sample
-from asmnet_tf.files import InputError, make_folder, read_arrays, replacing, write_text
+from asmnet_tf.distribution import Replicas, set_threads
+from asmnet_tf.files import InputError, make_folder, read_arrays, read_json, replacing, sweep, write_text
 from asmnet_tf.geometry import crop_frame, landmark_box, normalise
 from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
 from asmnet_tf.losses import MultiTaskLoss, alpha_at
@@ -79,15 +84,20 @@ class Plan:
     ema: float  # momentum of the weights' moving average, which is then what is validated and saved; 0: none
     validate_every: int  # epochs; the last one is always validated
     mixed_precision: bool
+    xla: bool = False
 
 
 class Trainer:
     """Trains a model on TrainingBatches and validates on FacePatches after each epoch.
 
     Args:
-        model: a functional Keras model with the outputs O_L and O_P; it is what gets saved.
-        validation: held-out faces, or None: then the last epoch's model is also the best.
+        model: a functional Keras model with the outputs O_L and O_P; it is what gets saved. Made in the scope of the
+            strategy of `replicas`.
+        validation: held-out faces, of several workers this one's part, or None: where no worker has any, the last
+            epoch's model is also the best.
         folder: the run folder. sidecar: what is written beside each saved model.
+        replicas: on which devices of which workers; only the chief writes.
+    Raises: InputError for fewer images in a step than replicas.
     """
 
     def __init__(
@@ -100,55 +110,91 @@ class Trainer:
         spec: DatasetSpec,
         folder: Path,
         sidecar: dict,
+        replicas: Replicas | None = None,
     ) -> None:
         self.model, self.batches, self.validation = model, batches, validation
         self.loss, self.plan, self.spec = loss, plan, spec
         self.folder, self.sidecar = folder, sidecar
-        self.strategy = tf.distribute.get_strategy()
-        self.twin = TrainingTwin(model)
-        self.optimizer = _build_optimizer(plan, model)
-        self.alpha = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="alpha")
-        self.infer = compiled(model)
+        self.replicas = replicas or Replicas()
+        self.strategy = self.replicas.strategy
+        if batches is not None and batches.batch_size < self.replicas.count:
+            raise InputError(
+                f"--batch-size {batches.batch_size}: fewer images than the {self.replicas.count} replicas. Use more."
+            )
+        if plan.xla and self.replicas.count > 1:
+            raise InputError("--xla: for one replica only; leave it out or take --strategy one.")
+        with self.strategy.scope():
+            self.twin = TrainingTwin(model, self.strategy)
+            self.optimizer = _build_optimizer(plan, model)
+            self.alpha = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="alpha")
+            self.stop = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="stop")  # 1: a signal came
+        self.infer = self.replicas.spread(compiled(model))
         self.epoch = 0
+        self.steps_done = 0  # of this epoch
+        self.sums: dict[str, float] = {}  # of the losses of those steps
         self.best_nme = float("inf")
         self.rows: list[dict] = []
-        self.step = tf.function(self._step)
+        self.signals = cli.StopSignals()
+        self.step = tf.function(self._step, jit_compile=plan.xla or None)
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
     def _step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Runs one optimiser step on every replica; returns the scalars of `MultiTaskLoss`, averaged."""
+        """Runs one optimiser step on every replica; returns the scalars of `MultiTaskLoss` of the whole batch.
+
+        Each replica takes its rows' share of the mean over the whole batch, so that losses and gradients are sums.
+
+        Also returned: `stop`, above 0 if any worker has received a signal, and `finite`, the number of replicas whose
+        loss and gradient are: a replica where they are not adds no gradient, so no NaN gets into the weights.
+        """
+        replicas = self.replicas.count
 
         def replica(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            rows = tf.cast(tf.shape(batch["image"])[0], tf.float32)
+            share = rows / self.batches.batch_size if replicas > 1 else 1.0
             with tf.GradientTape() as tape:
                 landmarks, pose = self.twin.model(tf.cast(batch["image"], tf.float32), training=True)
-                losses = self.loss(landmarks, pose, batch, self.alpha)
+                losses = {k: v * share for k, v in self.loss(landmarks, pose, batch, self.alpha).items()}
                 # heads' L2 where --l2-heads is above zero; the release builds it but never adds it (paper.md 4)
-                total = losses["loss"] + (tf.add_n(self.model.losses) if self.model.losses else 0.0)
+                total = losses["loss"] + (tf.add_n(self.model.losses) / replicas if self.model.losses else 0.0)
                 scaled = self.optimizer.scale_loss(total)
             variables = self.model.trainable_variables
             gradients = tape.gradient(scaled, variables)
-            self.optimizer.apply(gradients, variables)
-            return losses
+            finite = tf.math.is_finite(total)
+            if not self.plan.mixed_precision:  # there an overflow is no defect, and the optimizer skips such steps
+                finite &= tf.math.is_finite(tf.linalg.global_norm(gradients))
+                gradients = [tf.where(finite, gradient, tf.zeros_like(gradient)) for gradient in gradients]
+            elif replicas > 1:
+                gradients = _finite_in_all_or_none(gradients)
+            self.optimizer.apply(gradients, variables)  # it sums the gradients of all replicas
+            return losses | {"finite": tf.cast(finite, tf.float32), "stop": tf.identity(self.stop)}
 
         per_replica = self.strategy.run(replica, args=(batch,))
-        return {k: self.strategy.reduce(tf.distribute.ReduceOp.MEAN, v, axis=None) for k, v in per_replica.items()}
+        return {k: self.strategy.reduce(tf.distribute.ReduceOp.SUM, v, axis=None) for k, v in per_replica.items()}
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Trains from `self.epoch` to the plan's last epoch.
 
-        Raises: InputError where the loss is not finite; best.keras, last.keras and the state stay those of the last
-            good epoch.
+        Raises: InputError where loss or gradient is not finite; best.keras, last.keras and the state stay those of the
+            last good epoch. cli.Stopped after SIGTERM or Ctrl-C, the state saved with the steps done in this epoch.
         """
-        writer = tf.summary.create_file_writer(str(make_folder(self.folder / "tensorboard")))
-        stream = self.batches.iterate(self.epoch)
+        self._check_agreement()
+        self.replicas.part_seeds(self.model)
+        writer = None
+        if self.replicas.is_chief:
+            writer = tf.summary.create_file_writer(str(make_folder(self.folder / "tensorboard")))
+        stream = self.batches.iterate(self.epoch, self.steps_done)
+        with self.signals:
+            self._train(writer, stream)
+
+    def _train(self, writer: tf.summary.SummaryWriter | None, stream: Iterator[dict[str, tf.Tensor]]) -> None:
         for epoch in range(self.epoch, self.plan.epochs):
             row = self._train_epoch(epoch, stream)
             if not all(np.isfinite(w).all() for w in self.model.get_weights()):
                 raise InputError(f"{self.folder}: weights are not finite after epoch {epoch + 1}. Try a lower --lr.")
-            self.epoch = epoch + 1
+            self.epoch, self.steps_done, self.sums = epoch + 1, 0, {}
             last = self.epoch == self.plan.epochs
             if last or self.epoch % self.plan.validate_every == 0:
                 with self._averaged_weights():
@@ -158,44 +204,80 @@ class Trainer:
             else:
                 row |= {key: None for key in LOG_COLUMNS if key.startswith("val_")}
             self.rows.append(row)
+            if not self.replicas.is_chief:
+                continue
             self._save_log()
             self._save_state()  # last: what it describes is on disk by now
             _write_summaries(writer, row)
             print(_epoch_line(row, self.plan.epochs), flush=True)
 
+    def _check_agreement(self) -> None:
+        """Raises: InputError unless all workers are to go on from the same epoch with the same weights and faces."""
+        names = "\0".join(sample.name for sample in self.batches.patches.samples).encode(errors="surrogateescape")
+        weights = 0
+        for array in self.model.get_weights():
+            weights = zlib.crc32(np.ascontiguousarray(array), weights)
+        self.replicas.check_agreement(
+            epochs_done=self.epoch,
+            steps_done=self.steps_done,
+            epochs=self.plan.epochs,
+            seed=self.batches.seed,
+            batch_size=self.batches.batch_size,
+            training_faces=len(self.batches.patches),
+            checksum_of_their_names=zlib.crc32(names),
+            checksum_of_the_weights=weights,
+        )
+
     def _train_epoch(self, epoch: int, stream: Iterator[dict[str, tf.Tensor]]) -> dict:
         self.alpha.assign(alpha_at(epoch, self.plan.alpha_length, self.plan.alphas))
         steps, first = self.batches.steps_per_epoch, epoch * self.batches.steps_per_epoch
-        sums: dict[str, float] = {}
-        start = time.perf_counter()
-        timed = None  # the first step of a run builds the graph, so it does not count in images/s
-        with tqdm(range(steps), f"epoch {epoch + 1}/{self.plan.epochs}", unit="step", disable=None, leave=False) as bar:
-            for i in bar:
-                lr = self.plan.schedule.at(first + i)
-                self.optimizer.learning_rate.assign(lr)
-                losses = {k: float(v) for k, v in self.step(next(stream)).items()}
-                if not all(np.isfinite(v) for v in losses.values()):
+        before = self.steps_done  # of a run that was stopped in this epoch
+        start = timed = time.perf_counter()
+        title = f"epoch {epoch + 1}/{self.plan.epochs}"
+        quiet = None if self.replicas.is_chief else True  # None: where stderr is no terminal
+        with tqdm(total=steps, desc=title, unit="step", initial=before, disable=quiet, leave=False) as bar:
+            for i in range(before, steps):
+                self.optimizer.learning_rate.assign(self.plan.schedule.at(first + i))
+                self.stop.assign(float(self.signals.received is not None))
+                losses = {k: float(v) for k, v in self.step(self.replicas.split(next(stream))).items()}
+                stop = losses.pop("stop") > 0
+                if losses.pop("finite") < self.replicas.count:
                     saved = (self.folder / "last.keras").exists()
                     raise InputError(
-                        f"{self.folder}: loss became {losses['loss']} in epoch {epoch + 1}, step {i + 1}. "
+                        f"{self.folder}: loss {losses['loss']} or its gradient is not finite in epoch {epoch + 1}, "
+                        f"step {i + 1}. "
                         f"{'The last good model is last.keras. ' if saved else ''}Try a lower --lr."
                     )
-                for k, v in losses.items():
-                    sums[k] = sums.get(k, 0.0) + v
-                if timed is None:
+                self.sums = {k: self.sums.get(k, 0.0) + v for k, v in losses.items()}
+                self.steps_done = i + 1
+                if stop or (self.replicas.workers == 1 and self.signals.received is not None):
+                    self._stop()
+                if i == before:  # the first step of a run builds the graph, so it does not count in images/s
                     timed = time.perf_counter()
                 if i % 10 == 0:
                     bar.set_postfix(loss=f"{losses['loss']:.4f}", refresh=False)
+                bar.update()
         now = time.perf_counter()
-        rate = (steps - 1) * self.batches.batch_size / (now - timed) if steps > 1 else 0.0
+        rate = (steps - before - 1) * self.batches.batch_size / (now - timed) if steps > before + 1 else 0.0
         return {
             "epoch": epoch + 1,
-            **{k: v / steps for k, v in sums.items()},
+            **{k: v / steps for k, v in self.sums.items()},
             "alpha": float(self.alpha.numpy()),
-            "lr": lr,
+            "lr": self.plan.schedule.at(first + steps - 1),
             "images_per_s": rate,
             "seconds": now - start,
         }
+
+    def _stop(self) -> None:
+        """Raises cli.Stopped, the state saved."""
+        if self.replicas.is_chief:
+            self._save_state()
+        terminated = self.signals.received != signal.SIGINT  # the signal may have come to another worker
+        raise cli.Stopped(
+            f"{self.folder}: {'preempted' if terminated else 'interrupted'}: epoch {self.epoch + 1}, step "
+            f"{self.steps_done} of {self.batches.steps_per_epoch} is saved; go on with --resume",
+            0 if terminated else cli.EXIT_INTERRUPTED,
+        )
 
     @contextlib.contextmanager
     def _averaged_weights(self) -> Iterator[None]:
@@ -215,28 +297,35 @@ class Trainer:
     def _reestimate(self, epoch: int, images: int) -> None:
         steps = min(self.batches.steps_per_epoch, max(1, images // self.batches.batch_size))
         chosen = (self.batches.batch(epoch, step)[0] for step in range(steps))
-        self.twin.reestimate_statistics(tf.cast(image, tf.float32) for image in chosen)
+        self.twin.reestimate_statistics(self.replicas.split(image) for image in chosen)
 
     def _validate(self) -> dict:
-        if self.validation is None:
-            return {key: None for key in LOG_COLUMNS if key.startswith("val_")}
-        landmarks_gt = np.stack([s.landmarks for s in self.validation.samples])
-        landmarks, poses = predict(self.infer, self.validation, progress="validate")
-        errors = metrics.nme(landmarks, landmarks_gt, metrics.normaliser(landmarks_gt, self.spec))
-        angles = np.nanmean(metrics.pose_errors(poses, self.validation.poses), axis=0)
-        return {
-            "val_nme_pct": float(np.nanmean(errors) * 100),
-            **{f"val_{name}_deg": float(a) for name, a in zip(ANGLES, angles)},
-        }
+        errors = np.zeros((0, 1 + len(ANGLES)))  # of this worker's faces: NME, yaw, pitch, roll
+        if self.validation is not None:
+            landmarks_gt = np.stack([s.landmarks for s in self.validation.samples])
+            landmarks, poses = predict(self.infer, self.validation, progress="validate")
+            nme = metrics.nme(landmarks, landmarks_gt, metrics.normaliser(landmarks_gt, self.spec))
+            errors = np.column_stack([nme, metrics.pose_errors(poses, self.validation.poses)])
+        known = ~np.isnan(errors)
+        sums, counts, faces = self.replicas.total([np.nansum(errors, 0), known.sum(0), np.full(4, len(errors))])
+        names = ("val_nme_pct", *(f"val_{name}_deg" for name in ANGLES))
+        if not faces.any():
+            return dict.fromkeys(names)
+        with np.errstate(invalid="ignore"):
+            return dict(zip(names, (sums / counts * (100, 1, 1, 1)).tolist()))
 
     # --- what is on disk ----------------------------------------------------------------------------------------------
 
     def _save_models(self, row: dict) -> None:
-        """Writes last.keras and, where it is the best so far, best.keras."""
+        """Keeps the best NME; the chief writes last.keras and, where it is the best so far, best.keras."""
         nme = row["val_nme_pct"]
         sidecar = self.sidecar | {"epoch": self.epoch, "val_nme_pct": nme}
-        if nme is None or nme < self.best_nme:
+        is_best = nme is None or nme < self.best_nme
+        if is_best:
             self.best_nme = float("inf") if nme is None else nme
+        if not self.replicas.is_chief:
+            return
+        if is_best:
             models.save_model(self.model, self.folder / "best.keras", sidecar)
         models.save_model(self.model, self.folder / "last.keras", sidecar)
 
@@ -257,7 +346,8 @@ class Trainer:
         return [*self.model.variables, *self.optimizer.variables]
 
     def _save_state(self) -> None:
-        progress = {"epoch": self.epoch, "best_nme": self.best_nme, "rows": self.rows}
+        progress = {"epoch": self.epoch, "step": self.steps_done, "sums": self.sums}
+        progress |= {"best_nme": self.best_nme, "rows": self.rows}
         arrays = {f"v{i}": np.asarray(v) for i, v in enumerate(self._variables())}
         with replacing(self.folder / "state.npz") as temporary:
             np.savez(temporary, progress=json.dumps(progress), **arrays)
@@ -267,6 +357,8 @@ class Trainer:
 
         Raises: InputError if it is damaged or of another model.
         """
+        if self.replicas.is_chief:
+            sweep(self.folder)
         path = self.folder / "state.npz"
         again = "Start again under another --name."
         try:
@@ -282,12 +374,14 @@ class Trainer:
             variables = self._variables()
             values = [content[f"v{i}"] for i in range(len(variables))]
             epoch, best, rows = int(progress["epoch"]), float(progress["best_nme"]), list(progress["rows"])
-        except (KeyError, ValueError, TypeError) as error:
+            step, sums = int(progress.get("step", 0)), dict(progress.get("sums", {}))
+        except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"{path}: damaged state ({str(error)[:80]}). {again}") from error
         fits = all(v.shape == tuple(ours.shape) and v.dtype.kind in "fiu" for v, ours in zip(values, variables))
-        if not fits or epoch != len(rows):
+        fits = fits and all(isinstance(row, dict) and set(row) == set(LOG_COLUMNS) for row in rows)
+        if not fits or epoch != len(rows) or not all(np.isfinite(v).all() for v in values):
             raise InputError(f"{path}: state of another model or optimiser, or damaged. {again}")
-        self.epoch, self.best_nme, self.rows = epoch, best, rows
+        self.epoch, self.best_nme, self.rows, self.steps_done, self.sums = epoch, best, rows, step, sums
         for variable, value in zip(variables, values):
             variable.assign(value)
 
@@ -295,10 +389,17 @@ class Trainer:
 # --- what train.py asks for -------------------------------------------------------------------------------------------
 
 
-def prepare(seed: int, mixed_precision: bool) -> None:
-    """Seeds Python, NumPy and TensorFlow; sets the global dtype policy."""
-    keras.utils.set_random_seed(seed)
-    if mixed_precision:
+def prepare(args: argparse.Namespace) -> None:
+    """Seeds Python, NumPy and TensorFlow; sets threads, determinism and the global dtype policy. Before any operation.
+
+    Sums are split among threads, so bits depend on their number: --deterministic fixes it, in `args`, where args.json
+    takes it from and `check_flags` compares it.
+    """
+    keras.utils.set_random_seed(args.seed)
+    if args.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    set_threads(args.threads)
+    if args.mixed_precision:
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
         keras.mixed_precision.set_global_policy("mixed_float16" if has_gpu else "mixed_bfloat16")
 
@@ -331,6 +432,7 @@ def make_plan(args: argparse.Namespace, recipe: Recipe, steps_per_epoch: int) ->
         ema=args.ema,
         validate_every=args.validate_every or max(1, round(args.epochs / VALIDATIONS)),
         mixed_precision=args.mixed_precision,
+        xla=args.xla,
     )
 
 
@@ -357,6 +459,7 @@ def make_sidecar(args: argparse.Namespace, spec: DatasetSpec) -> dict:
 
 _FREE_ON_RESUME = {
     *("resume", "output", "name", "data_dir", "shape_model", "weights", "pose_labels", "cache", "cache_dir"),
+    *("strategy", "devices", "scale_lr"),  # --lr is recorded as it is after scaling
 }
 
 
@@ -364,31 +467,46 @@ def check_flags(folder: Path, args: argparse.Namespace) -> None:
     """Raises: InputError if a run is resumed with other flags than args.json has: the result would be neither run's."""
     path = folder / "args.json"
     try:
-        flags = json.loads(path.read_text(encoding="utf-8"))["flags"]
+        flags = dict(read_json(path)["flags"])
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error}). Start again under another --name.") from error
+    free = _FREE_ON_RESUME if args.deterministic else {*_FREE_ON_RESUME, "threads"}
     for key, value in json.loads(json.dumps(vars(args), default=str)).items():
-        if key not in _FREE_ON_RESUME and key in flags and flags[key] != value:
+        if key not in free and key in flags and flags[key] != value:
             flag = "--" + key.replace("_", "-")
             raise InputError(f"{path}: the run has {flag} {flags[key]}, now it is {value}. Resume with the same flags.")
 
 
-def write_arguments(folder: Path, args: argparse.Namespace, counts: dict) -> None:
-    """Writes args.json: flags, versions, commit, counts. A resumed run adds to what the first one wrote."""
+def write_arguments(folder: Path, args: argparse.Namespace, counts: dict, replicas: Replicas | None = None) -> None:
+    """Writes args.json: flags, versions, commit, counts. A resumed run adds to what the first one wrote.
+
+    Raises: InputError if a run is resumed with other counts: its order of the faces would be another.
+    """
     path = folder / "args.json"
     values = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     versions = {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
     versions |= {"numpy": np.__version__, "opencv": cv2.__version__}
     record = {"flags": values, "counts": counts, "versions": versions, "commit": cli.commit(), "command": sys.argv}
+    record |= {} if replicas is None else {"workers": replicas.workers, "replicas": replicas.count}
     record |= {"cpus": os.cpu_count(), "gpus": len(tf.config.list_physical_devices("GPU"))}
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_json(path)
+        had = {key: earlier["counts"].get(key, value) for key, value in counts.items()}
         record["resumed_from"] = [*earlier.pop("resumed_from", []), earlier]
-    except (OSError, ValueError, AttributeError):
-        pass  # a new run
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        had = counts  # a new run
+    if had != counts:
+        raise InputError(f"{path}: the run has {had}, now it is {counts}. Resume with the same data.")
     write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def _finite_in_all_or_none(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Makes the gradients of all replicas NaN where one replica's are not finite: all must skip the step, or none."""
+    poison = tf.add_n([tf.reduce_sum(tf.cast(g, tf.float32) * 0.0) for g in gradients])
+    poison = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, poison)
+    return [g + tf.cast(poison, g.dtype) for g in gradients]
 
 
 def _build_optimizer(plan: Plan, model: keras.Model) -> keras.optimizers.Optimizer:
@@ -407,11 +525,14 @@ def _build_optimizer(plan: Plan, model: keras.Model) -> keras.optimizers.Optimiz
 def _write_summaries(writer: tf.summary.SummaryWriter, row: dict) -> None:
     """Writes scalars for TensorBoard. `tf.summary.scalar` would need the tensorboard package just to say so."""
     metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
-    with writer.as_default(step=row["epoch"]):
-        for key, value in row.items():
-            if key != "epoch" and value is not None:
-                tf.summary.write(key, tf.constant(value, tf.float32), metadata=metadata)
-    writer.flush()
+    try:
+        with writer.as_default(step=row["epoch"]):
+            for key, value in row.items():
+                if key != "epoch" and value is not None:
+                    tf.summary.write(key, tf.constant(value, tf.float32), metadata=metadata)
+        writer.flush()
+    except tf.errors.OpError as error:  # a full disk, in TensorFlow's words
+        raise InputError(f"tensorboard: cannot be written ({type(error).__name__}). Is the disk full?") from error
 
 
 def _epoch_line(row: dict, epochs: int) -> str:

@@ -1,4 +1,4 @@
-"""Seconds and memory as the work grows, 1,000 to 100,000 samples: reading, batches, evaluation (about 5 minutes, 6 GB).
+"""Seconds and memory as the work grows, 1,000 to 100,000 samples: reading, training, evaluation (6 minutes, 6 GB).
 
 Every figure is of a process of its own. The faces are a few synthetic ones, repeated: hard links for the reader, copies
 of the samples for the rest. Linear is a time per sample that stays, memory the anonymous pages of the process.
@@ -32,11 +32,14 @@ SPEC = DATASETS["300w"]
 COUNTS = (1_000, 10_000, 100_000)
 BASE, SIDE, SIZE, BATCH = 200, 160, 64, 32  # different faces, pixels of their images, of the input, faces a batch
 DRAWN = 10_000  # samples that a pipeline stage draws from all, in as many epochs as it takes
+TRAINED = 3_200  # images of the training stage, after WARM_UP steps that do not count
+WARM_UP = 10
 STAGES = {
     "datasets": "`datasets.read_samples`",
     "pose": "`datasets.with_pose` by PnP, not cached",
     "write": "`input_pipeline`: disk cache, written",
     "disk": "`input_pipeline`: batches from the disk cache",
+    "train": "`train.py`: training steps of ASMNet from the disk cache",
     "none": "`input_pipeline`: batches, no cache",
     "evaluate": "`prediction` + `report`, a network that costs nothing",
 }
@@ -93,6 +96,14 @@ def work(stage: str, folder: Path, count: int) -> tuple[float, int]:
     patches = FacePatches(samples, "square", 1.2, SIZE, cache=cache, cache_dir=root)
     stream = TrainingBatches(patches, AUGMENTATIONS["tuned"], BATCH, seed=0).iterate()
     next(stream)  # starts the threads
+    if stage == "train":
+        import training_parts
+
+        step, *_ = training_parts.build(True, SIZE)
+        for _ in range(WARM_UP):
+            step(next(stream))
+        steps = TRAINED // BATCH
+        return _timed(lambda: [float(step(next(stream))["loss"]) for _ in range(steps)] and None), steps * BATCH
     steps = DRAWN // BATCH
     return _timed(lambda: [next(stream) for _ in range(steps)] and None), steps * BATCH
 
@@ -131,7 +142,8 @@ def rows() -> list[Row]:
                 ratio, more = None, ""
                 if count == COUNTS[-1]:
                     ratio = first[0] / each
-                    more = f", {1e3 * (found['peak_mb'] - first[1]) / (count - first[2]):.2f} kB a further sample"
+                    grown = found["peak_mb"] - first[1]
+                    more = f", {grown:.0f} MB more, {1e3 * grown / (count - first[2]):.2f} kB a further sample"
                 detail = f"{found['seconds']:.2f} s, {1e6 * each:.0f} us a sample; peak {found['peak_mb']:.0f} MB{more}"
                 print(f"{stage} {count}: {detail}", file=sys.stderr, flush=True)
                 result.append(Row(f"{title}, {count:,} samples", f"{COUNTS[0]:,} samples", ratio, "about 1", detail))

@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -69,6 +70,46 @@ def worker(script: str, *arguments: object) -> dict:
     if result.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {result.returncode}:\n{result.stderr[-2000:]}")
     return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+class Worker:
+    """A benchmark script that stays alive in a process of its own and measures once for each `ask`.
+
+    So ways that need other environments of TensorFlow still take short turns. The script calls `serve` in it.
+    """
+
+    def __init__(self, script: str, *arguments: object):
+        self.command = [sys.executable, str(Path(__file__).with_name(script)), "--worker", *map(str, arguments)]
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by __exit__
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, cwd=ROOT
+        )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()
+        self.errors.close()
+
+    def ask(self) -> dict:
+        """Returns what one measurement found. Raises: SystemExit if the worker ended."""
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended: said below
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            raise SystemExit(f"{' '.join(self.command)} ended:\n{self.errors.read()[-2000:]}")
+        return json.loads(line)
+
+
+def serve(measure: Callable[[], dict]) -> None:
+    """Answers every `Worker.ask` with the JSON of `measure()` until the asking process is done."""
+    for _ in sys.stdin:
+        print(json.dumps(measure()), flush=True)
 
 
 def machine() -> str:

@@ -10,10 +10,10 @@ import tempfile  # noqa: E402 - TensorFlow reads its environment when it is impo
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
 from harness import Row  # noqa: E402
 
 from asmnet_tf import models  # noqa: E402
+from asmnet_tf.converters import to_tflite  # noqa: E402
 from asmnet_tf.geometry import crop_frame, crop_image, denormalise  # noqa: E402
 from asmnet_tf.model_files import compiled, open_model  # noqa: E402
 
@@ -27,8 +27,7 @@ def rows() -> list[Row]:
     frame = crop_frame(np.array([60.0, 60.0, 340.0, 340.0]), "square")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.tflite"
-        model.export(f"{folder}/saved", verbose=False)
-        path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(f"{folder}/saved").convert())
+        path.write_bytes(to_tflite(model))
         lite = open_model(path).infer
     graph = compiled(model, folded=True)
     crop = crop_image(image, frame, SIZE)[None].astype(np.float32)

@@ -3,16 +3,13 @@
 import csv
 import json
 import math
-import os
-import signal
 import subprocess
-import sys
 import zipfile
 
 import h5py
 import numpy as np
 import pytest
-from conftest import COUNTS_300W, COUNTS_WFLW, REPO, TIMEOUT_S
+from conftest import COUNTS_300W, COUNTS_WFLW, REPO
 
 from asmnet_tf.config import DATASETS
 from asmnet_tf.datasets import read_samples
@@ -270,45 +267,6 @@ def test_saved_model_runs_without_this_package(run_python, run_300w, tmp_path):
         for i in range(4):  # three epochs leave a network whose outputs are tens, not halves: relative to the largest
             expected = b[f"arr_{i % 2}"]
             np.testing.assert_allclose(a[f"arr_{i}"], expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
-
-
-# --- going on after a kill --------------------------------------------------------------------------------------------
-
-
-def test_resume_after_kill_equals_the_uninterrupted_run(run_script, run_300w, tmp_path):
-    flags = [*run_300w.flags, "--output", str(tmp_path), "--name", "tiny"]
-    folder = tmp_path / "tiny"
-    with subprocess.Popen(
-        [sys.executable, str(REPO / "train.py"), *flags],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONUNBUFFERED": ""},  # the epoch lines must come by themselves
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        for line in process.stdout:
-            if line.startswith("epoch 1/3"):
-                process.send_signal(signal.SIGKILL)
-                break
-        process.wait(TIMEOUT_S)
-    assert process.returncode == -signal.SIGKILL
-    before = len(read_log(folder))
-    assert before in (1, 2)
-    done = run_script("train.py", *flags, "--resume")
-    assert sum(line.startswith("epoch ") for line in done.stdout.splitlines()) == 3 - before
-    rows, uninterrupted = read_log(folder), read_log(run_300w.folder)
-    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    for row, other in zip(rows, uninterrupted):
-        for key in ("alpha", "lr"):
-            assert float(row[key]) == float(other[key])
-        assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
-    ours, theirs = saved_weights(folder / "last.keras"), saved_weights(run_300w.folder / "last.keras")
-    assert ours.keys() == theirs.keys()
-    assert len(ours) > 100
-    for name in theirs:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-4, err_msg=name)
-    record = parse_json((folder / "args.json").read_text())
-    assert len(record["resumed_from"]) == 1
 
 
 # --- other ways to train ----------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from asmnet_tf import augmentation, geometry, losses
 from asmnet_tf.config import AUGMENTATIONS, DATASETS, Augmentation
-from asmnet_tf.datasets import Sample
+from asmnet_tf.datasets import BadSamples, Sample, trainable
+from asmnet_tf.distribution import Replicas
 from asmnet_tf.files import InputError
 from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
 
@@ -126,6 +127,21 @@ def test_batches_are_a_function_of_seed_epoch_and_step(tmp_path):
     assert not np.array_equal(batches.batch(3, 1)[0], other.batch(3, 1)[0])
 
 
+def test_parts_of_workers_make_up_the_batch(tmp_path):
+    """Five faces of three workers: 1, 2 and 2, in the order of the whole batch."""
+    patches = FacePatches(samples(tmp_path, 11), "square", 1.2, 32)
+    whole = TrainingBatches(patches, AUGMENTATIONS["tuned"], 5, seed=7)
+    parts = [
+        TrainingBatches(patches, AUGMENTATIONS["tuned"], 5, 7, Replicas(worker=w, workers=3).part) for w in range(3)
+    ]
+    assert [part.steps_per_epoch for part in parts] == [whole.steps_per_epoch] * 3
+    split = [part.batch(2, 1) for part in parts]
+    assert [len(arrays[0]) for arrays in split] == [1, 2, 2]
+    for arrays, expected in zip(zip(*split), whole.batch(2, 1)):
+        assert np.array_equal(np.concatenate(arrays), expected)
+    assert [next(iter(part.dataset(2)))["image"].shape[0] for part in parts] == [1, 2, 2]
+
+
 def test_dataset_yields_the_same_batches_in_order(tmp_path):
     patches = FacePatches(samples(tmp_path), "tight", 1.0, 32)
     batches = TrainingBatches(patches, AUGMENTATIONS["paper"], 2, seed=0)
@@ -147,7 +163,8 @@ def test_cache_does_not_change_the_images(tmp_path):
     faces = samples(tmp_path)
     cached, decoded = FacePatches(faces, "square", 1.2, 48), FacePatches(faces, "square", 1.2, 48, cache="none")
     assert np.array_equal(cached.crops(), decoded.crops())
-    assert np.array_equal(cached.crops()[0], geometry.crop_image(faces[0].read_image(), cached.frames[0], 48))
+    scored = FacePatches(faces, "square", 1.2, 48, margin=1.0, cache="none")
+    assert np.array_equal(scored.crops()[0], geometry.crop_image(faces[0].read_image(), scored.frames[0], 48))
 
 
 def test_a_bad_image_is_named_whether_cached_or_not(tmp_path):
@@ -165,4 +182,7 @@ def test_a_face_without_pose_is_named(tmp_path):
     faces = samples(tmp_path)
     faces[2] = Sample("2", faces[2].image_path, faces[2].landmarks, faces[2].bbox, frozenset(), np.full(3, np.nan))
     with pytest.raises(InputError, match=r"2\.png: no head pose"):
-        TrainingBatches(FacePatches(faces, "square", 1.2, 48), AUGMENTATIONS["none"], 2, seed=0)
+        trainable(faces, BadSamples())
+    bad = BadSamples(skip=True)
+    assert trainable(faces, bad) == [face for face in faces if face.name != "2"]
+    assert list(bad.reasons) == ["2"]

@@ -139,6 +139,15 @@ def test_bad_wflw_line_is_named(tmp_path, line, message):
         datasets.read_samples(WFLW, tmp_path, "test")
 
 
+def test_bad_wflw_lines_are_skipped_and_the_names_of_the_others_stay(tmp_path):
+    not_a_number = wflw_line().replace("10.333333", "ten", 1)
+    path = write_wflw(tmp_path, [wflw_line(), not_a_number, "1 2 3", wflw_line(image="../a.jpg"), wflw_line(shift=5)])
+    bad = datasets.BadSamples(skip=True)
+    samples = datasets.read_samples(WFLW, tmp_path, "test", quiet=True, bad=bad)
+    assert [s.name for s in samples] == ["0--Parade/a#0", "0--Parade/a#2"]
+    assert list(bad.reasons) == [f"{path.name}, line {number}" for number in (2, 3, 4)]
+
+
 def test_cofw_file(tmp_path):
     """A MATLAB v7.3 file as COFW's: column-major, images behind references, 29 x, 29 y, 29 occlusion flags."""
     spec = DATASETS["cofw"]

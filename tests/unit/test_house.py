@@ -11,25 +11,28 @@ PACKAGE = Path(__file__).parents[2] / "asmnet_tf"
 # one way only: a module may import modules of earlier rows (and config, files, cli of the first)
 ORDER = [
     {"config", "files", "cli"},
-    {"model_zoo"},
-    {"geometry", "metrics", "tables"},
+    {"distribution"},
+    {"model_zoo", "hdf5"},
+    {"geometry", "metrics", "tables", "detection"},
     {"pose", "shape_model", "augmentation"},
     {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "comparison", "report"},
     {"training_shapes"},
-    {"prediction_files", "evaluation"},
+    {"prediction_files", "evaluation", "face_files", "overlay", "tracking", "video"},
     {"twins", "models", "losses", "patch_cache"},
     {"input_pipeline"},
     {"original"},
     {"model_files"},
     {"prediction"},
+    {"aligner"},
     {"training"},
-    {"ship"},
+    {"ship", "converters"},
+    {"export", "predict"},
 ]
 WITH_TENSORFLOW = {
     *("twins", "models", "losses", "patch_cache", "input_pipeline"),
-    *("original", "model_files", "prediction", "training"),
+    *("original", "model_files", "prediction", "aligner", "training", "converters"),
 }
-STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli", "model_zoo", "ship"}
+STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli", "model_zoo", "ship", "export", "predict"}
 
 
 def rank(module):

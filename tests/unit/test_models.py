@@ -59,7 +59,7 @@ def test_an_untrained_model_can_start_at_the_mean():
 
 
 def test_too_small_an_input_is_refused():
-    with pytest.raises(ValueError, match="input_size is 16"):
+    with pytest.raises(ValueError, match="--input-size 16"):
         models.build_asmnet(input_size=16)
 
 
@@ -231,7 +231,8 @@ def batch_norms():
 
 def test_fused_layer_equals_stock_in_outputs_gradients_and_statistics(batch_norms):
     stock, wrapped, inputs = batch_norms
-    fused = FusedBatchNormalization(wrapped)
+    recorded = []
+    fused = FusedBatchNormalization(wrapped, lambda *statistics: recorded.append(statistics))
     target = tf.constant(np.random.default_rng(2).normal(size=inputs.shape), tf.float32)
 
     def run(layer, variables):
@@ -241,15 +242,19 @@ def test_fused_layer_equals_stock_in_outputs_gradients_and_statistics(batch_norm
             loss = tf.reduce_sum(tf.square(outputs - target))
         return outputs, tape.gradient(loss, [inputs, *(v.value for v in variables)])
 
-    for _ in range(3):  # the moving averages accumulate
-        ours, our_gradients = run(fused, [wrapped.gamma, wrapped.beta])
-        theirs, their_gradients = run(stock, [stock.gamma, stock.beta])
+    start = [stock.moving_mean.numpy(), stock.moving_variance.numpy()]
+    ours, our_gradients = run(fused, [wrapped.gamma, wrapped.beta])
+    theirs, their_gradients = run(stock, [stock.gamma, stock.beta])
     assert ours.numpy() == pytest.approx(theirs.numpy(), abs=1e-5)
     for a, b in zip(our_gradients, their_gradients):
         assert a.numpy() == pytest.approx(b.numpy(), rel=1e-5, abs=1e-4)
-    for a, b in zip(wrapped.get_weights(), stock.get_weights()):
-        assert a == pytest.approx(b, abs=1e-5)
+    assert all(np.array_equal(a, b) for a, b in zip(wrapped.get_weights()[2:], start))  # left alone
+    ((layer, *statistics),) = recorded
+    assert layer is wrapped
+    for moving, before, batch in zip((stock.moving_mean, stock.moving_variance), start, statistics):
+        assert moving.numpy() == pytest.approx(before * 0.9 + batch.numpy() * 0.1, abs=1e-5)
     # in inference the two are the same code
+    wrapped.set_weights(stock.get_weights())
     assert fused(inputs, training=False).numpy() == pytest.approx(stock(inputs, training=False).numpy(), abs=1e-5)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -212,13 +214,13 @@ def test_a_flipped_bit_is_never_used(faces, tmp_path, capsys):
 
 
 WRITER = """
-import sys, time
+import resource, sys, time
 from pathlib import Path
 import numpy as np
 from asmnet_tf import input_pipeline
 from asmnet_tf.datasets import Sample
 from asmnet_tf.geometry import landmark_box
-root, images, pause = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+root, images, pause, limit = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 faces = []
 for path, landmarks in zip(sorted(images.glob("*.png")), np.load(images / "landmarks.npy", allow_pickle=False)):
     faces.append(Sample(path.stem, path, landmarks, landmark_box(landmarks), frozenset(), np.zeros(3)))
@@ -228,6 +230,8 @@ def slow(self):
     return read(self)
 Sample.read_image = slow
 sys.stdin.readline()
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 patches = input_pipeline.FacePatches(faces, "square", 1.2, 32, cache="disk", cache_dir=root)
 print(len(patches), int(patches.crops().sum(dtype=np.int64)), flush=True)
 """
@@ -235,11 +239,11 @@ print(len(patches), int(patches.crops().sum(dtype=np.int64)), flush=True)
 
 @pytest.fixture
 def writer(tmp_path):
-    """writer(pause): another process that writes or opens the same cache, slowly, once it gets a line on stdin."""
+    """writer(pause, limit=0): another process that writes or opens the same cache, slowly, after a line on stdin."""
     started = []
 
-    def start(pause):
-        command = [sys.executable, "-c", WRITER, str(tmp_path / "c"), str(tmp_path / "images"), str(pause)]
+    def start(pause, limit=0):
+        command = [sys.executable, "-c", WRITER, str(tmp_path / "c"), str(tmp_path / "images"), str(pause), str(limit)]
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         started.append(subprocess.Popen(command, cwd=Path(__file__).parents[2], text=True, **pipes))
         return started[-1]
@@ -329,6 +333,39 @@ def test_a_full_disk_is_noticed_before_and_while_writing(faces, tmp_path, monkey
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
         on_disk(faces, tmp_path / "c")
     assert folders(tmp_path / "c") == []
+
+
+def test_a_disk_that_fills_up_while_writing(faces, tmp_path, writer):
+    """The system itself refuses: no file of the writing process may grow beyond 40 kB, a shard has some 500."""
+    np.save(tmp_path / "images/landmarks.npy", np.stack([face.landmarks for face in faces]))
+    process = writer(pause=0, limit=40_000)
+    _, err = process.communicate("go\n", timeout=120)
+    assert process.returncode == 1
+    assert re.search(
+        r"CacheError: .*: cannot be written \(.*\)\. Choose another --cache-dir or --cache none\.$", err.strip()
+    )
+    assert folders(tmp_path / "c") == []
+
+
+def test_killed_at_any_moment_the_next_run_has_a_whole_cache(faces, tmp_path, writer):
+    faces.sort(key=lambda face: face.image_path)
+    np.save(tmp_path / "images/landmarks.npy", np.stack([face.landmarks for face in faces]))
+    decoded = FacePatches(faces, "square", 1.2, 32, cache="none")
+    victims = [writer(pause=0.01) for _ in range(2)]
+    for share, victim in zip((0.1, 0.9), victims):
+        shutil.rmtree(tmp_path / "c", ignore_errors=True)
+        victim.stdin.write("go\n")
+        victim.stdin.flush()
+        deadline = time.monotonic() + 120
+        while victim.poll() is None and time.monotonic() < deadline:
+            written = sum(p.stat().st_size for p in (tmp_path / "c").glob("*/*.tfrecord") if p.exists())
+            if written >= share * 70 * 10_000:
+                break
+            time.sleep(0.002)
+        victim.kill()
+        victim.wait()
+        assert_same(on_disk(faces, tmp_path / "c"), decoded)
+        assert len(folders(tmp_path / "c")) == 1
 
 
 def test_auto_chooses_by_the_limit_and_by_free_memory(faces, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from asmnet_tf import face_renderer, synthetic
 from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_samples
+from asmnet_tf.datasets import pts_text, read_samples
 from asmnet_tf.files import InputError
 from asmnet_tf.geometry import read_image
 from asmnet_tf.pose import estimate_pose, mean_face, read_pose_labels
@@ -126,7 +126,7 @@ def test_pts_files_are_one_based(tmp_path):
 
 
 def test_pts_text_by_hand():
-    text = synthetic._pts_text(np.array([[0.0, 0.0], [9.5, 19.25]], np.float32))
+    text = pts_text(np.array([[0.0, 0.0], [9.5, 19.25]], np.float32))
     assert text == "version: 1\nn_points:  2\n{\n1.0000 1.0000\n10.5000 20.2500\n}\n"
 
 

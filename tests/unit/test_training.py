@@ -7,8 +7,9 @@ import pytest
 
 import train
 from asmnet_tf.config import RECIPES
+from asmnet_tf.files import InputError
 from asmnet_tf.losses import alpha_at
-from asmnet_tf.training import Schedule, make_plan, write_arguments
+from asmnet_tf.training import Schedule, check_flags, make_plan, write_arguments
 
 
 def test_constant_schedule_with_inverse_time_decay():
@@ -42,3 +43,25 @@ def test_alpha_of_a_run_with_9_epochs_of_6_steps(tmp_path, flags, expected):
     write_arguments(tmp_path, args, {})
     recorded = json.loads((tmp_path / "args.json").read_text())["flags"]["alpha_schedule"]
     assert recorded == ("release" if "release" in flags else "epochs")
+
+
+def test_a_deterministic_run_keeps_its_number_of_threads(tmp_path):
+    write_arguments(tmp_path / "fixed", train.parse_args(["--deterministic", "--threads", "2"]), {})
+    check_flags(tmp_path / "fixed", train.parse_args(["--deterministic", "--threads", "2", "--resume"]))
+    with pytest.raises(
+        InputError, match=r"args\.json: the run has --threads 2, now it is 4\. Resume with the same flags"
+    ):
+        check_flags(tmp_path / "fixed", train.parse_args(["--deterministic", "--threads", "4", "--resume"]))
+    with pytest.raises(InputError, match="the run has --deterministic True, now it is False"):
+        check_flags(tmp_path / "fixed", train.parse_args(["--threads", "2", "--resume"]))
+    write_arguments(tmp_path / "free", train.parse_args(["--threads", "2"]), {})
+    check_flags(tmp_path / "free", train.parse_args(["--threads", "4", "--resume"]))
+
+
+def test_a_run_goes_on_with_the_same_faces_only(tmp_path):
+    args = train.parse_args([])
+    write_arguments(tmp_path, args, {"train": 40, "skipped": 1})
+    write_arguments(tmp_path, args, {"train": 40, "skipped": 1})
+    with pytest.raises(InputError, match=r"'train': 40.*'train': 41.*Resume with the same data"):
+        write_arguments(tmp_path, args, {"train": 41, "skipped": 0})
+    assert len(json.loads((tmp_path / "args.json").read_text())["resumed_from"]) == 1

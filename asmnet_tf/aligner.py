@@ -1,0 +1,150 @@
+"""Landmarks and head pose of every face in an image, in one call (TensorFlow)."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from asmnet_tf import detection
+from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE
+from asmnet_tf.geometry import crop_frame, crop_image, denormalise, landmark_box
+from asmnet_tf.model_files import open_model
+from asmnet_tf.model_zoo import find_model
+from asmnet_tf.pose import unit_to_angles
+from asmnet_tf.prediction import crop_of
+from asmnet_tf.prediction_files import spec_with
+
+MAX_BATCH = 64  # faces that go through the network at once
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face: pixels of the image it was found in (0-based, centres at integers) and degrees (signs: `pose.py`).
+
+    box: float64 (4,), x_min, y_min, x_max, y_max, where the face was looked for. score: the detector's, 0..1; 1 for a
+    box that was given. landmarks: float64 (L, 2). yaw > 0: towards the left edge of the image; pitch > 0: up;
+    roll > 0: clockwise.
+    """
+
+    box: np.ndarray
+    score: float
+    landmarks: np.ndarray
+    yaw: float
+    pitch: float
+    roll: float
+
+    @property
+    def angles(self) -> np.ndarray:
+        """Yaw, pitch, roll in degrees, float64 (3,)."""
+        return np.array([self.yaw, self.pitch, self.roll])
+
+    @property
+    def landmark_box(self) -> np.ndarray:
+        """The bounding box of the landmarks, float64 (4,): where to look for this face in the next frame."""
+        return landmark_box(self.landmarks)
+
+
+class FaceAligner:
+    """Finds the faces of an image and their landmarks and head pose; all faces go through the network in one batch.
+
+    >>> import cv2, matplotlib.cbook
+    >>> from asmnet_tf import FaceAligner
+    >>> path = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+    >>> aligner = FaceAligner()  # reads the network: once for many images
+    >>> faces = aligner.detect(cv2.imread(str(path)), bgr=True)
+    >>> len(faces), faces[0].landmarks.shape
+    (1, (68, 2))
+    >>> abs(faces[0].roll) < 20
+    True
+
+    One aligner may be used by several threads.
+
+    Args:
+        model: name of a shipped model (`asmnet_tf.pretrained_names()`), or a `.keras`, `.tflite`, release `.h5` file
+            or SavedModel folder.
+        min_score: faces that the detector is less sure of are left out.
+        detector_size: longest side, pixels, at which the detector sees the image; larger finds smaller faces, 256 is
+            enough for a portrait.
+    Raises: InputError for a model that cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        min_score: float = detection.MIN_SCORE,
+        detector_size: int = DETECTOR_SIZE,
+    ) -> None:
+        path = find_model(model)
+        self.model = open_model(path)
+        self.crop, self.crop_scale = crop_of(path, self.model.sidecar)
+        self.spec = spec_with(self.model.num_landmarks, path)
+        self.min_score = min_score
+        self.detector_size = detector_size
+        self._running = threading.Lock()  # a TFLite interpreter must not be run by two threads
+
+    def detect(self, image: np.ndarray, boxes: np.ndarray | None = None, bgr: bool = False) -> list[Face]:
+        """Returns the faces of an image, the surest first; of `boxes`, in their order.
+
+        Args:    image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or uint16, RGB; alpha is ignored. boxes: (N, 4)
+                 image pixels, x_min, y_min, x_max, y_max, about where the landmarks' bounding boxes are (brows to chin;
+                 `detection.to_landmark_boxes` for boxes from forehead to chin); None: the detector's. bgr: the
+                 channels are in OpenCV's order.
+        Raises:  ValueError for an array that is no image or boxes of another shape or without extent.
+        """
+        image = to_rgb(image, bgr)
+        if boxes is None:
+            boxes, scores = detection.detect_faces(image, self.min_score, self.detector_size)
+        else:
+            boxes = check_boxes(boxes)
+            scores = np.ones(len(boxes))
+        landmarks, angles = self.align(image, boxes)
+        return [
+            Face(box, float(score), points, *map(float, turned))
+            for box, score, points, turned in zip(boxes, scores, landmarks, angles)
+        ]
+
+    def align(self, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns landmarks float64 (N, L, 2), image pixels, and yaw, pitch, roll float64 (N, 3), degrees.
+
+        Args: image: RGB uint8 (H, W, 3). boxes: (N, 4), bounding boxes of landmarks, image pixels.
+        """
+        landmarks, angles = np.empty((len(boxes), self.spec.num_landmarks, 2)), np.empty((len(boxes), 3))
+        for first in range(0, len(boxes), MAX_BATCH):
+            rows = slice(first, first + MAX_BATCH)
+            frames = crop_frame(boxes[rows], self.crop, self.crop_scale)
+            crops = np.stack([crop_image(image, frame, self.model.input_size) for frame in frames])
+            with self._running:
+                landmarks_norm, pose = (np.asarray(output, np.float64) for output in self.model.infer(crops))
+            landmarks[rows], angles[rows] = denormalise(landmarks_norm, frames), unit_to_angles(pose)
+        return landmarks, angles
+
+
+def to_rgb(image: np.ndarray, bgr: bool = False) -> np.ndarray:
+    """Returns an image array as RGB uint8 (H, W, 3): see `FaceAligner.detect`."""
+    shape = image.shape
+    if image.ndim not in (2, 3) or min(shape[:2]) < 1 or (image.ndim == 3 and shape[2] not in (1, 3, 4)):
+        raise ValueError(f"image of shape {shape}, expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise ValueError(f"image of {image.dtype}, expected uint8 or uint16")
+    if image.ndim == 2 or shape[2] == 1:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    image = image[..., 2::-1] if bgr else image[..., :3]
+    return np.ascontiguousarray(image)
+
+
+def check_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Returns boxes as float64 (N, 4). Raises: ValueError for another shape, NaN, or a box without extent."""
+    boxes = np.asarray(boxes, np.float64)
+    if boxes.size == 0:
+        return boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes of shape {boxes.shape}, expected (N, 4): x_min, y_min, x_max, y_max")
+    if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
+        raise ValueError("boxes need x_min < x_max and y_min < y_max, in pixels")
+    return boxes

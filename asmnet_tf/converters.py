@@ -1,0 +1,175 @@
+"""Makes a SavedModel or TFLite of a Keras model, and compares the two on faces (TensorFlow); for `export.py`.
+
+Both hold the inference graph, batch norms folded into the convolutions, behind one signature, `serving_default`:
+`image` (B, S, S, 3), RGB 0..255 -> {`O_L`: (B, 2L), `O_P`: (B, 3)} float32, in network units. `image` is float32, or
+uint8 in an int8 file.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from asmnet_tf.config import DATASETS, POSE_RANGE_DEG, DatasetSpec
+from asmnet_tf.datasets import IMAGE_ENDINGS, read_samples
+from asmnet_tf.face_renderer import render_face
+from asmnet_tf.files import InputError
+from asmnet_tf.geometry import crop_frame, crop_image, landmark_box, read_image
+from asmnet_tf.input_pipeline import FacePatches
+from asmnet_tf.model_files import Infer, compiled, open_model
+from asmnet_tf.prediction import crop_of
+from asmnet_tf.twins import inference_twin
+
+SIGNATURE = "serving_default"
+SYNTHETIC = "synthetic"
+SEED = 1  # of the synthetic faces; those of the datasets have seed 0
+QUANTISED = {
+    "none": {},
+    "float16": {
+        "optimizations": [tf.lite.Optimize.DEFAULT],
+        "target_spec": tf.lite.TargetSpec(supported_types=[tf.float16]),
+    },
+    "int8": {
+        "optimizations": [tf.lite.Optimize.DEFAULT],
+        "target_spec": tf.lite.TargetSpec(supported_ops=[tf.lite.OpsSet.TFLITE_BUILTINS_INT8]),
+        "inference_input_type": tf.uint8,
+    },
+}
+
+
+def write_saved_model(model: keras.Model, folder: str | Path, shifts: list[np.ndarray] | None = None) -> None:
+    """Writes a SavedModel. Args: shifts: (2L,) and (3,), added to the outputs. The model itself stays as it is."""
+    twin = inference_twin(model)
+    size = model.input_shape[1]
+
+    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = twin(image, training=False)
+        if shifts is not None:
+            outputs = [output + tf.constant(shift, tf.float32) for output, shift in zip(outputs, shifts)]
+        return {"O_L": outputs[0], "O_P": outputs[1]}
+
+    archive = keras.export.ExportArchive()
+    archive.track(twin)
+    archive.add_endpoint(SIGNATURE, serve, [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")])
+    archive.write_out(folder, verbose=False)
+
+
+def to_tflite(model: keras.Model, quantise: str = "none", crops: np.ndarray | None = None) -> bytes:
+    """Returns the content of a TFLite file.
+
+    int8 is full-integer: weights scaled by channel, activations by tensor from the ranges seen on `crops`. What
+    rounding adds to an output on average over `crops` is then taken off its bias, in a second conversion: rounded
+    weights shift the pooled features alike for all faces (README, Export).
+
+    Args:   quantise: none, float16 or int8. crops: RGB uint8 (N, S, S, 3), of int8 only.
+    Raises: InputError for a model that TFLite cannot express.
+    """
+    if quantise != "int8":
+        return _convert(model, QUANTISED[quantise])
+    settings = QUANTISED["int8"] | {"representative_dataset": lambda: ([image[None]] for image in _spanning(crops))}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rounded.tflite"
+        path.write_bytes(_convert(model, settings))
+        exact, rounded = _mean_outputs(compiled(model), crops), _mean_outputs(open_model(path).infer, crops)
+    return _convert(model, settings, [before - after for before, after in zip(exact, rounded)])
+
+
+def _convert(model: keras.Model, settings: dict, shifts: list[np.ndarray] | None = None) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        write_saved_model(model, folder, shifts)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
+        for name, value in settings.items():
+            setattr(converter, name, value)
+        try:
+            return converter.convert()
+        except Exception as error:  # ConverterError, RuntimeError and more; all mean the same
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            raise InputError(
+                f"{model.name}: TFLite cannot express this model ({reason}). Use --to savedmodel."
+            ) from error
+
+
+def _spanning(crops: np.ndarray) -> np.ndarray:
+    """Returns the crops as float32, 0 and 255 among the pixels, so that the input's scale is 1: plain uint8."""
+    images = crops.astype(np.float32)
+    images[0, 0, 0], images[0, -1, -1] = 0.0, 255.0
+    return images
+
+
+def _mean_outputs(infer: Infer, crops: np.ndarray) -> list[np.ndarray]:
+    return [np.asarray(output, np.float64).mean(axis=0) for output in infer(crops)]
+
+
+def differences(model: keras.Model, path: Path, crops: np.ndarray) -> dict[str, float]:
+    """Opens an exported file and returns how far it is from its model on crops (N, S, S, 3).
+
+    landmarks_mean, landmarks_max: of |difference| of a coordinate, shares of the crop's side. pose_mean_deg,
+    pose_max_deg: of an angle.
+    """
+    exact, exported = compiled(model)(crops), open_model(path).infer(crops)
+    landmarks, pose = (np.abs(np.asarray(a) - np.asarray(b)) for a, b in zip(exact, exported))
+    found = {
+        "landmarks_mean": landmarks.mean(),
+        "landmarks_max": landmarks.max(),
+        "pose_mean_deg": pose.mean() * POSE_RANGE_DEG,
+        "pose_max_deg": pose.max() * POSE_RANGE_DEG,
+    }
+    return {"faces": len(crops)} | {key: float(value) for key, value in found.items()}
+
+
+# --- faces ------------------------------------------------------------------------------------------------------------
+
+
+def face_crops(source: str, count: int, path: Path, model: keras.Model, sidecar: dict) -> np.ndarray:
+    """Returns faces in the crop of a model's side-car, RGB uint8 (N, S, S, 3), 2 <= N <= count.
+
+    Args:   source: `synthetic`, or a folder: of 300W or WFLW, whose training faces are cropped as in evaluation, or of
+            face crops, each of which is brought to S x S as it is. Of more than `count` every n-th is taken.
+            path: of the model, for errors.
+    Raises: InputError for a folder without two faces, an image that does not decode, or a side-car without a crop.
+    """
+    size, num_landmarks = model.input_shape[1], model.output_shape[0][1] // 2
+    crop, scale = crop_of(path, sidecar)
+    if source == SYNTHETIC:
+        faces = (render_face(SEED, i) for i in range(count))
+        boxes = ((face.image, landmark_box(face.landmarks_68)) for face in faces)
+        return np.stack([crop_image(image, crop_frame(box, crop, scale), size) for image, box in boxes])
+    folder = Path(source)
+    spec = next((spec for spec in DATASETS.values() if _is_folder_of(spec, folder, num_landmarks)), None)
+    if spec is not None:
+        samples = _spread(read_samples(spec, folder, "train", quiet=True), count, folder)
+        return FacePatches(samples, crop, scale, size, margin=1.0, cache="none").crops()
+    return np.stack([_whole(read_image(image), size) for image in _spread(_images(folder), count, folder)])
+
+
+def _is_folder_of(spec: DatasetSpec, folder: Path, num_landmarks: int) -> bool:
+    places = [folder / source.path for source in spec.splits["train"]]
+    return spec.num_landmarks == num_landmarks and any(place.exists() for place in places)
+
+
+def _images(folder: Path) -> list[Path]:
+    """Returns the images in a folder of face crops. Raises: InputError if they are annotated, so not crops yet."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder. Give one of faces, or --calibrate {SYNTHETIC}.")
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
+    annotated = next((image for image in images if image.with_suffix(".pts").exists()), None)
+    if annotated is not None:
+        raise InputError(f"{annotated}: annotated, so no face crop. Give the dataset's folder, as downloaded.")
+    return images
+
+
+def _spread(items: list, count: int, folder: Path) -> list:
+    """Returns at most `count` items from all over a list."""
+    if len(items) < 2:
+        raise InputError(f"{folder}: {len(items)} faces, two are needed: one calibrates, the other compares.")
+    count = min(count, len(items))
+    return [items[k * len(items) // count] for k in range(count)]
+
+
+def _whole(image: np.ndarray, size: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    return crop_image(image, np.array([(width - 1) / 2, (height - 1) / 2, width, height]), size)

@@ -1,0 +1,296 @@
+"""Where training runs: one device, all GPUs of a machine, or several machines, through tf.distribute (TensorFlow).
+
+A worker is a process, on a machine of its own or not; a replica is a device of a worker, with a copy of the weights.
+Worker 0 is the chief: it alone writes files. TensorFlow is imported where it is needed, so that a wrong flag is told
+at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from asmnet_tf import cli
+from asmnet_tf.files import InputError
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+# for one all-reduce: as long as a worker may lag behind, at worst while it decodes all its images for the first time
+COLLECTIVE_TIMEOUT_S = 1800
+_SEED_STRIDE = 0x9E3779B1  # between the random streams of replicas
+_LOST = re.compile("collective|coordination|heartbeat|barrier|socket closed|connection (reset|refused)", re.IGNORECASE)
+
+
+class Replicas:
+    """The replicas that take part in a run, and what they exchange; by default this process alone.
+
+    worker, workers: number of this process, and of all. strategy: the tf.distribute strategy; variables that the
+    training step uses are created in its scope.
+    """
+
+    def __init__(
+        self, make_strategy: Callable[[], tf.distribute.Strategy] | None = None, worker: int = 0, workers: int = 1
+    ) -> None:
+        self.worker, self.workers = worker, workers
+        self._make_strategy = make_strategy
+
+    @functools.cached_property
+    def strategy(self) -> tf.distribute.Strategy:
+        """Made when it is first asked for."""
+        import tensorflow as tf
+
+        return self._make_strategy() if self._make_strategy else tf.distribute.get_strategy()
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes the run folder."""
+        return self.worker == 0
+
+    @property
+    def count(self) -> int:
+        """How many replicas there are, those of all workers together."""
+        return self.strategy.num_replicas_in_sync
+
+    def part(self, count: int) -> slice:
+        """Returns which of `count` things are this worker's: contiguous, without overlap, in the order of workers."""
+        return slice(count * self.worker // self.workers, count * (self.worker + 1) // self.workers)
+
+    def split(self, batch: Any) -> Any:
+        """Splits this worker's batch, a structure of arrays (n, ...), among its replicas, for `strategy.run`."""
+        import tensorflow as tf
+
+        local = self.count // self.workers
+        if local == 1:
+            return batch
+
+        def rows(context: tf.distribute.ValueContext) -> Any:
+            k = context.replica_id_in_sync_group % local
+            return tf.nest.map_structure(
+                lambda array: tf.convert_to_tensor(array[len(array) * k // local : len(array) * (k + 1) // local]),
+                batch,
+            )
+
+        return self.strategy.experimental_distribute_values_from_function(rows)
+
+    def spread(self, infer: Callable[[np.ndarray], Sequence]) -> Callable[[np.ndarray], Sequence]:
+        """Returns an inference that splits its images among this worker's replicas; see `model_files.Infer`."""
+        if self.count == self.workers:
+            return infer
+
+        import tensorflow as tf
+
+        @tf.function(reduce_retracing=True)
+        def on_replicas(images: tf.Tensor) -> Any:
+            # a lambda: a function with an input signature would be checked against the values of all replicas
+            return self.strategy.run(lambda part: infer(part), args=(images,))
+
+        def run(images: np.ndarray) -> list[np.ndarray]:
+            outputs = on_replicas(self.split(images))
+            return [np.concatenate(self.strategy.experimental_local_results(output)) for output in outputs]
+
+        return run
+
+    def total(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Returns the sum of `values` over all workers, float64, the same in all of them."""
+        import tensorflow as tf
+
+        values = np.asarray(values, np.float64)
+        if self.workers == 1:
+            return values
+        local = self.count // self.workers
+
+        def of_first(context: tf.distribute.ValueContext) -> tf.Tensor:
+            return tf.constant(values if context.replica_id_in_sync_group % local == 0 else np.zeros_like(values))
+
+        shares = self.strategy.experimental_distribute_values_from_function(of_first)
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None).numpy()
+
+    def check_agreement(self, **values: int) -> None:
+        """Raises: InputError, in every worker, if a value is not the same in all of them."""
+        table = np.zeros((self.workers, len(values)))
+        table[self.worker] = list(values.values())
+        for name, column in zip(values, self.total(table).T):
+            if (column != column[0]).any():
+                told = ", ".join(f"{int(value)} in worker {k}" for k, value in enumerate(column))
+                raise InputError(
+                    f"{name.replace('_', ' ')}: {told}. All workers need the same flags and data, and an --output "
+                    "folder that they share."
+                )
+
+    def part_seeds(self, model: keras.Model) -> None:
+        """Gives the random layers of each replica a stream of their own; the first replica's stays as it is.
+
+        Else all replicas would drop the same units of their rows.
+        """
+        import tensorflow as tf
+
+        states = [v.value for v in model.non_trainable_variables if "seed_generator_state" in v.path]
+        if self.count == 1 or not states:
+            return
+
+        @tf.function
+        def shift() -> None:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            for state in states:
+                step = tf.cast(tf.cast(replica, tf.int64) * _SEED_STRIDE, state.dtype)
+                state.assign_add(tf.stack([step, tf.zeros_like(step)]))
+
+        self.strategy.run(shift)
+
+
+# --- who takes part ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def joined(kind: str, devices: Sequence[str] | None = None, threads: int | None = None) -> Iterator[Replicas]:
+    """Yields the replicas of `--strategy kind`; several workers once all of them have connected.
+
+    Connecting is TensorFlow's first operation, so its number of threads is set here where several workers connect.
+
+    A worker that fails inside the block prints one line and ends its process, with 2 after an InputError and with 75
+    ("try again") where another worker was lost. The others then end within about 15 s.
+
+    Raises: InputError if --devices, TF_CONFIG or Slurm's variables cannot be used.
+    """
+    if kind == "auto" and "TF_CONFIG" in os.environ:
+        kind = "multiworker"
+    if kind != "multiworker":
+        yield Replicas(functools.partial(_local_strategy, kind, devices))
+        return
+
+    import tensorflow as tf
+
+    set_threads(threads)
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        replicas = _connect()
+        signal.signal(
+            signal.SIGTERM, on_terminate
+        )  # TensorFlow takes it for a notice of preemption, which nobody reads
+        yield replicas
+        replicas.total([0.0])  # a worker that leaves takes the connections of the others with it
+    except InputError as error:
+        _leave(f"error: {error}", cli.EXIT_BAD_INPUT)
+    except cli.Stopped as stopped:
+        _leave(str(stopped), stopped.code)
+    except KeyboardInterrupt:
+        _leave("interrupted", cli.EXIT_INTERRUPTED)
+    except tf.errors.OpError as error:
+        if not _LOST.search(str(error)):
+            _leave(traceback.format_exc(), 1)
+        _leave(
+            "error: another worker has ended or cannot be reached; if it ended by itself, its own last line says why. "
+            "Start all workers again with --resume.",
+            cli.EXIT_TRY_AGAIN,
+        )
+    except Exception:
+        _leave(traceback.format_exc(), 1)
+
+
+def set_threads(count: int | None) -> None:
+    """Sets TensorFlow's threads, before its first operation; the same number may be set again later."""
+    import tensorflow as tf
+
+    if count:
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    """Ends the process without TensorFlow's own farewell, which waits for workers that are lost."""
+    print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _local_strategy(kind: str, devices: Sequence[str] | None) -> tf.distribute.Strategy:
+    """Returns MirroredStrategy, or the default one. Raises: InputError for a device that is not there."""
+    import tensorflow as tf
+
+    if kind == "one" or (kind == "auto" and not devices and len(tf.config.list_physical_devices("GPU")) < 2):
+        return tf.distribute.get_strategy()
+    cpus = 1 + max((int(name[4:]) for name in devices or () if name.startswith("CPU:")), default=0)
+    if cpus > 1:
+        logical = [tf.config.LogicalDeviceConfiguration()] * cpus
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], logical)
+    there = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
+    for name in devices or ():
+        if name not in there:
+            raise InputError(f"--devices {name}: not on this machine, which has {', '.join(there)}.")
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def _connect() -> Replicas:
+    import tensorflow as tf
+
+    resolver, worker, addresses = _slurm() if "TF_CONFIG" not in os.environ else _tf_config()
+    print(f"worker {worker} of {len(addresses)}, {addresses[worker]}: waiting for the others", file=sys.stderr)
+    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=COLLECTIVE_TIMEOUT_S)
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    except tf.errors.OpError as error:
+        if _LOST.search(str(error)):
+            raise
+        reason = (str(error).splitlines() or [""])[0][:120]
+        raise InputError(
+            f"{addresses[worker]}: worker {worker} cannot listen there ({reason}). Is it this machine's, the port free?"
+        ) from error
+    return Replicas(lambda: strategy, worker, len(addresses))
+
+
+def _tf_config() -> tuple[tf.distribute.cluster_resolver.ClusterResolver, int, list[str]]:
+    """Returns the resolver, the number of this worker and all addresses, of $TF_CONFIG."""
+    import tensorflow as tf
+
+    try:
+        config = json.loads(os.environ["TF_CONFIG"])
+        jobs, task = config["cluster"], config["task"]
+        kind, index = task["type"], int(task["index"])
+        if not set(jobs) <= {"chief", "worker"} or not 0 <= index < len(jobs[kind]) or len(jobs.get("chief", [])) > 1:
+            raise ValueError("cluster or task")
+        order = [("chief", 0)] * ("chief" in jobs) + [("worker", i) for i in range(len(jobs.get("worker", [])))]
+        addresses = [str(jobs[job][i]) for job, i in order]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+        raise InputError(f"TF_CONFIG: cannot be used ({error}). Expected the form of {example}") from error
+    return tf.distribute.cluster_resolver.TFConfigClusterResolver(), order.index((kind, index)), addresses
+
+
+def _slurm() -> tuple[tf.distribute.cluster_resolver.ClusterResolver, int, list[str]]:
+    """Returns the same of a job step of Slurm, one worker for each task. A worker uses all GPUs that it sees."""
+    import tensorflow as tf
+
+    resolvers = tf.distribute.cluster_resolver
+    try:
+        job = int(os.environ.get("SLURM_JOB_ID", 0))
+        worker = int(os.environ["SLURM_PROCID"])
+        # numbers of GPUs that fit, so that it neither calls nvidia-smi nor hides devices: that is Slurm's part
+        slurm = resolvers.SlurmClusterResolver(gpus_per_node=1 << 10, gpus_per_task=1, auto_set_gpu=False)
+        # its cluster_spec() sorts hosts by name (n10 before n2), while tasks are numbered in the order of the node list
+        tasks = slurm._task_configuration
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--strategy multiworker: neither TF_CONFIG nor the variables of a Slurm job step are set ({error}). "
+            "See README, Training on several machines."
+        ) from error
+    first_port = 10_000 + job * 16 % 20_000  # two jobs on one machine do not meet
+    addresses = [f"{host}:{first_port + k}" for host, count in tasks.items() for k in range(count)]
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    cluster = tf.train.ClusterSpec({"worker": addresses})
+    resolver = resolvers.SimpleClusterResolver(
+        cluster, task_type="worker", task_id=worker, num_accelerators={"GPU": gpus}, rpc_layer="grpc"
+    )
+    return resolver, worker, addresses

@@ -1,0 +1,39 @@
+"""Draws faces into an image: points, contours, the head's axes; thin enough to see the face (NumPy and OpenCV)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from asmnet_tf.config import DatasetSpec
+from asmnet_tf.pose import draw_axes
+
+if TYPE_CHECKING:
+    from asmnet_tf.aligner import Face
+
+CONTOUR, POINT = (255, 210, 60), (70, 240, 120)  # RGB
+NOSE_TIP = 30  # of the 68 points
+_SUBPIXEL = 4  # bits: OpenCV draws at 1/16 pixel
+
+
+def draw_faces(image: np.ndarray, faces: list[Face], spec: DatasetSpec) -> np.ndarray:
+    """Returns a copy of an RGB uint8 image (H, W, 3) with `faces` drawn; line widths follow the size of each face."""
+    image = image.copy()
+    nose = {theirs: ours for ours, theirs in spec.rigid_points}[NOSE_TIP]
+    for face in faces:
+        box = face.landmark_box
+        side = float((box[2:] - box[:2]).max())
+        points = np.round(face.landmarks * 2**_SUBPIXEL).astype(np.int32)
+        thickness = max(1, round(side / 300))
+        for indices, closed in spec.contours:
+            line = points[list(indices)].reshape(-1, 1, 2)
+            cv2.polylines(image, [line], closed, CONTOUR, thickness, cv2.LINE_AA, _SUBPIXEL)
+        if side >= 60:  # on a smaller face the contours alone already cover it
+            radius = max(1.0, side / 160)
+            for point in points.tolist():
+                cv2.circle(image, point, round(radius * 2**_SUBPIXEL), POINT, -1, cv2.LINE_AA, _SUBPIXEL)
+        if np.isfinite(face.angles).all():
+            draw_axes(image, face.angles, face.landmarks[nose], 0.45 * side)
+    return image

@@ -1,0 +1,158 @@
+"""Follows faces from frame to frame: the landmarks' box of one frame is where the next is looked at (NumPy, OpenCV)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from asmnet_tf.detection import detect_faces, overlaps
+
+if TYPE_CHECKING:
+    from asmnet_tf.aligner import Face, FaceAligner
+
+SAME_FACE = 0.3  # IoU of a track's box and a detection's from which on they are one face
+STEADY = 0.5  # IoU of the box looked at and the landmarks' box found there; below, the face is lost
+MIN_CUTOFF_HZ = 1.0  # One-Euro: of a face that stands still
+BETA = 10.0  # One-Euro: how much a motion of one unit a second raises the cut-off
+SPEED_CUTOFF_HZ = 1.0
+DEGREES_PER_UNIT = 30.0  # angles are smoothed in this unit, landmarks in box sides: both move by about 1 a second
+
+
+class OneEuroFilter:
+    """The One-Euro filter (Casiez, Roussel, Vogel, CHI 2012): a low pass whose cut-off rises with the speed.
+
+        alpha(f) = 1 / (1 + 1 / (2 pi f dt));  speed = low_pass(dx / dt);  cut-off = min_cutoff + beta |speed|
+
+    A still face is smoothed strongly, a moving one is followed closely. Works on arrays, each number by itself.
+
+    Args: min_cutoff, speed_cutoff: Hz. beta: per unit of the signal.
+    """
+
+    def __init__(
+        self, min_cutoff: float = MIN_CUTOFF_HZ, beta: float = BETA, speed_cutoff: float = SPEED_CUTOFF_HZ
+    ) -> None:
+        self.min_cutoff, self.beta, self.speed_cutoff = min_cutoff, beta, speed_cutoff
+        self._value: np.ndarray | None = None
+        self._speed: np.ndarray | float = 0.0
+
+    def __call__(self, value: np.ndarray, dt: float) -> np.ndarray:
+        """Returns the smoothed `value`, any shape; `dt`: seconds since the last one. The first comes back as it is."""
+        if self._value is None:
+            self._value = np.array(value, np.float64)
+            return self._value
+        speed = (value - self._value) / dt
+        self._speed = self._speed + _alpha(self.speed_cutoff, dt) * (speed - self._speed)
+        weight = _alpha(self.min_cutoff + self.beta * np.abs(self._speed), dt)
+        self._value = self._value + weight * (value - self._value)
+        return self._value
+
+
+def _alpha(cutoff: np.ndarray | float, dt: float) -> np.ndarray | float:
+    return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff * dt))
+
+
+@dataclass
+class Track:
+    """One face over time. number: 1, 2, ... in order of appearance. face: as last seen, not smoothed."""
+
+    number: int
+    face: Face
+    landmark_filter: OneEuroFilter = field(default_factory=OneEuroFilter)
+    angle_filter: OneEuroFilter = field(default_factory=OneEuroFilter)
+
+    def smoothed(self, dt: float) -> Face:
+        """Returns the face after the filters; once per frame."""
+        box = self.face.landmark_box
+        side = max(float((box[2:] - box[:2]).max()), 1e-6)
+        self.landmark_filter.beta = BETA / side  # in box sides, so that the size of the face does not matter
+        self.angle_filter.beta = BETA / DEGREES_PER_UNIT
+        angles = self.angle_filter(self.face.angles, dt)
+        return replace(
+            self.face,
+            landmarks=self.landmark_filter(self.face.landmarks, dt),
+            **dict(zip(("yaw", "pitch", "roll"), map(float, angles))),
+        )
+
+
+def match(boxes: np.ndarray, others: np.ndarray, least: float = SAME_FACE) -> dict[int, int]:
+    """Pairs boxes (N, 4) with other boxes (M, 4), the largest IoU first, none below `least`: {index: other index}."""
+    table = overlaps(boxes, others)
+    pairs: dict[int, int] = {}
+    while table.size and table.max() >= least:
+        i, j = np.unravel_index(table.argmax(), table.shape)
+        pairs[int(i)] = int(j)
+        table[i], table[:, j] = -1.0, -1.0
+    return pairs
+
+
+class FaceTracker:
+    """Finds faces in the frames of a video: detected every few frames, followed by their landmarks in between.
+
+    A face is lost when its landmarks leave the box they were looked for in, when it leaves the image, or when a
+    detection does not confirm it; the frame after a loss is detected anew. Not for several threads.
+
+    Args: detect_every: 1 detects in every frame. smooth: filter landmarks and angles (`OneEuroFilter`).
+    """
+
+    def __init__(self, aligner: FaceAligner, detect_every: int = 10, smooth: bool = False) -> None:
+        self.aligner, self.detect_every, self.smooth = aligner, detect_every, smooth
+        self.tracks: list[Track] = []
+        self._frames_until_detection = 0
+        self._appeared = 0
+
+    def update(self, image: np.ndarray, dt: float) -> list[tuple[int, Face]]:
+        """Returns (track number, face) of every face of the next frame.
+
+        Args: image: RGB uint8 (H, W, 3). dt: seconds since the frame before.
+        """
+        if self._frames_until_detection <= 0:
+            self._detect(image)
+            self._frames_until_detection = self.detect_every
+        else:
+            self._follow(image)
+        self._frames_until_detection -= 1
+        return [(track.number, track.smoothed(dt) if self.smooth else track.face) for track in self.tracks]
+
+    def _detect(self, image: np.ndarray) -> None:
+        """Confirms, drops and adds tracks; a confirmed one is looked at where its landmarks were."""
+        detected, scores = detect_faces(image, self.aligner.min_score, self.aligner.detector_size)
+        boxes = np.array([track.face.landmark_box for track in self.tracks]).reshape(-1, 4)
+        known = {found: track for track, found in match(boxes, detected).items()}
+        looked_at = [boxes[known[k]] if k in known else detected[k] for k in range(len(detected))]
+        faces = self._faces(image, looked_at, scores)
+        tracks = []
+        for k, face in enumerate(faces):
+            if k in known:
+                self.tracks[known[k]].face = face
+                tracks.append(self.tracks[known[k]])
+            else:
+                self._appeared += 1
+                tracks.append(Track(self._appeared, face))
+        self.tracks = sorted(tracks, key=lambda track: track.number)
+
+    def _follow(self, image: np.ndarray) -> None:
+        boxes = [track.face.landmark_box for track in self.tracks]
+        faces = self._faces(image, boxes, [track.face.score for track in self.tracks])
+        kept = []
+        for track, box, face in zip(self.tracks, boxes, faces):
+            if still_there(box, face.landmark_box, image.shape):
+                track.face = face
+                kept.append(track)
+            else:
+                self._frames_until_detection = 0
+        self.tracks = kept
+
+    def _faces(self, image: np.ndarray, boxes: list[np.ndarray], scores: list[float]) -> list[Face]:
+        if not boxes:
+            return []
+        faces = self.aligner.detect(image, np.array(boxes))
+        return [replace(face, score=float(score)) for face, score in zip(faces, scores)]
+
+
+def still_there(looked_at: np.ndarray, found: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Tells whether the landmark box found (4,) is that of the face looked for at a box (4,), and in the image."""
+    centre = (found[:2] + found[2:]) / 2
+    inside = bool((centre >= 0).all() and centre[0] < shape[1] and centre[1] < shape[0])
+    return inside and bool(overlaps(looked_at[None], found[None])[0, 0] >= STEADY)

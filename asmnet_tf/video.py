@@ -1,0 +1,138 @@
+"""Faces in videos and from cameras: reads frames, follows the faces, writes the overlay video (NumPy and OpenCV)."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from asmnet_tf.files import InputError, replacing
+from asmnet_tf.overlay import draw_faces
+
+if TYPE_CHECKING:
+    from asmnet_tf.aligner import Face
+    from asmnet_tf.tracking import FaceTracker
+
+USUAL_FPS = 30.0  # where a file or camera does not tell
+CODEC = "mp4v"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame. pixels: RGB uint8 (H, W, 3). number: from 0. dt: seconds since the frame before."""
+
+    pixels: np.ndarray
+    number: int
+    dt: float
+
+
+class Video:
+    """The frames of a video file, or of a camera by its number.
+
+    fps, frames: as the file tells, 30 and 0 where it does not.
+
+    Raises: InputError if it cannot be opened.
+    """
+
+    def __init__(self, source: Path | int) -> None:
+        self.source = source
+        self.is_camera = isinstance(source, int)
+        if not self.is_camera and not source.is_file():
+            raise InputError(f"{source}: no such file.")
+        self._capture = cv2.VideoCapture(source if self.is_camera else str(source))
+        if not self._capture.isOpened():
+            if self.is_camera:
+                raise InputError(f"camera {source}: cannot be opened. Is it there, and does no other program use it?")
+            raise InputError(f"{source}: not a video that OpenCV opens; it may be cut short. Give a whole file.")
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if 0 < fps < 1000 else USUAL_FPS
+        self.frames = 0 if self.is_camera else max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+    def __iter__(self) -> Iterator[Frame]:
+        before, number = time.perf_counter(), 0
+        while True:
+            read, pixels = self._capture.read()
+            if not read:
+                return
+            now = time.perf_counter()
+            dt = max(now - before, 1e-3) if self.is_camera else 1 / self.fps
+            yield Frame(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), number, dt)
+            before, number = now, number + 1
+
+    def close(self) -> None:
+        """Gives the file or camera back."""
+        self._capture.release()
+
+
+class VideoFile:
+    """Writes RGB frames of one size as a video without sound; the file is made when the first one comes."""
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.fps = path, fps
+        self._writer: cv2.VideoWriter | None = None
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends a frame (H, W, 3). Raises: InputError if OpenCV cannot write such a video."""
+        if self._writer is None:
+            size = (frame.shape[1], frame.shape[0])
+            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*CODEC), self.fps, size)
+            if not self._writer.isOpened():
+                raise InputError(f"{self.path}: OpenCV cannot write {CODEC} video here. Use --no-draw.")
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._writer is not None:
+            self._writer.release()
+
+
+def follow_video(
+    video: Video,
+    tracker: FaceTracker,
+    take: Callable[[Frame, list[tuple[int, Face]]], None],
+    overlay: Path | None = None,
+    limit: int | None = None,
+) -> tuple[int, float]:
+    """Runs the tracker over a video; each frame goes to `take` and, drawn, into the video `overlay`.
+
+    Ctrl-C ends a camera's video as its end would: what there is is written.
+
+    Args:    limit: stop after so many frames.
+    Returns: frames, frames/s, reading and drawing included.
+    Raises:  InputError if no frame can be read or, after all has been written, for a file that is cut short.
+    """
+    count, start = 0, time.perf_counter()
+    total = min(video.frames or limit or 0, limit or video.frames) or None
+    with contextlib.ExitStack() as stack:
+        stack.callback(video.close)
+        bar = stack.enter_context(tqdm(total=total, desc=str(video.source), unit="frame", disable=None, leave=False))
+        if overlay is not None:
+            writer = VideoFile(stack.enter_context(replacing(overlay)), video.fps)
+            stack.callback(writer.close)
+        try:
+            for frame in video:
+                faces = tracker.update(frame.pixels, frame.dt)
+                take(frame, faces)
+                if overlay is not None:
+                    drawn = draw_faces(frame.pixels, [face for _, face in faces], tracker.aligner.spec)
+                    writer.write(drawn)
+                count += 1
+                bar.update()
+                if count == limit:
+                    break
+        except KeyboardInterrupt:
+            if not video.is_camera:
+                raise
+        if not count:
+            raise InputError(f"{video.source}: no frame can be read. Is the video whole?")
+    speed = count / (time.perf_counter() - start)
+    if limit is None and count < 0.95 * video.frames - 2:  # the count in the header is an estimate
+        raise InputError(f"{video.source}: ends after {count} of {video.frames} frames. Is the video whole?")
+    return count, speed

@@ -1,0 +1,70 @@
+"""train.py in forked processes that have TensorFlow imported, with a small network or ASMNet: seconds a start."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import REPO, TIMEOUT_S
+
+
+def small_network(num_landmarks, input_size, *_):
+    """In ASMNet's place: a start of train.py then costs two seconds instead of twenty, for nothing is traced."""
+    import keras
+
+    layers = keras.layers
+    image = keras.Input((input_size, input_size, 3))
+    features = layers.Conv2D(16, 3, strides=2, use_bias=False)(layers.Rescaling(1 / 255)(image))
+    features = layers.ReLU()(layers.BatchNormalization()(features))
+    features = layers.Dropout(0.2)(layers.Dense(256)(layers.GlobalAveragePooling2D()(features)))
+    heads = ((2 * num_landmarks, "O_L"), (3, "O_P"))
+    heads = [layers.Dense(units, name=name, dtype="float32")(features) for units, name in heads]
+    return keras.Model(image, heads)
+
+
+def _train(argv: list[str], printed: Path, small: bool, fatal_write: int | None) -> None:
+    """A process: train.py, which kills itself before it renames its `fatal_write`-th file."""
+    import train
+    from asmnet_tf import cli, models
+
+    with open(printed, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    replace, writes = os.replace, itertools.count(1)
+
+    def fatal(source, target):
+        if fatal_write is not None and next(writes) >= fatal_write:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = fatal
+    if small:
+        models.BUILDERS["asmnet"] = small_network
+    cli.run(train.main, lambda: train.parse_args(argv))
+
+
+class Forked:
+    """Starts such processes, one at a time."""
+
+    def __init__(self) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", f"{REPO}{os.pathsep}{Path(__file__).parent}")
+            self.context = multiprocessing.get_context("forkserver")
+            self.context.set_forkserver_preload(["train", "asmnet_tf.training", "asmnet_tf.shape_model"])
+            warm_up = self.context.Process(target=int)  # waits for the imports
+            warm_up.start()
+            warm_up.join()
+
+    def train(
+        self, argv, printed: Path, small=True, fatal_write: int | None = None, seconds: float | None = None
+    ) -> int:
+        """Runs train.py, `seconds` at most and then killed; returns 0 or -SIGKILL."""
+        process = self.context.Process(target=_train, args=([str(arg) for arg in argv], printed, small, fatal_write))
+        process.start()
+        process.join(seconds or TIMEOUT_S)
+        process.kill()  # of no effect where it has ended
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL), printed.read_text()
+        return process.exitcode

@@ -1,0 +1,433 @@
+"""Every reader of the package: valid small files of its kind, all synthetic, and how it is called.
+
+A `Reader` reads one path and checks what came: whatever the file, the result is valid or an InputError.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+
+from asmnet_tf import datasets, evaluation, geometry, plots, pose, prediction_files, shape_model, training_shapes
+from asmnet_tf.config import DATASETS
+
+SPEC = DATASETS["300w"]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """seeds: valid files. name: what the file is called, relative to the folder of the test. slow: files of the slow
+    part, quick: of the quick one. prepare: writes what must stand beside the file, once."""
+
+    seeds: Callable[[], list[bytes]]
+    name: str
+    read: Callable[[Path], object]
+    slow: int
+    quick: int
+    prepare: Callable[[Path], object] = lambda folder: None
+    tensorflow: bool = False
+
+
+READERS: dict[str, Reader] = {}
+
+
+def reader(name: str, seeds: Callable, slow: int, quick: int = 25, prepare: Callable = lambda folder: None, tf=False):
+    """Registers a function that reads a path, under the function's own name."""
+
+    def register(read: Callable[[Path], object]) -> Callable:
+        READERS[read.__name__] = Reader(functools.cache(seeds), name, read, slow, quick, prepare, tf)
+        return read
+
+    return register
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+def _bytes(save: Callable, *args, **kwargs) -> bytes:
+    file = io.BytesIO()
+    save(file, *args, **kwargs)
+    return file.getvalue()
+
+
+def _finite(*arrays: np.ndarray) -> None:
+    assert all(np.isfinite(array).all() for array in arrays)
+
+
+def _silent() -> contextlib.ExitStack:
+    stack = contextlib.ExitStack()
+    stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+    return stack
+
+
+# --- annotations and images -------------------------------------------------------------------------------------------
+
+
+def _pts() -> list[bytes]:
+    rows = "".join(f"{x:.3f} {y:.3f}\n" for x, y in _rng().uniform(1, 200, (68, 2)))
+    return [f"version: 1\nn_points: 68\n{{\n{rows}}}\n".encode(), rows.encode(), rows.replace("\n", "\r\n").encode()]
+
+
+@reader("a.pts", _pts, slow=3000)
+def pts(path: Path) -> None:
+    points = datasets.read_pts(path, 68)
+    assert points.shape == (68, 2)
+    _finite(points)
+
+
+def _jpeg(value: int = 90) -> bytes:
+    pixels = _rng().integers(0, value, (24, 32, 3), np.uint8)
+    return cv2.imencode(".jpg", pixels)[1].tobytes()
+
+
+def _images() -> list[bytes]:
+    colour, deep = _rng().integers(0, 256, (24, 32, 3), np.uint8), _rng().integers(0, 1 << 16, (24, 32, 3), np.uint16)
+    kinds = [(".jpg", colour), (".png", colour), (".png", deep), (".png", colour[..., 0]), (".bmp", colour)]
+    kinds += [(".jpg", colour[..., 0]), (".png", np.dstack([colour, colour[..., :1]])), (".webp", colour)]
+    progressive = cv2.imencode(".jpg", colour, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    return [progressive, *(cv2.imencode(ending, pixels)[1].tobytes() for ending, pixels in kinds)]
+
+
+@reader("a.jpg", _images, slow=3000, quick=75)
+def image(path: Path) -> None:
+    pixels = geometry.read_image(path)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2] == 3
+    patch = geometry.cut_patch(pixels, np.array([10.0, 10, 20, 20]), 32)
+    assert patch.pixels.size
+
+
+def _wflw_folder(folder: Path) -> None:
+    images = folder / "wflw/WFLW_images/0--Parade"
+    images.mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg"):
+        (images / name).write_bytes(_jpeg())
+    (folder / "wflw/WFLW_annotations/list_98pt_rect_attr_train_test").mkdir(parents=True)
+
+
+def _wflw() -> list[bytes]:
+    lines = []
+    for name in ("a.jpg", "b.jpg", "a.jpg", "absent.jpg"):
+        points = " ".join(f"{v:.2f}" for v in _rng().uniform(0, 30, 196))
+        lines.append(f"{points} 1 2 30 40 0 1 0 0 1 0 0--Parade/{name}")
+    return ["\n".join(lines).encode() + b"\n", "\n\n".join(lines[:2]).encode()]
+
+
+_WFLW_LIST = "wflw/WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_train.txt"
+
+
+@reader(_WFLW_LIST, _wflw, slow=2000, prepare=_wflw_folder)
+def wflw_list(path: Path) -> None:
+    folder = path.parents[2]
+    with _silent():
+        samples = datasets.read_samples(DATASETS["wflw"], folder, "train", quiet=True)
+    for sample in samples:
+        assert sample.image_path.resolve().is_relative_to((folder / "WFLW_images").resolve())
+        assert sample.name.isprintable() or "\n" not in sample.name
+        _finite(sample.landmarks, sample.bbox)
+
+
+def _mat() -> list[bytes]:
+    file = io.BytesIO()
+    with h5py.File(file, "w") as mat:
+        mat["phisTr"] = np.vstack([_rng().uniform(1, 20, (58, 2)), np.eye(29, 2)])
+        refs = mat.create_dataset("IsTr", (1, 2), h5py.ref_dtype)
+        for i, shape in enumerate([(3, 24, 20), (24, 20)]):
+            data = mat.create_dataset(f"#refs#/{i}", data=_rng().integers(0, 256, shape, np.uint8), chunks=True)
+            refs[0, i] = data.ref
+    return [file.getvalue()]
+
+
+@reader("COFW_train_color.mat", _mat, slow=1500)
+def cofw_mat(path: Path) -> None:
+    samples = datasets.read_samples(DATASETS["cofw"], path.parent, "train", quiet=True)
+    for sample in samples[:3]:
+        _finite(sample.landmarks)
+        assert sample.read_image().shape[2] == 3
+
+
+def _pose_csv() -> list[bytes]:
+    rows = "".join(f"helen/{i},{i}.5,-{i},0.25\n" for i in range(12))
+    return [f"name,yaw,pitch,roll\n{rows}".encode(), b'roll,"name",yaw,pitch,more\n1,"a,b",2,3,4\n']
+
+
+@reader("pose.csv", _pose_csv, slow=1200)
+def pose_csv(path: Path) -> None:
+    _finite(*pose.read_pose_labels(path).values())
+
+
+@reader("poses/helen/a.npy", lambda: [_bytes(np.save, np.array([0.1, -0.5, 1.0]))], slow=700)
+def pose_npy(path: Path) -> None:
+    _finite(*pose.read_pose_labels(path.parents[1]).values())
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+def _shapes(points: int = 68, count: int = 40) -> np.ndarray:
+    mean = np.linspace(-0.45, 0.45, 2 * points)
+    return mean + _rng().normal(0, 0.02, (count, 2 * points))
+
+
+@reader("shapes.npy", lambda: [_bytes(np.save, _shapes().astype(t)) for t in ("f4", "f8")], slow=1500)
+def shapes_npy(path: Path) -> None:
+    statistics = training_shapes.FileShapes(path, SPEC).statistics()
+    for model in shape_model.fit(statistics, [90.0], "300w", "square", 1.2):
+        _finite(model.mean_shape, model.eigenvectors, model.eigenvalues)
+
+
+def _shape_model(points: int = 8) -> shape_model.ShapeModel:
+    statistics = shape_model.ShapeStatistics.of(_shapes(points))
+    return shape_model.fit(statistics, [90.0], "300w", "square", 1.2)[0]
+
+
+def _shape_models() -> list[bytes]:
+    model = _shape_model()
+    fields = {name: getattr(model, name) for name in vars(model)}
+    return [_bytes(np.savez, **fields), _bytes(np.savez_compressed, **fields)]
+
+
+@reader("model.npz", _shape_models, slow=2500)
+def shape_model_npz(path: Path) -> None:
+    model = shape_model.ShapeModel.load(path)
+    _finite(model.smooth(model.mean_shape + 0.01), model.to_network_units().eigenvalues)
+
+
+def _original_parts(folder: Path) -> None:
+    model = _shape_model()
+    np.save(folder / "ibug_eigenvectors_90.npy", model.eigenvectors)
+    np.save(folder / "ibug_meanvector_90.npy", model.mean_shape)
+
+
+@reader(
+    "ibug_eigenvalues_90.npy", lambda: [_bytes(np.save, _shape_model().eigenvalues)], slow=700, prepare=_original_parts
+)
+def original_pca(path: Path) -> None:
+    model = shape_model.ShapeModel.load_original(path.parent, "300w", 90)
+    _finite(model.smooth(model.mean_shape + 0.01))
+
+
+def _predictions() -> list[bytes]:
+    landmarks = _rng().uniform(0, 200, (3, 68, 2))
+    arrays = {"names": np.array(["helen/a", "helen/b", "c"]), "landmarks": landmarks, "pose": np.ones((3, 3))}
+    truth = {"landmarks_gt": landmarks + 1, "pose_gt": np.zeros((3, 3))}
+    return [_bytes(np.savez_compressed, **arrays), _bytes(np.savez, **arrays, **truth)]
+
+
+@reader("theirs.npz", _predictions, slow=2500)
+def predictions_npz(path: Path) -> None:
+    file = prediction_files.read_predictions(path)
+    spec = prediction_files.spec_for(file)
+    if file.landmarks_gt is not None:
+        evaluation.truth_of_files([file], None)
+    landmarks, angles = prediction_files.align(file, file.names, spec.num_landmarks)
+    assert landmarks.shape == (len(file.names), spec.num_landmarks, 2)
+    assert angles is None or angles.shape == (len(file.names), 3)
+
+
+# --- text beside models -----------------------------------------------------------------------------------------------
+
+
+def _log() -> list[bytes]:
+    from asmnet_tf.training import LOG_COLUMNS
+
+    row = ",".join("1.5" for _ in LOG_COLUMNS[1:])
+    return [f"{','.join(LOG_COLUMNS)}\n1,{row}\n2,{row}\n3,{'' * 3}\n".encode()]
+
+
+@reader("log.csv", _log, slow=500, tf=True)
+def training_log(path: Path) -> None:
+    plots._read_log(path)  # what `training_curves` draws, without the second that drawing takes
+
+
+_SIDECAR = {"dataset": "300w", "num_landmarks": 68, "input_size": 112, "crop": "square", "crop_scale": 1.2, "seed": 0}
+
+
+@reader("best.json", lambda: [json.dumps(_SIDECAR, indent=2).encode()], slow=1200, tf=True)
+def sidecar(path: Path) -> None:
+    from asmnet_tf import models, prediction
+
+    crop, scale = prediction.crop_of(path.with_suffix(".keras"), models.read_sidecar(path.with_suffix(".keras")), None)
+    assert crop in ("square", "tight")
+    assert 0.1 < scale < 10
+
+
+_FLAGS = {"arch": "asmnet", "lr": 0.001, "epochs": 3, "alpha": [2.0, 1.0, 0.5], "seed": 0, "name": "x"}
+
+
+@reader("args.json", lambda: [json.dumps({"flags": _FLAGS, "counts": {"train": 1}}).encode()], slow=600, tf=True)
+def run_arguments(path: Path) -> None:
+    from asmnet_tf import training
+
+    training.check_flags(path.parent, argparse.Namespace(**_FLAGS))
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _network():
+    """A network of the contract in a few kB, with layers as ASMNet has them."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    image = keras.Input((32, 32, 3), name="image")
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1, name="rescaling")(image)
+    x = keras.layers.Conv2D(4, 3, strides=4, padding="same", use_bias=False, name="Conv1")(x)
+    x = keras.layers.BatchNormalization(name="bn_Conv1")(x)
+    x = keras.layers.ReLU(6.0, name="Conv1_relu")(x)
+    x = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    x = keras.layers.Dropout(0.3, name="dropout")(x)
+    heads = [keras.layers.Dense(n, name=name)(x) for name, n in (("O_L", 136), ("O_P", 3))]
+    return keras.Model(image, heads, name="tiny")
+
+
+def _saved(path: Path, save: Callable[[Path], object]) -> bytes:
+    save(path)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def _scratch(name: str) -> Path:
+    import tempfile
+
+    return Path(tempfile.mkdtemp()) / name
+
+
+def _keras_files() -> list[bytes]:
+    from asmnet_tf import models
+
+    def half(path: Path) -> None:
+        models.save_model(_network(), path, {}, half=True)
+
+    return [_saved(_scratch("a.keras"), _network().save), _saved(_scratch("a.keras"), half)]
+
+
+@reader("best.keras", _keras_files, slow=1000, quick=30, tf=True)
+def keras_file(path: Path) -> None:
+    from asmnet_tf import models
+
+    model, _ = models.load_model(path)
+    side = model.input_shape[1]
+    if model.input_shape == (None, side, side, 3) and side and side <= 64:
+        landmarks, angles = model(np.zeros((1, side, side, 3), np.float32), training=False)
+        assert landmarks.shape[1] % 2 == 0
+        assert angles.shape == (1, 3)
+
+
+def _weight_files() -> list[bytes]:
+    """Weights of the same network as Keras 3 and Keras 2 write them."""
+    names = [layer.name for layer in _network().layers]
+    keras2 = io.BytesIO()
+    with h5py.File(keras2, "w") as file:
+        file.attrs["keras_version"] = b"2.4.0"
+        root = file.create_group("model_weights")
+        root.attrs["layer_names"] = [name.encode() for name in names]
+        for layer in _network().layers:
+            group = root.create_group(layer.name)
+            keys = [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
+            group.attrs["weight_names"] = np.array([key.encode() for key in keys], "S") if keys else np.zeros(0, "S1")
+            for key, weight in zip(keys, layer.weights):
+                group[key] = weight.numpy()
+    return [_saved(_scratch("a.weights.h5"), _network().save_weights), keras2.getvalue()]
+
+
+@reader("some.weights.h5", _weight_files, slow=2000, quick=30, tf=True)
+def weights_h5(path: Path) -> None:
+    from asmnet_tf import models
+
+    try:
+        models.load_backbone_weights(_network(), str(path))
+    finally:
+        _finite(*_network().get_weights())
+
+
+def _release() -> list[bytes]:
+    from asmnet_tf import models, original
+
+    model = models.build_asmnet(68, 32, input_range=(0, 1))
+    return [_saved(_scratch("a.h5"), lambda path: original.export_original(model, path))]
+
+
+@reader("ASMNet.h5", _release, slow=200, quick=5, tf=True)
+def release_h5(path: Path) -> None:
+    from asmnet_tf import original
+
+    assert original.is_original(path) in (True, False)
+    _finite(*original.load_original_model(path)[0].get_weights())
+
+
+def _tflite() -> list[bytes]:
+    import tensorflow as tf
+
+    def convert(**settings) -> bytes:
+        converter = tf.lite.TFLiteConverter.from_keras_model(_network())
+        for key, value in settings.items():
+            setattr(converter, key, value)
+        return converter.convert()
+
+    return [convert(), convert(optimizations=[tf.lite.Optimize.DEFAULT])]
+
+
+@reader("model.tflite", _tflite, slow=1500, quick=40, tf=True)
+def tflite(path: Path) -> None:
+    from asmnet_tf import model_files
+
+    model = model_files.open_model(path)
+    landmarks, angles = model.infer(np.zeros((2, model.input_size, model.input_size, 3), np.uint8))
+    assert np.shape(landmarks) == (2, 2 * model.num_landmarks)
+    assert np.shape(angles) == (2, 3)
+
+
+@functools.cache
+def _trainer(folder: Path):
+    import dataclasses
+
+    from asmnet_tf import input_pipeline, losses, training
+    from asmnet_tf.config import AUGMENTATIONS
+
+    image_path = folder / "face.jpg"
+    image_path.write_bytes(_jpeg())
+    points = _rng().uniform(2, 22, (68, 2)).astype(np.float32)
+    box = geometry.landmark_box(points)
+    face = datasets.Sample("a", image_path, points, box, frozenset(), np.zeros(3))
+    faces = [dataclasses.replace(face, name=str(i)) for i in range(4)]
+    patches = input_pipeline.FacePatches(faces, "square", 1.2, 32, cache="memory")
+    batches = input_pipeline.TrainingBatches(patches, AUGMENTATIONS["tuned"], 2, seed=0)
+    schedule = training.Schedule(lr=1e-3, kind="constant", steps=4, warmup_steps=0, inverse_time_decay=0.0)
+    plan = training.Plan(2, schedule, (2.0, 1.0, 0.5), 2, 0.0, 0.0, 1, False)
+    loss = losses.MultiTaskLoss(SPEC.flip_map, None)
+    return training.Trainer(_network(), batches, None, loss, plan, SPEC, folder, {})
+
+
+def _states() -> list[bytes]:
+    from asmnet_tf.training import LOG_COLUMNS
+
+    folder = _scratch("run")
+    folder.mkdir()
+    trainer = _trainer(folder)
+    trainer.epoch, trainer.rows = 1, [dict.fromkeys(LOG_COLUMNS, 1)]
+    trainer._save_state()
+    return [(folder / "state.npz").read_bytes()]
+
+
+@reader("state.npz", _states, slow=700, quick=20, tf=True)
+def run_state(path: Path) -> None:
+    trainer = _trainer(path.parent)
+    with _silent():
+        trainer.resume()
+    _finite(*trainer.model.get_weights())

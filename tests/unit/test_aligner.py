@@ -1,0 +1,137 @@
+"""FaceAligner on the photograph that matplotlib ships: its docstring, threads, boxes, kinds of arrays, batches."""
+
+import doctest
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+from matplotlib.cbook import get_sample_data
+
+import asmnet_tf
+from asmnet_tf import aligner as module
+from asmnet_tf.config import DATASETS
+from asmnet_tf.datasets import Sample
+from asmnet_tf.files import InputError
+from asmnet_tf.geometry import landmark_box, read_image
+from asmnet_tf.input_pipeline import FacePatches
+from asmnet_tf.prediction import predict
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    return read_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
+
+
+@pytest.fixture(scope="module")
+def aligner():
+    return asmnet_tf.FaceAligner()
+
+
+@pytest.fixture(scope="module")
+def face(aligner, photograph):
+    (face,) = aligner.detect(photograph)
+    return face
+
+
+def test_the_docstring_runs():
+    result = doctest.testmod(module)
+    assert result.failed == 0
+    assert result.attempted >= 6
+
+
+def test_landmarks_are_where_the_face_is(face):
+    """Read off the photograph by eye: pupils about (225, 190) and (305, 187), mouth (268, 277), chin (255, 330)."""
+    points = face.landmarks
+    assert points[36:42].mean(axis=0) == pytest.approx([225, 190], abs=10)
+    assert points[42:48].mean(axis=0) == pytest.approx([305, 187], abs=10)
+    assert points[48:60].mean(axis=0) == pytest.approx([268, 277], abs=12)
+    assert points[8] == pytest.approx([260, 331], abs=15)
+    assert np.abs(face.angles).max() < 20
+    assert face.landmark_box == pytest.approx(landmark_box(points))
+
+
+def test_a_given_box_is_cropped_as_evaluate_crops_it(aligner, photograph, face):
+    path = get_sample_data("grace_hopper.jpg", asfileobj=False)
+    sample = Sample("face", path, np.zeros((68, 2), np.float32), face.box.astype(np.float32), frozenset())
+    patches = FacePatches([sample], aligner.crop, aligner.crop_scale, aligner.model.input_size, margin=1.0)
+    landmarks, pose = predict(aligner.model.infer, patches)
+    (again,) = aligner.detect(photograph, sample.bbox[None])
+    assert again.landmarks == pytest.approx(landmarks[0], abs=1e-3)
+    assert again.angles == pytest.approx(pose[0], abs=1e-3)
+    assert again.score == 1
+
+
+def test_many_faces_in_batches_equal_one_by_one(aligner, photograph, face, monkeypatch):
+    boxes = face.box + np.arange(5)[:, None]
+    one_by_one = [aligner.detect(photograph, box[None])[0] for box in boxes]
+    monkeypatch.setattr(module, "MAX_BATCH", 2)
+    for single, batched in zip(one_by_one, aligner.detect(photograph, boxes)):
+        assert batched.landmarks == pytest.approx(single.landmarks, abs=0.01)
+
+
+def test_threads_get_what_one_gets(aligner, photograph, face):
+    images = [np.roll(photograph, 8 * i, axis=1) for i in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(aligner.detect, images))
+    for image, (found,) in zip(images, together):
+        (alone,) = aligner.detect(image)
+        assert found.landmarks == pytest.approx(alone.landmarks, abs=1e-3)
+
+
+def test_kinds_of_arrays(aligner, photograph, face):
+    bgr = photograph[..., ::-1]
+    same = {
+        "bgr": aligner.detect(bgr, face.box[None], bgr=True),
+        "alpha": aligner.detect(np.dstack([photograph, photograph[..., 0]]), face.box[None]),
+        "bgra": aligner.detect(np.dstack([bgr, photograph[..., 0]]), face.box[None], bgr=True),
+        "16 bits": aligner.detect(photograph.astype(np.uint16) * 257, face.box[None]),
+    }
+    for kind, (found,) in same.items():
+        assert found.landmarks == pytest.approx(face.landmarks, abs=1e-3), kind
+    grey = cv2.cvtColor(photograph, cv2.COLOR_RGB2GRAY)
+    for image in (grey, grey[..., None]):
+        assert np.abs(aligner.detect(image)[0].landmarks - face.landmarks).mean() < 5
+
+
+def test_no_face_and_no_box(aligner):
+    blank = np.zeros((40, 60, 3), np.uint8)
+    assert aligner.detect(blank) == []
+    assert aligner.detect(blank, np.empty((0, 4))) == []
+    (outside,) = aligner.detect(blank, np.array([[-500, -500, -400, -400]]))  # black there; no crash
+    assert np.isfinite(outside.landmarks).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "boxes", "words"),
+    [
+        (np.zeros((5, 5, 2), np.uint8), None, "shape"),
+        (np.zeros((0, 5, 3), np.uint8), None, "shape"),
+        (np.zeros((5, 5, 3)), None, "float64, expected uint8 or uint16"),
+        (np.zeros((5, 5, 3), np.uint8), [[1, 2, 3]], "boxes of shape"),
+        (np.zeros((5, 5, 3), np.uint8), [[3, 2, 1, 4]], "x_min < x_max"),
+        (np.zeros((5, 5, 3), np.uint8), [[0, 0, np.nan, 4]], "x_min < x_max"),
+    ],
+)
+def test_what_is_no_image_or_box_is_refused(aligner, image, boxes, words):
+    with pytest.raises(ValueError, match=words):
+        aligner.detect(image, boxes)
+
+
+def test_an_unknown_model_lists_those_there_are():
+    with pytest.raises(InputError, match="asmnet_300w_112"):
+        asmnet_tf.FaceAligner("no_such_model")
+
+
+def test_overlays_are_thin_and_leave_the_image_alone(photograph, face):
+    from asmnet_tf.overlay import draw_faces
+
+    before = photograph.copy()
+    drawn = draw_faces(photograph, [face], DATASETS["300w"])
+    assert np.array_equal(photograph, before)
+    changed = (drawn != photograph).any(axis=-1)
+    box = face.landmark_box.astype(int)
+    inside = changed[box[1] : box[3], box[0] : box[2]]
+    assert 0.02 < inside.mean() < 0.16  # seen, and the face still visible
+    assert changed.sum() < 1.2 * inside.sum()
+    assert np.array_equal(draw_faces(photograph, [], DATASETS["300w"]), photograph)

@@ -1,0 +1,159 @@
+"""Stopping, resuming, full disks and numbers that are not finite, with a network of a few layers in this process."""
+
+import errno
+import json
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from asmnet_tf import cli, files, training
+from asmnet_tf.config import AUGMENTATIONS, DATASETS
+from asmnet_tf.datasets import read_samples, with_pose
+from asmnet_tf.files import InputError
+from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
+from asmnet_tf.losses import MultiTaskLoss
+from asmnet_tf.training import Plan, Schedule, Trainer
+
+SPEC = DATASETS["300w"]
+SIZE, EPOCHS, STEPS = 16, 3, 4
+
+
+@pytest.fixture(scope="module")
+def faces(faces_300w):
+    samples = with_pose(read_samples(SPEC, faces_300w, "train", 24, quiet=True), SPEC, faces_300w, None)
+    train, held_out = samples[:16], samples[16:]
+    return [FacePatches(part, "square", 1.2, SIZE, cache="memory") for part in (train, held_out)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    """Drawing curves.png costs more than all else here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "training_curves", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def new_trainer(faces):
+    def make(folder, xla=False) -> Trainer:
+        keras.utils.set_random_seed(0)
+        image = keras.Input((SIZE, SIZE, 3))
+        features = keras.layers.Conv2D(8, 3, strides=2, use_bias=False)(keras.layers.Rescaling(1 / 255)(image))
+        features = keras.layers.ReLU()(keras.layers.BatchNormalization()(features))
+        features = keras.layers.Dropout(0.5)(keras.layers.GlobalAveragePooling2D()(features))
+        heads = [keras.layers.Dense(units, name=name)(features) for units, name in ((136, "O_L"), (3, "O_P"))]
+        schedule = Schedule(0.01, "cosine", EPOCHS * STEPS, warmup_steps=2, inverse_time_decay=0.0)
+        plan = Plan(
+            *(EPOCHS, schedule, (2.0, 1.0, 0.5), EPOCHS),
+            **{"weight_decay": 0.01, "ema": 0.9, "validate_every": 1, "mixed_precision": False, "xla": xla},
+        )
+        train, held_out = faces
+        batches = TrainingBatches(train, AUGMENTATIONS["tuned"], len(train) // STEPS, seed=0)
+        loss = MultiTaskLoss(SPEC.flip_map, None, "mse")
+        return Trainer(keras.Model(image, heads), batches, held_out, loss, plan, SPEC, folder, {})
+
+    return make
+
+
+def state(folder) -> tuple[dict, dict]:
+    """The arrays and the progress of state.npz, without what the clock says."""
+    arrays = files.read_arrays(folder / "state.npz")
+    progress = json.loads(str(arrays.pop("progress")))
+    for row in progress["rows"]:
+        del row["seconds"], row["images_per_s"]
+    return {name: array.tobytes() for name, array in arrays.items()}, progress
+
+
+def before_step(trainer: Trainer, number: int, act) -> None:
+    """Lets `act(batch)` change the batch of that step, counted from 1 over this trainer's life."""
+    step, count = trainer.step, [0]
+
+    def stepped(batch):
+        count[0] += 1
+        return step(act(batch) if count[0] == number else batch)
+
+    trainer.step = stepped
+
+
+@pytest.fixture(scope="module")
+def whole(new_trainer, tmp_path_factory):
+    """The folder of the uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    new_trainer(folder).run()
+    return folder
+
+
+@pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 0, 6), (signal.SIGINT, 130, 8)])
+def test_a_stopped_run_saves_its_step_and_goes_on_exactly(new_trainer, whole, tmp_path, number, code, step):
+    stopped = new_trainer(tmp_path)
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    before_step(stopped, step, lambda batch: signal.raise_signal(number) or batch)
+    with pytest.raises(cli.Stopped, match="go on with --resume") as ended:
+        stopped.run()
+    assert ended.value.code == code
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
+    progress = state(tmp_path)[1]
+    assert (progress["epoch"], progress["step"]) == (1, step - STEPS)
+
+    resumed = new_trainer(tmp_path)
+    resumed.resume()
+    done = []
+    before_step(resumed, 1, lambda batch: done.append(int(resumed.optimizer.iterations)) or batch)
+    resumed.run()
+    assert done == [step]
+    assert state(tmp_path) == state(whole)
+
+
+def with_nan(batch):
+    return batch | {"landmarks_norm": tf.fill(batch["landmarks_norm"].shape, np.float32("nan"))}
+
+
+def with_huge_numbers(batch):
+    """A finite loss whose gradient's squared norm is not: Adam would keep an infinite second moment for ever."""
+    return batch | {"landmarks_norm": tf.fill(batch["landmarks_norm"].shape, 1e19)}
+
+
+@pytest.mark.parametrize("spoil", [with_nan, with_huge_numbers])
+def test_what_is_not_finite_reaches_neither_weights_nor_files(new_trainer, tmp_path, spoil):
+    trainer = new_trainer(tmp_path)
+    before_step(trainer, 6, spoil)
+    with pytest.raises(InputError, match=r"not finite in epoch 2, step 2\. The last good model is last\.keras"):
+        trainer.run()
+    for variable in (*trainer.model.variables, *trainer.optimizer.variables):
+        assert np.isfinite(np.asarray(variable)).all(), variable.path
+    assert state(tmp_path)[1]["epoch"] == 1
+    assert all(np.isfinite(w).all() for w in keras.models.load_model(tmp_path / "last.keras").get_weights())
+
+
+@pytest.mark.parametrize("file", ["last.keras", "state.npz"])
+def test_a_full_disk_loses_nothing_of_the_epochs_before(new_trainer, whole, tmp_path, monkeypatch, file):
+    trainer, replace = new_trainer(tmp_path), os.replace
+
+    def full_in_epoch_2(source, target):
+        if trainer.epoch == 2 and os.path.basename(target) == file:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_in_epoch_2)
+        with pytest.raises(InputError, match=rf"{file}: cannot be written \(No space left on device\)"):
+            trainer.run()
+    assert state(tmp_path)[1]["epoch"] == 1
+    keras.models.load_model(tmp_path / "last.keras")
+    assert not list(tmp_path.glob(".writing-*"))
+    resumed = new_trainer(tmp_path)
+    resumed.resume()
+    resumed.run()
+    assert state(tmp_path) == state(whole)
+
+
+def test_xla_computes_the_same_step(new_trainer, tmp_path):
+    trainers = [new_trainer(tmp_path / name, xla=name == "xla") for name in ("plain", "xla")]
+    losses = [t._train_epoch(0, t.batches.iterate())["loss"] for t in trainers]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for a, b in zip(*(t.model.get_weights() for t in trainers)):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
