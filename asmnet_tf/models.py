@@ -6,6 +6,7 @@ landmarks in network units x0, y0, x1, ...; `O_P` (B, 3) yaw, pitch, roll over 6
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import zipfile
@@ -365,6 +366,8 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
     try:
         if zipfile.is_zipfile(path):
             check_archive(path)
+        if _holds_lambda(path):
+            raise ValueError("it holds a Lambda layer, which is code, and code of a file is never run")
         keras.ops.zeros(1)  # starts TensorFlow, whose threads and GPU driver must not count below
         # what the file says of a layer decides how much memory its random weights take, before any stored one is read
         with limited_memory(max(LOADING_BYTES, MAX_EXPANSION * path.stat().st_size)):
@@ -376,13 +379,31 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
             reason = "truncated or no .keras archive"
         elif isinstance(error, MemoryError) or "OOM when allocating" in str(error):
             reason = "its layers need too much memory"
-        elif "Lambda" in str(error):
-            reason = "it holds a Lambda layer, which is code, and code of a file is never run"
         raise InputError(f"{path}: not a model that Keras loads ({reason}). Save it again.") from error
     shapes = [tuple(output.shape) for output in getattr(model, "outputs", [])]
     if len(shapes) != 2 or len(shapes[0]) != 2 or not shapes[0][1] or shapes[0][1] % 2 or shapes[1] != (None, 3):
         raise InputError(f"{path}: outputs of shape {shapes}, expected landmarks (None, 2L) and pose (None, 3).")
     return model, read_sidecar(path)
+
+
+def _holds_lambda(path: Path) -> bool:
+    """Says whether the network that a `.keras` or `.h5` file describes has a Lambda layer; False where none is told.
+
+    Keras' safe mode refuses code in a file; a Lambda that names a registered function it would call.
+    """
+    found = []
+
+    def look(entry: dict) -> None:
+        found.append(entry.get("class_name") == "Lambda")
+
+    with contextlib.suppress(*BROKEN_HDF5, zipfile.BadZipFile, RecursionError):  # what is broken Keras will say
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                json.loads(archive.read("config.json"), object_hook=look)
+        else:
+            with h5py.File(path, "r") as file:
+                json.loads(file.attrs["model_config"], object_hook=look)
+    return any(found)
 
 
 def load_pretrained(name: str) -> keras.Model:

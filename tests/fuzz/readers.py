@@ -271,7 +271,7 @@ _FLAGS = {"arch": "asmnet", "lr": 0.001, "epochs": 3, "alpha": [2.0, 1.0, 0.5], 
 def run_arguments(path: Path) -> None:
     from asmnet_tf import training
 
-    training.check_flags(path.parent, argparse.Namespace(**_FLAGS))
+    training.check_flags(path.parent, argparse.Namespace(deterministic=False, **_FLAGS))
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------

@@ -39,12 +39,12 @@ def no_pictures():
 
 @pytest.fixture(scope="module")
 def new_trainer(faces):
-    def make(folder, xla=False) -> Trainer:
+    def make(folder, xla=False, dropout=0.5) -> Trainer:
         keras.utils.set_random_seed(0)
         image = keras.Input((SIZE, SIZE, 3))
         features = keras.layers.Conv2D(8, 3, strides=2, use_bias=False)(keras.layers.Rescaling(1 / 255)(image))
         features = keras.layers.ReLU()(keras.layers.BatchNormalization()(features))
-        features = keras.layers.Dropout(0.5)(keras.layers.GlobalAveragePooling2D()(features))
+        features = keras.layers.Dropout(dropout)(keras.layers.GlobalAveragePooling2D()(features))
         heads = [keras.layers.Dense(units, name=name)(features) for units, name in ((136, "O_L"), (3, "O_P"))]
         schedule = Schedule(0.01, "cosine", EPOCHS * STEPS, warmup_steps=2, inverse_time_decay=0.0)
         plan = Plan(
@@ -152,7 +152,8 @@ def test_a_full_disk_loses_nothing_of_the_epochs_before(new_trainer, whole, tmp_
 
 
 def test_xla_computes_the_same_step(new_trainer, tmp_path):
-    trainers = [new_trainer(tmp_path / name, xla=name == "xla") for name in ("plain", "xla")]
+    """Without dropout: from one seed the two draw different numbers."""
+    trainers = [new_trainer(tmp_path / name, xla=name == "xla", dropout=0.0) for name in ("plain", "xla")]
     losses = [t._train_epoch(0, t.batches.iterate())["loss"] for t in trainers]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for a, b in zip(*(t.model.get_weights() for t in trainers)):
