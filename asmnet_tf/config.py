@@ -328,6 +328,19 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         blur=0.1,
         occlusion=0.3,
     ),
+    # for the last epochs of a long run: closer to what is seen in use
+    "mild": Augmentation(
+        flip=0.5,
+        rotation_deg=12.0,
+        scale=0.1,
+        shift=0.05,
+        brightness=0.2,
+        contrast=0.3,
+        colour=0.15,
+        noise=0.04,
+        blur=0.1,
+        occlusion=0.15,
+    ),
 }
 
 
