@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asmnet_tf import cli
-from asmnet_tf.files import InputError
 
 if TYPE_CHECKING:
     from asmnet_tf.distribution import Replicas
@@ -81,43 +80,23 @@ def main(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
     """Runs the steps."""
-    import numpy as np
-
     from asmnet_tf import evaluation, report
     from asmnet_tf.datasets import BadSamples
     from asmnet_tf.files import make_folder
-    from asmnet_tf.pose import estimate_pose
-    from asmnet_tf.prediction_files import align, read_predictions, write_predictions
 
     if replicas.is_chief:
         make_folder(args.output)
-    files = {name: read_predictions(path) for name, _, path in (text.partition("=") for text in args.predictions)}
-    if len(files) < len(args.predictions):
-        raise InputError("--predictions: two files have the same NAME. Give each its own.")
 
     # 1. Ground truth: a dataset's faces, or those that the prediction files bring along.
+    files = evaluation.read_files(args.predictions)
     bad = BadSamples(args.on_bad_sample == "skip")
-    own_truth = not args.models and args.dataset is None and all(f.landmarks_gt is not None for f in files.values())
-    if own_truth:
-        ignored = {"--data-dir": args.data_dir, "--subset": args.subset, "--pose-labels": args.pose_labels}
-        for flag in (flag for flag, value in ignored.items() if value is not None):
-            raise InputError(f"{flag}: the prediction files bring their own faces. Name a --dataset to use its faces.")
-        spec, samples, faces = evaluation.truth_of_files(list(files.values()), args.limit)
-        reader = None
-    else:
-        spec, data_dir = cli.find_data(args)
-        samples, faces = evaluation.truth_of_dataset(spec, data_dir, args, bad)
-        if replicas.is_chief:
-            bad.write(args.output)
-        reader = lambda i: samples[i].read_image()  # noqa: E731
+    spec, samples, faces = evaluation.find_truth(args, files, bad)
+    if replicas.is_chief:
+        bad.write(args.output)
 
     # 2. Every model on these faces.
     methods = []
-    boxes = None
-    if args.boxes == "detector":
-        boxes = evaluation.detected_boxes(samples)
-        found = int(np.isfinite(boxes[:, 0]).sum())
-        print(f"face detector: {found} of {len(samples)} faces found; the others count as failures", file=sys.stderr)
+    boxes = evaluation.detected_boxes(samples) if args.boxes == "detector" else None
     for name, path in evaluation.unique_names(args.models, taken={*files, "mean_shape"}):
         from asmnet_tf.prediction import score_model  # TensorFlow, only where a model is to be run
 
@@ -126,31 +105,18 @@ def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
         return
 
     # 3. Every prediction file, and the mean shape, what a network that has learned nothing would say.
-    for name, file in files.items():
-        landmarks, pose = align(file, faces.names, spec.num_landmarks)
-        methods.append(report.Method(name, landmarks, pose, estimate_pose(landmarks, spec), {"file": str(file.path)}))
-
+    methods += evaluation.methods_of_files(files, spec, faces.names)
     if args.mean_shape is not None:
         methods.append(evaluation.mean_shape_method(args.mean_shape, spec, faces.landmarks))
 
     # 4. Numbers, curves, sheets.
     thresholds = tuple(args.thresholds or spec.thresholds)
-    protocol = {
-        "dataset": None if own_truth else spec.name,
-        "split": None if own_truth else args.split,
-        "faces": len(faces.names),
-        "faces_skipped": len(bad.reasons),
-        "boxes": "of the landmarks" if boxes is None else f"face detector's: {found} of {len(samples)} faces found",
-        "normaliser": "inter-ocular (outer eye corners); inter-pupil beside it",
-        "pose_labels": evaluation.pose_label_source(spec, args, own_truth, files),
-        "thresholds": thresholds,
-        "commit": cli.commit(),
-    }
+    protocol = evaluation.protocol(args, spec, samples, faces, files, boxes)
+    protocol |= {"faces_skipped": len(bad.reasons), "thresholds": thresholds, "commit": cli.commit()}
+    reader = (lambda i: samples[i].read_image()) if samples else None
     scores = report.write_report(args.output, methods, faces, thresholds, protocol=protocol, image_reader=reader)
     if args.save_predictions:
-        for method, stem in zip(methods, report.file_names([m.name for m in methods])):
-            path = args.output / f"{stem}.npz"
-            write_predictions(path, faces.names, method.landmarks, method.pose, faces.landmarks, faces.pose)
+        evaluation.save_predictions(args.output, methods, faces)
     print(report.text_table(scores, thresholds))
     print(f"{args.output / 'ced.png'}: CED curves; {args.output / 'summary.md'}: all tables")
     if len(methods) > 1:

@@ -9,17 +9,42 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from asmnet_tf import cli
 from asmnet_tf.config import VAL_FRACTION, DatasetSpec
 from asmnet_tf.datasets import BadSamples, Sample, hold_out, read_samples, select, with_pose
 from asmnet_tf.detection import detect_faces, overlaps
 from asmnet_tf.files import InputError
 from asmnet_tf.geometry import crop_frame, denormalise, landmark_box
 from asmnet_tf.pose import estimate_pose
-from asmnet_tf.prediction_files import Predictions, align, spec_for
-from asmnet_tf.report import Faces, Method
+from asmnet_tf.prediction_files import Predictions, align, read_predictions, spec_for, write_predictions
+from asmnet_tf.report import Faces, Method, file_names
 from asmnet_tf.shape_model import ShapeModel
 
 FOUND = 0.4  # IoU of a detection and a landmark box from which on the face is found
+
+
+def read_files(arguments: list[str]) -> dict[str, Predictions]:
+    """Returns the prediction files of NAME=FILE arguments by name. Raises: InputError, also for a name given twice."""
+    files = {name: read_predictions(path) for name, _, path in (text.partition("=") for text in arguments)}
+    if len(files) < len(arguments):
+        raise InputError("--predictions: two files have the same NAME. Give each its own.")
+    return files
+
+
+def find_truth(
+    args: argparse.Namespace, files: dict[str, Predictions], bad: BadSamples
+) -> tuple[DatasetSpec, list[Sample], Faces]:
+    """Returns what to compare with: the faces of a dataset or, with neither model nor --dataset, those of the files.
+
+    The samples are empty where the faces are the files' own. Raises: InputError, see the two functions below.
+    """
+    if not args.models and args.dataset is None and all(f.landmarks_gt is not None for f in files.values()):
+        ignored = {"--data-dir": args.data_dir, "--subset": args.subset, "--pose-labels": args.pose_labels}
+        for flag in (flag for flag, value in ignored.items() if value is not None):
+            raise InputError(f"{flag}: the prediction files bring their own faces. Name a --dataset to use its faces.")
+        return truth_of_files(list(files.values()), args.limit)
+    spec, data_dir = cli.find_data(args)
+    return spec, *truth_of_dataset(spec, data_dir, args, bad)
 
 
 def truth_of_dataset(
@@ -87,19 +112,55 @@ def detected_boxes(samples: list[Sample]) -> np.ndarray:
         shared = overlaps(sample.bbox[None].astype(np.float64), seen[key])[0]
         if shared.size and shared.max() >= FOUND:
             row[:] = seen[key][shared.argmax()]
+    found = int(np.isfinite(boxes[:, 0]).sum())
+    print(f"face detector: {found} of {len(samples)} faces found; the others count as failures", file=sys.stderr)
     return boxes
 
 
-def pose_label_source(
-    spec: DatasetSpec, args: argparse.Namespace, own_truth: bool, files: dict[str, Predictions]
-) -> str:
-    """Returns, in words, what the pose is measured against."""
-    if own_truth:
+def protocol(
+    args: argparse.Namespace,
+    spec: DatasetSpec,
+    samples: list[Sample],
+    faces: Faces,
+    files: dict[str, Predictions],
+    boxes: np.ndarray | None,
+) -> dict:
+    """Returns, in words, how the numbers come about: data, boxes, normaliser, what the pose is measured against."""
+    if not samples:
         brought = next(iter(files.values())).pose_gt is not None
-        return "pose_gt of the first prediction file" if brought else "PnP on landmarks_gt"
-    if args.pose_labels is not None:
-        return str(args.pose_labels)
-    return "exact (pose.csv of the synthetic faces)" if spec.is_synthetic else "PnP on the ground-truth landmarks"
+        pose_labels = "pose_gt of the first prediction file" if brought else "PnP on landmarks_gt"
+    elif args.pose_labels is not None:
+        pose_labels = str(args.pose_labels)
+    else:
+        exact = "exact (pose.csv of the synthetic faces)"
+        pose_labels = exact if spec.is_synthetic else "PnP on the ground-truth landmarks"
+    where = "of the landmarks"
+    if boxes is not None:
+        where = f"face detector's: {np.isfinite(boxes[:, 0]).sum()} of {len(boxes)} faces found"
+    return {
+        "dataset": spec.name if samples else None,
+        "split": args.split if samples else None,
+        "faces": len(faces.names),
+        "boxes": where,
+        "normaliser": "inter-ocular (outer eye corners); inter-pupil beside it",
+        "pose_labels": pose_labels,
+    }
+
+
+def methods_of_files(files: dict[str, Predictions], spec: DatasetSpec, names: list[str]) -> list[Method]:
+    """Returns what each prediction file says of the faces of these names. Raises: InputError where it lacks one."""
+    methods = []
+    for name, file in files.items():
+        landmarks, pose = align(file, names, spec.num_landmarks)
+        methods.append(Method(name, landmarks, pose, estimate_pose(landmarks, spec), {"file": str(file.path)}))
+    return methods
+
+
+def save_predictions(output: Path, methods: list[Method], faces: Faces) -> None:
+    """Writes every method's landmarks and pose as <name>.npz, which --predictions reads."""
+    for method, stem in zip(methods, file_names([m.name for m in methods])):
+        path = output / f"{stem}.npz"
+        write_predictions(path, faces.names, method.landmarks, method.pose, faces.landmarks, faces.pose)
 
 
 def mean_shape_method(path: Path, spec: DatasetSpec, landmarks_gt: np.ndarray) -> Method:
