@@ -112,12 +112,28 @@ def read_image(path: str | Path, upright: bool = False) -> np.ndarray:
     except OSError as error:
         raise InputError(f"{path}: image cannot be read ({error.strerror}). Is the download complete?") from error
     try:
-        image = cv2.imdecode(data, flags) if data.size else None
+        image = cv2.imdecode(data, flags) if data.size and not _is_cut_png(data) else None
     except cv2.error:
         image = None
     if image is None:
         raise InputError(f"{path}: {data.size} bytes that do not decode as an image. Replace or remove the file.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _is_cut_png(data: np.ndarray) -> bool:
+    """Says whether a file, uint8 (N,), is a PNG with a chunk that reaches beyond its end.
+
+    OpenCV takes as much memory as such a chunk says it has, up to 2 GB, before it reads on.
+    """
+    if data[:8].tobytes() != b"\x89PNG\r\n\x1a\n":
+        return False
+    start, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(data[start : start + 4].tobytes(), "big"), data[start + 4 : start + 8].tobytes()
+        start += 12 + length  # length, kind, data, checksum
+        if start > data.size:
+            return True
+    return False
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import numpy as np
 
-from asmnet_tf.files import check_expansion
+from asmnet_tf.files import check_expansion, crashes
+
+T = TypeVar("T")
 
 # what h5py raises for a file that is cut short, damaged or of another kind
 BROKEN_HDF5 = (
@@ -20,6 +24,18 @@ BROKEN_HDF5 = (
 def is_hdf5(path: str | Path) -> bool:
     """Says whether a file begins as HDF5; False where it cannot be read."""
     return os.path.isfile(path) and h5py.is_hdf5(path)
+
+
+def read_safely(read: Callable[[], T]) -> T:
+    """Returns what `read` returns, which opens an HDF5 file and reads arrays of it.
+
+    It is run in a copy of the process first: some damaged groups make the library crash when it lists their members.
+
+    Raises: OSError where it crashes; else what `read` raises.
+    """
+    if crashes(read):
+        raise OSError("it makes the HDF5 library crash")
+    return read()
 
 
 def read_dataset(group: h5py.Group, name: str | h5py.Reference) -> np.ndarray:

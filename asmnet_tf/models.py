@@ -19,7 +19,7 @@ from keras import layers
 
 from asmnet_tf.config import DROPOUT, HEAD_L2, HEADS, INPUT_SIZE
 from asmnet_tf.files import MAX_EXPANSION, InputError, check_archive, limited_memory, read_json, replacing, write_text
-from asmnet_tf.hdf5 import BROKEN_HDF5, read_dataset
+from asmnet_tf.hdf5 import BROKEN_HDF5, read_dataset, read_safely
 from asmnet_tf.model_zoo import find_model, pretrained_path
 
 MIN_INPUT_SIZE = 32
@@ -227,12 +227,16 @@ def _read_layer_weights(path: Path) -> dict[str, list[np.ndarray]]:
     """Returns layer name -> arrays, in the order Keras lists them."""
     if path.suffix == ".keras":
         return {layer.name: layer.get_weights() for layer in load_model(path)[0].layers}
-    try:
+
+    def read() -> dict[str, list[np.ndarray]]:
         with h5py.File(path, "r") as file:
             root = file.get("model_weights", file)
             if "layers" in root and "layer_names" not in root.attrs:
                 return _read_keras3(root)
             return read_keras2_weights(root)
+
+    try:
+        return read_safely(read)
     except BROKEN_HDF5 as error:
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         raise InputError(f"{path}: no weights can be read ({reason}). Expected .keras, .weights.h5 or .h5.") from error

@@ -19,7 +19,7 @@ import numpy as np
 
 from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG, crop_scale
 from asmnet_tf.files import InputError, replacing
-from asmnet_tf.hdf5 import BROKEN_HDF5, is_hdf5
+from asmnet_tf.hdf5 import BROKEN_HDF5, is_hdf5, read_safely
 from asmnet_tf.models import BUILDERS, read_keras2_weights, set_layer_weights
 
 HEADS = ("O_L", "O_P")
@@ -313,14 +313,7 @@ def _read(path: Path) -> tuple[dict | None, dict[str, list[np.ndarray]]]:
     if not path.is_file():
         raise InputError(f"{path}: no such model. The release's files are called like ASMNet_300W_ASMLoss.h5.")
     try:
-        with h5py.File(path, "r") as file:
-            if _keras_version(file).startswith("3") or ("layers" in file and "layer_names" not in file.attrs):
-                raise InputError(f"{path}: written by Keras 3, not by the release. Use the .keras file of that model.")
-            text = file.attrs.get("model_config")
-            root = file["model_weights"] if text is not None else file
-            if "layer_names" not in root.attrs:
-                raise InputError(f"{path}: HDF5, but no Keras 2 model or weights in it. Is it the right file?")
-            stored = {name: arrays for name, arrays in read_keras2_weights(root).items() if arrays}
+        text, stored = read_safely(lambda: _read_groups(path))
         if text is None:
             return None, stored
         return json.loads(text)["config"], stored
@@ -331,6 +324,21 @@ def _read(path: Path) -> tuple[dict | None, dict[str, list[np.ndarray]]]:
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         what = f"a truncated or damaged HDF5 file ({reason})" if whole else "not an HDF5 file"
         raise InputError(f"{path}: {what}. Download or save the model again.") from error
+
+
+def _read_groups(path: Path) -> tuple[str | None, dict[str, list[np.ndarray]]]:
+    """Returns the text of `model_config`, None without one, and layer name -> arrays.
+
+    Raises: InputError for a file of another kind, one of BROKEN_HDF5 for a damaged one.
+    """
+    with h5py.File(path, "r") as file:
+        if _keras_version(file).startswith("3") or ("layers" in file and "layer_names" not in file.attrs):
+            raise InputError(f"{path}: written by Keras 3, not by the release. Use the .keras file of that model.")
+        text = file.attrs.get("model_config")
+        root = file["model_weights"] if text is not None else file
+        if "layer_names" not in root.attrs:
+            raise InputError(f"{path}: HDF5, but no Keras 2 model or weights in it. Is it the right file?")
+        return text, {name: arrays for name, arrays in read_keras2_weights(root).items() if arrays}
 
 
 def _keras_version(file: h5py.File) -> str:

@@ -6,6 +6,7 @@ would be seen. `cases/KIND/` holds small files as found; larger ones are made he
 
 import io
 import json
+import lzma
 import os
 import struct
 import subprocess
@@ -21,6 +22,7 @@ from readers import READERS
 from test_fuzz import WORKER
 
 STORED = sorted((Path(__file__).parent / "cases").glob("*/*"))
+PACKED = Path(__file__).parent / "cases_packed"
 MADE: dict = {}
 
 
@@ -148,6 +150,12 @@ def weights_from_another_file():
         file.create_dataset(name, (16,), "u1", external=[("/etc/passwd", 0, 16)])
 
     return weights(change)
+
+
+@made("release_h5", "it makes the HDF5 library crash")
+def release_file_whose_group_crashes_the_library():
+    """As found, but for the weights, which are zeros: 6 MB in 2 kB."""
+    return lzma.decompress((PACKED / "group_whose_members_crash_hdf5.h5.xz").read_bytes())
 
 
 @made("pose_csv", "field larger than field limit")
