@@ -1,8 +1,8 @@
 # make demo   the three scripts on synthetic faces, from nothing to the metrics table
 # make test   ruff and the quick tests
-# make test-slow   all tests: 20 kills, ...
+# make test-slow   all tests: 20 kills, 26,000 damaged files, several workers (about half an hour)
 # make bench  every benchmark as one table of ratios (a quiet machine, about half an hour)
-# Both make .venv with the pinned requirements first; `make .venv` makes the environment alone.
+# All make .venv with the pinned requirements first; `make .venv` makes the environment alone.
 
 PYTHON ?= python3
 SHELL := /bin/bash

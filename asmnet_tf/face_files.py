@@ -44,7 +44,7 @@ def write_results(
     """Writes predictions.json, predictions.csv and, with `pts`, `<stem>_<number>.pts` for every face.
 
     Coordinates of json and csv are image pixels from 0, those of .pts from 1, as in 300W. Returns the files or, for
-    .pts, the folder. Raises: InputError if one cannot be written.
+    .pts, their pattern. Raises: InputError if one cannot be written.
     """
     written = []
     for form in (form for form in FACE_FORMATS if form in formats):
@@ -56,7 +56,7 @@ def write_results(
             header = ["image", "frame", "face", "score", *BOX_COLUMNS, *ANGLES, *points]
             write_csv(path, header, (row for result in results for row in _rows(result)))
         else:
-            path = folder
+            path = folder / "*.pts"
             for result in results:
                 frame = "" if result.frame is None else f"_{result.frame:06d}"
                 for number, face in result.faces:
