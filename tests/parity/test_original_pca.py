@@ -163,7 +163,7 @@ def test_refusals(tmp_path):
             return (open, (str(marker), "w"))
 
     spoiled = [
-        (values, lambda: np.save(values, np.array([Bomb()], object), allow_pickle=True), "not a whole .npy"),
+        (values, lambda: np.save(values, np.array([Bomb()], object)), "not a whole .npy"),
         (mean, lambda: mean.write_bytes(good[mean][:-50]), "not a whole .npy"),
         (mean, lambda: mean.write_text("mean"), "not a whole .npy"),
         (mean, lambda: np.savez(mean.open("wb"), mean=array[mean]), "archive of arrays"),

@@ -139,7 +139,7 @@ def test_a_link_in_the_data_folder_is_followed(wflw, tmp_path):
 
 def test_an_object_array_is_refused_everywhere(tmp_path):
     file = io.BytesIO()
-    np.save(file, np.array([{"a": 1}], object), allow_pickle=True)
+    np.save(file, np.array([{"a": 1}], object))
     (tmp_path / "a.npy").write_bytes(file.getvalue())
     with pytest.raises(InputError, match="Object arrays cannot be loaded"):
         files.read_array(tmp_path / "a.npy")
