@@ -1,6 +1,7 @@
 """--mixed-precision and --xla end where plain float32 ends, as exactly as runs of several seeds agree.
 
 A small network from random weights, and ASMNet from shipped ones: random ones would learn nothing in so few steps.
+On a CPU XLA is tried with the small network only: compiling and running ASMNet's step takes more than ten minutes.
 """
 
 import csv
@@ -10,12 +11,15 @@ import pytest
 from forked import Forked
 
 SEEDS = 4
-ENGINES = ("--mixed-precision", "--xla")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("small", [True, False], ids=["small", "asmnet"])
-def test_engines_stay_within_the_spread_of_seeds(faces_300w, shape_models, tmp_path, small):
+@pytest.mark.parametrize(
+    ("small", "engines"),
+    [(True, ("--mixed-precision", "--xla")), (False, ("--mixed-precision",))],
+    ids=["small", "asmnet"],
+)
+def test_engines_stay_within_the_spread_of_seeds(faces_300w, shape_models, tmp_path, small, engines):
     """NME on held-out synthetic faces, mean of the last three epochs and of two seeds, with and without the engine."""
     forked = Forked()
     data = ("--dataset", "300w", "--data-dir", faces_300w, "--shape-model", shape_models / "300w_pca90.npz")
@@ -32,7 +36,7 @@ def test_engines_stay_within_the_spread_of_seeds(faces_300w, shape_models, tmp_p
     plain = [nme("--seed", seed) for seed in range(SEEDS)]
     spread = max(plain) - min(plain)
     print(f"float32, seeds 0..{SEEDS - 1}: {', '.join(f'{value:.2f}' for value in plain)} %")
-    for engine in ENGINES:
+    for engine in engines:
         values = [nme("--seed", seed, engine) for seed in range(2)]
         print(f"{engine}, seeds 0 and 1: {values[0]:.2f}, {values[1]:.2f} %; spread {spread:.2f}", flush=True)
         assert abs(sum(values) - sum(plain[:2])) / 2 <= spread
