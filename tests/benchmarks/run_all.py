@@ -1,4 +1,4 @@
-"""Runs all benchmarks, one after the other, and prints one table of ratios (`make bench`; about 25 minutes).
+"""Runs all benchmarks, one after the other, and prints one table of ratios (`make bench`; about half an hour).
 
     python tests/benchmarks/run_all.py [NAME ...]
 
@@ -17,7 +17,7 @@ from harness import ROOT, Row, machine, table
 
 BENCHMARKS = (
     *("training_step", "training_epoch", "release_loop", "asm_operator", "evaluation_speed", "single_face"),
-    *("startup", "pca_million", "growth"),
+    *("startup", "pca_million", "workers", "growth"),
 )
 
 
