@@ -1,0 +1,54 @@
+"""What the statistics of a batch cost: landmark loss with them and with the stored ones, on the same faces.
+
+    python tests/benchmarks/batch_norm_noise.py asmnet_300w_112_mse mnv2_300w_112_mse
+
+300W's training faces (data/300w), less those held out, augmented as `tuned`, batches of 32; wing loss. The stored
+statistics are re-estimated averages, so the difference is the noise that training with live batch norm sees.
+"""
+
+from __future__ import annotations
+
+import harness
+
+harness.use(harness.OURS)
+
+import sys  # noqa: E402 - TensorFlow reads its environment when it is imported
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from asmnet_tf.config import AUGMENTATIONS, DATASETS, VAL_FRACTION, crop_scale  # noqa: E402
+from asmnet_tf.datasets import hold_out, read_samples, with_pose  # noqa: E402
+from asmnet_tf.input_pipeline import FacePatches, TrainingBatches  # noqa: E402
+from asmnet_tf.losses import MultiTaskLoss  # noqa: E402
+from asmnet_tf.models import load_pretrained  # noqa: E402
+from asmnet_tf.tables import md_table  # noqa: E402
+from asmnet_tf.twins import TrainingTwin  # noqa: E402
+
+BATCHES, BATCH, SEED = 12, 32, 7
+SPEC, CROP = DATASETS["300w"], "square"
+
+
+def main(names: list[str]) -> None:
+    """Prints one row for each shipped model."""
+    folder = harness.DATA / "300w"
+    samples = with_pose(read_samples(SPEC, folder, "train", quiet=True), SPEC, folder, None)
+    faces, _ = hold_out(samples, VAL_FRACTION)
+    loss, rows = MultiTaskLoss(SPEC.flip_map, None, "wing"), []
+    for name in names:
+        model = load_pretrained(name)
+        twin = TrainingTwin(model)
+        patches = FacePatches(faces, CROP, crop_scale(CROP), model.input_shape[1])
+        stream = TrainingBatches(patches, AUGMENTATIONS["tuned"], BATCH, SEED).iterate()
+        pairs = []
+        for _ in range(BATCHES):
+            batch = next(stream)
+            image = tf.cast(batch["image"], tf.float32)
+            outputs = (twin.model(image, training=True), model(image, training=False))
+            pairs.append([float(loss(*output, batch, tf.constant(0.0))["loss_landmarks"]) for output in outputs])
+        rows.append([name, *(f"{value:.4f}" for value in np.mean(pairs, axis=0))])
+    print("\n".join(md_table(("model", "statistics of the batch", "stored statistics"), rows)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["asmnet_300w_112_mse", "mnv2_300w_112_mse"])
