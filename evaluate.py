@@ -2,8 +2,8 @@
 
     python evaluate.py runs/asmnet_synthetic_asm/best.keras                  # synthetic test faces
     python evaluate.py runs/asmnet_300w/best.keras --dataset 300w --data-dir data/300w --subset full common challenging
-    python evaluate.py asmnet_300w_112 --dataset 300w --data-dir data/300w   # a model that ships with the package
-    python evaluate.py asmnet_300w_112 --dataset 300w --data-dir data/300w --boxes detector       # as a user has it
+    python evaluate.py asmnet_300w --dataset 300w --data-dir data/300w       # a model that ships with the package
+    python evaluate.py asmnet_300w --dataset 300w --data-dir data/300w --boxes detector   # as a user has it
     python evaluate.py MODEL --predictions spiga=spiga.npz --dataset 300w --data-dir data/300w --subset lfpw
     python evaluate.py A.keras B.tflite SAVED_MODEL --predictions spiga=spiga.npz ...             # also comparison.md
     python evaluate.py --predictions spiga=spiga.npz                         # a file with its own landmarks_gt

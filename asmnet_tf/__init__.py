@@ -4,8 +4,8 @@
     faces = FaceAligner().detect(image)                          # RGB array; landmarks, yaw, pitch, roll of every face
 
     import asmnet_tf
-    model = asmnet_tf.load_pretrained("asmnet_300w_112")         # a plain Keras model
-    asmnet_tf.pretrained_sidecar("asmnet_300w_112")["crop"]      # what it was trained with
+    model = asmnet_tf.load_pretrained("asmnet_300w")             # a plain Keras model
+    asmnet_tf.pretrained_sidecar("asmnet_300w")["crop"]          # what it was trained with
     asmnet_tf.pretrained_names()
 
 Importing the package imports nothing heavy; its modules are imported by name (`from asmnet_tf import models`), and what
