@@ -17,7 +17,7 @@ import tensorflow as tf
 from asmnet_tf.config import DATASETS, POSE_RANGE_DEG, DatasetSpec
 from asmnet_tf.datasets import IMAGE_ENDINGS, read_samples
 from asmnet_tf.face_renderer import render_face
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, first_line
 from asmnet_tf.geometry import crop_frame, crop_image, landmark_box, read_image
 from asmnet_tf.input_pipeline import FacePatches
 from asmnet_tf.model_files import Infer, compiled, open_model
@@ -87,7 +87,7 @@ def _convert(model: keras.Model, settings: dict, shifts: list[np.ndarray] | None
         try:
             return converter.convert()
         except Exception as error:  # ConverterError, RuntimeError and more; all mean the same
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            reason = first_line(error, 120)
             raise InputError(
                 f"{model.name}: TFLite cannot express this model ({reason}). Use --to savedmodel."
             ) from error

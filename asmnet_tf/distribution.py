@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from asmnet_tf import cli
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, first_line
 
 if TYPE_CHECKING:
     import keras
@@ -244,7 +244,7 @@ def _connect() -> Replicas:
     except tf.errors.OpError as error:
         if _LOST.search(str(error)):
             raise
-        reason = (str(error).splitlines() or [""])[0][:120]
+        reason = first_line(error, 120)
         raise InputError(
             f"{addresses[worker]}: worker {worker} cannot listen there ({reason}). Is it this machine's, the port free?"
         ) from error

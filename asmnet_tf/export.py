@@ -1,7 +1,7 @@
 """Exports a model for other programs and for phones: TFLite, SavedModel, or the authors' Keras 2 `.h5`.
 
-    python -m asmnet_tf.export asmnet_300w_112_60 --to tflite                      # exports/asmnet_300w_112_60.tflite
-    python -m asmnet_tf.export asmnet_300w_112_60 --to tflite --quantise int8      # calibrated on synthetic faces
+    python -m asmnet_tf.export asmnet_300w --to tflite                             # exports/asmnet_300w.tflite
+    python -m asmnet_tf.export asmnet_300w --to tflite --quantise int8             # calibrated on synthetic faces
     python -m asmnet_tf.export runs/mine/best.keras --to tflite --quantise int8 --calibrate data/300w
     python -m asmnet_tf.export runs/mine/best.keras --to savedmodel --output served/mine
 

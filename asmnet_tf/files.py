@@ -51,6 +51,11 @@ class InputError(ValueError):
         super().__init__(text)
 
 
+def first_line(error: BaseException, length: int = 80) -> str:
+    """Returns the beginning of what an exception says, its type where it says nothing: the reason in an InputError."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:length]
+
+
 def check_expansion(unpacked: int, packed: int) -> None:
     """Raises: ValueError if data of so many bytes are too many for a file of so many bytes."""
     if unpacked > max(MAX_UNPACKED_BYTES, MAX_EXPANSION * packed):
@@ -170,7 +175,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise
     except BROKEN_ARRAY_FILE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        reason = first_line(error)
         raise InputError(f"{path}: not a whole .npz file of plain arrays ({reason}).") from error
 
 
@@ -190,7 +195,7 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     except FileNotFoundError:
         raise
     except BROKEN_ARRAY_FILE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        reason = first_line(error)
         raise InputError(f"{path}: not a whole .npy file of one plain array ({reason}).") from error
     return array
 

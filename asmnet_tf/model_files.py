@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from asmnet_tf.files import InputError, crashes
+from asmnet_tf.files import InputError, crashes, first_line
 from asmnet_tf.models import count_multiply_adds, load_model, read_sidecar
 from asmnet_tf.original import OURS, Convention, is_original, load_original_model
 from asmnet_tf.twins import inference_twin
@@ -87,10 +87,6 @@ def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = F
 
 
 # --- what the kinds share ---------------------------------------------------------------------------------------------
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _input_size(path: Path, shape: Sequence[int | None]) -> tuple[int | None, int]:
@@ -170,7 +166,9 @@ def _open_saved_model(path: Path) -> RunnableModel:
         loaded = tf.saved_model.load(str(path))
         signatures = dict(loaded.signatures)
     except Exception as error:  # TensorFlow has many; all mean the folder is not usable
-        raise InputError(f"{path}: not a SavedModel that TensorFlow loads ({_reason(error)}). Export again.") from error
+        raise InputError(
+            f"{path}: not a SavedModel that TensorFlow loads ({first_line(error, 120)}). Export again."
+        ) from error
     if not signatures:
         raise InputError(f"{path}: a SavedModel without signatures. Export it with model.export.")
     signature = signatures.get("serving_default", next(iter(signatures.values())))
@@ -226,7 +224,9 @@ def _open_tflite(path: Path, threads: int) -> RunnableModel:
     except InputError:
         raise
     except Exception as error:  # ValueError, RuntimeError, struct.error and more; all mean the file is not usable
-        raise InputError(f"{path}: not a model that TFLite loads ({_reason(error)}). Export it again.") from error
+        raise InputError(
+            f"{path}: not a model that TFLite loads ({first_line(error, 120)}). Export it again."
+        ) from error
 
 
 def _run_tflite(path: Path, content: bytes, threads: int) -> RunnableModel:

@@ -18,7 +18,16 @@ import numpy as np
 from keras import layers
 
 from asmnet_tf.config import DROPOUT, HEAD_L2, HEADS, INPUT_SIZE
-from asmnet_tf.files import MAX_EXPANSION, InputError, check_archive, limited_memory, read_json, replacing, write_text
+from asmnet_tf.files import (
+    MAX_EXPANSION,
+    InputError,
+    check_archive,
+    first_line,
+    limited_memory,
+    read_json,
+    replacing,
+    write_text,
+)
 from asmnet_tf.hdf5 import BROKEN_HDF5, read_dataset, read_safely
 from asmnet_tf.model_zoo import find_model, pretrained_path
 
@@ -189,8 +198,8 @@ def load_backbone_weights(model: keras.Model, source: str) -> int:
         try:
             donor = keras.applications.MobileNetV2(include_top=False, weights="imagenet")
         except Exception as error:  # Keras raises bare Exception where the download fails
-            message = str(error).splitlines()[0][:100]
-            raise InputError(f"--weights imagenet: download failed ({message}). Give a file instead.") from error
+            reason = first_line(error, 100)
+            raise InputError(f"--weights imagenet: download failed ({reason}). Give a file instead.") from error
         stored = {layer.name: layer.get_weights() for layer in donor.layers}
     else:
         stored = _read_layer_weights(find_model(source))
@@ -238,7 +247,7 @@ def _read_layer_weights(path: Path) -> dict[str, list[np.ndarray]]:
     try:
         return read_safely(read)
     except BROKEN_HDF5 as error:
-        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(f"{path}: no weights can be read ({reason}). Expected .keras, .weights.h5 or .h5.") from error
 
 
@@ -377,8 +386,7 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
         with limited_memory(max(LOADING_BYTES, MAX_EXPANSION * path.stat().st_size)):
             model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras, h5py and zipfile each have their own; all mean the file is not usable
-        lines = str(error).splitlines() or [type(error).__name__]
-        reason = lines[0][:120]
+        reason = first_line(error, 120)
         if not zipfile.is_zipfile(path) and path.suffix == ".keras":
             reason = "truncated or no .keras archive"
         elif isinstance(error, MemoryError) or "OOM when allocating" in str(error):

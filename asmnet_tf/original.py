@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG, crop_scale
-from asmnet_tf.files import InputError, replacing
+from asmnet_tf.files import InputError, first_line, replacing
 from asmnet_tf.hdf5 import BROKEN_HDF5, is_hdf5, read_safely
 from asmnet_tf.models import BUILDERS, read_keras2_weights, set_layer_weights
 
@@ -282,7 +282,7 @@ def load_original_model(path: str | Path, input_size: int | None = None) -> tupl
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
-            reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise InputError(f"{path}: its model_config is no functional Keras 2 network ({reason}).") from error
     rates = [layer.config.get("rate") for layer in layers.values() if layer.kind == "Dropout"]
     builder = BUILDERS["mobilenet_v2" if "Conv_1" in (layers or stored) else "asmnet"]
@@ -321,7 +321,7 @@ def _read(path: Path) -> tuple[dict | None, dict[str, list[np.ndarray]]]:
         raise
     except BROKEN_HDF5 as error:
         whole = is_hdf5(path)
-        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        reason = first_line(error)
         what = f"a truncated or damaged HDF5 file ({reason})" if whole else "not an HDF5 file"
         raise InputError(f"{path}: {what}. Download or save the model again.") from error
 

@@ -30,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec
-from asmnet_tf.files import BROKEN_ARRAY_FILE, InputError, read_array, replacing
+from asmnet_tf.files import InputError, read_array, replacing
 from asmnet_tf.geometry import landmark_box
 
 FOCAL = 2.4  # focal length over the longer side of the landmark box
@@ -143,10 +143,10 @@ def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     digest.update(mean_face().tobytes() + repr((spec.rigid_points, FOCAL)).encode())
     path = cache_folder() / f"pose_{spec.name}_{digest.hexdigest()[:16]}.npy"
     try:
-        angles = np.load(path, allow_pickle=False)
+        angles = read_array(path)
         if angles.shape == (len(landmarks), 3):
             return angles
-    except BROKEN_ARRAY_FILE:
+    except (FileNotFoundError, InputError):
         pass  # not there yet, or cut short: compute it
     angles = estimate_pose(landmarks, spec)
     try:

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import REPO
 
 import asmnet_tf
 from asmnet_tf import converters, export, files, models
@@ -245,12 +244,3 @@ def test_flags_that_argparse_refuses(flags, capsys):
         export.parse_args(["m.keras", *flags])
     assert end.value.code == 2
     assert "error: " in capsys.readouterr().err
-
-
-def test_help_is_quick(run_python):
-    code = (
-        "import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = ['--help']\n"
-        "try: runpy.run_module('asmnet_tf.export', run_name='__main__')\n"
-        "except SystemExit: assert not {'numpy', 'tensorflow'} & set(sys.modules)"
-    )
-    assert "--quantise" in run_python("-c", code, REPO).stdout

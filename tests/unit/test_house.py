@@ -76,6 +76,16 @@ def test_what_scripts_import_first_is_standard_library(module):
         assert top == "asmnet_tf" or top in sys.stdlib_module_names, f"{module} imports {name}"
 
 
+@pytest.mark.parametrize(("module", "word"), [("export", "--quantise"), ("ship", "RUN_FOLDER")])
+def test_help_of_a_command_is_quick(run_python, module, word):
+    code = (
+        "import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = ['--help']\n"
+        f"try: runpy.run_module('asmnet_tf.{module}', run_name='__main__')\n"
+        "except SystemExit: assert not {'numpy', 'tensorflow'} & set(sys.modules)"
+    )
+    assert word in run_python("-c", code, PACKAGE.parent).stdout
+
+
 def test_numpy_modules_do_not_import_tensorflow():
     names = ", ".join(f"asmnet_tf.{m}" for m in MODULES if m not in WITH_TENSORFLOW)
     code = f"import sys, {names}; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"

@@ -9,7 +9,6 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import REPO
 
 import asmnet_tf
 from asmnet_tf import models, ship
@@ -116,12 +115,3 @@ def test_what_cannot_be_shipped_changes_nothing(shipped, run_folder, trained, tm
     kernel.assign(kernel + 70_000)
     models.save_model(huge, tmp_path / "run/best.keras", {})
     assert "beyond +-65504" in refused(tmp_path / "run")
-
-
-def test_help_is_quick(run_python):
-    code = (
-        "import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = ['--help']\n"
-        "try: runpy.run_module('asmnet_tf.ship', run_name='__main__')\n"
-        "except SystemExit: assert not {'numpy', 'tensorflow'} & set(sys.modules)"
-    )
-    assert "RUN_FOLDER" in run_python("-c", code, REPO).stdout
