@@ -151,6 +151,19 @@ PATCH_MARGIN = 1.7  # side of the patch over the side of the crop: a crop turned
 PATCH_DETAIL = 1.25  # patch pixels per crop pixel at most
 
 
+FLOAT_AREA = 1000 * 1000  # pixels; beyond, the float32 copy costs more than it saves
+
+
+def shrink(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Shrinks an image uint8 (h, w, 3) by area averaging.
+
+    OpenCV sums float32 pixels a quarter faster than uint8 ones, to the same bits: half of what a crop costs is here.
+    """
+    if pixels.shape[0] * pixels.shape[1] > FLOAT_AREA:
+        return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.convertScaleAbs(cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA))
+
+
 def cut_patch(image: np.ndarray, frame: np.ndarray, size: int, margin: float = PATCH_MARGIN) -> Patch:
     """Cuts the surroundings of crop frame (4,) out of an image, shrunk with area averaging where it has more detail.
 
@@ -167,7 +180,7 @@ def cut_patch(image: np.ndarray, frame: np.ndarray, size: int, margin: float = P
     shape = high - low
     target = np.minimum(shape, np.maximum(1, np.round(shape * size * PATCH_DETAIL / frame[2:]))).astype(int)
     if (target < shape).any():
-        pixels = cv2.resize(pixels, (int(target[0]), int(target[1])), interpolation=cv2.INTER_AREA)
+        pixels = shrink(pixels, int(target[0]), int(target[1]))
     else:
         pixels = pixels.copy()  # a view would keep the whole image in memory
     ratio = target / shape

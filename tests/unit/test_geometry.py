@@ -105,3 +105,10 @@ def test_an_unreadable_image_is_named(tmp_path):
         geometry.read_image(path)
     with pytest.raises(InputError, match=r"none\.jpg: image cannot be read"):
         geometry.read_image(tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize("side", [338, 1100], ids=["in float32", "in uint8"])
+def test_shrinking_is_area_averaging(side):
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    expected = cv2.resize(image, (280, 281), interpolation=cv2.INTER_AREA)
+    assert np.abs(geometry.shrink(image, 280, 281).astype(int) - expected).max() <= 1  # processors may round differently
