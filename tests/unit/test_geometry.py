@@ -111,4 +111,4 @@ def test_an_unreadable_image_is_named(tmp_path):
 def test_shrinking_is_area_averaging(side):
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     expected = cv2.resize(image, (280, 281), interpolation=cv2.INTER_AREA)
-    assert np.abs(geometry.shrink(image, 280, 281).astype(int) - expected).max() <= 1  # processors may round differently
+    assert np.abs(geometry.shrink(image, 280, 281).astype(int) - expected).max() <= 1  # rounding differs
