@@ -189,7 +189,7 @@ def load_backbone_weights(model: keras.Model, source: str) -> int:
 
     Sources: `imagenet`, a shipped name (`model_zoo`), or a file: `.keras`, Keras 3 `.weights.h5`, Keras 2 whole-model
     or weight-only `.h5`. Arrays of another shape are an error, except in the heads (`O_L`, `O_P`), which belong to a
-    number of landmarks and a kind of head and are then left alone.
+    number of landmarks and a kind of head: pooled ones become spatial ones that say the same, others are left alone.
 
     Returns: the number of layers that received weights.
     Raises:  InputError if the file cannot be read, or holds no layer of this model.
@@ -208,9 +208,10 @@ def load_backbone_weights(model: keras.Model, source: str) -> int:
         arrays = stored.get(layer.name)
         if not layer.weights or not arrays:
             continue
-        shapes = [tuple(w.shape) for w in layer.weights]
-        if shapes != [a.shape for a in arrays] and layer.name in ("O_L", "O_P"):
-            continue
+        if layer.name in ("O_L", "O_P"):
+            arrays = _as_spatial_head(model, layer, arrays)
+            if [tuple(w.shape) for w in layer.weights] != [a.shape for a in arrays]:
+                continue
         set_layer_weights(layer, arrays, source)
         copied += 1
     if not copied:
@@ -218,6 +219,15 @@ def load_backbone_weights(model: keras.Model, source: str) -> int:
             f"{source}: no layer of this model in it. Expected MobileNetV2 layer names (Conv1, block_1_...)."
         )
     return copied
+
+
+def _as_spatial_head(model: keras.Model, layer: layers.Dense, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Returns the arrays of a pooled head for a spatial one: the features it did not see count nothing at first."""
+    pooled, units = model.get_layer("features").output.shape[-1], layer.units
+    if arrays[0].shape != (pooled, units) or layer.kernel.shape[0] == pooled:
+        return arrays
+    missing = np.zeros((layer.kernel.shape[0] - pooled, units), arrays[0].dtype)
+    return [np.concatenate([arrays[0], missing]), *arrays[1:]]
 
 
 def set_layer_weights(layer: keras.layers.Layer, arrays: list[np.ndarray], source: str | Path) -> None:

@@ -89,7 +89,7 @@ def test_the_spatial_head_knows_where():
 
 
 def test_weights_of_a_small_input_fit_a_large_one(tmp_path):
-    """All layers of a 112 px model, heads too, go into one of 224 px; of the other kind of head, all but the heads."""
+    """All layers of a 112 px model, heads too, go into one of 224 px; of the spatial head, all but the heads."""
     small = models.build_asmnet(input_size=112, head="spatial")
     models.save_model(small, tmp_path / "best.keras", {})
     weighted = [layer.name for layer in small.layers if layer.weights]
@@ -100,9 +100,21 @@ def test_weights_of_a_small_input_fit_a_large_one(tmp_path):
             assert np.array_equal(a, b), name
     pooled = models.build_asmnet(input_size=64)
     assert models.load_backbone_weights(pooled, str(tmp_path / "best.keras")) == len(weighted) - 4
-    back = models.build_asmnet(input_size=96, head="spatial")
+
+
+def test_weights_of_the_pooled_head_start_a_spatial_one_that_says_the_same(tmp_path):
+    pooled = models.build_asmnet(input_size=96)
+    for name in ("O_L", "O_P"):
+        pooled.get_layer(name).kernel.assign(pooled.get_layer(name).kernel * 1e3)  # untrained features are small
     models.save_model(pooled, tmp_path / "pooled.keras", {})
-    assert models.load_backbone_weights(back, str(tmp_path / "pooled.keras")) == len(weighted) - 4
+    spatial = models.build_asmnet(input_size=96, head="spatial")
+    new = [layer for layer in spatial.layers if layer.name in ("spatial_project", "spatial_project_BN")]
+    weighted = sum(bool(layer.weights) for layer in spatial.layers)
+    assert models.load_backbone_weights(spatial, str(tmp_path / "pooled.keras")) == weighted - len(new) == weighted - 2
+    images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype(np.float32)
+    for before, after in zip(pooled(images), spatial(images)):
+        assert np.std(before, axis=0).max() > 1e-3
+        assert np.asarray(after) == pytest.approx(np.asarray(before), rel=1e-4, abs=1e-4)
 
 
 def test_the_spatial_head_saves_and_exports_without_this_package(tmp_path, run_python):
