@@ -322,14 +322,15 @@ def test_tasks_of_a_slurm_job_step(start, flags, tmp_path):
 
 @pytest.mark.slow
 def test_evaluation_by_two_workers_equals_one(start, start_workers, faces_300w, tmp_path):
-    flags = ("asmnet_300w_112", "--dataset", "300w", "--data-dir", faces_300w, "--strategy")
+    name = "asmnet_300w_112_60"
+    flags = (name, "--dataset", "300w", "--data-dir", faces_300w, "--strategy")
     one = start("one", (*flags, "one", "--output", tmp_path / "one_process"), None, "evaluate.py")
     outputs = [tmp_path / f"of{i}" for i in range(2)]
     workers = start_workers("worker", [(*flags, "multiworker", "--output", path) for path in outputs], "evaluate.py")
     expected = json.loads(one.wait().splitlines()[-1])
     printed = [worker.wait() for worker in workers]
     ours = json.loads(printed[0].splitlines()[-1])
-    for subset, numbers in expected["asmnet_300w_112"].items():
+    for subset, numbers in expected[name].items():
         for key, number in numbers.items():
-            assert ours["asmnet_300w_112"][subset][key] == pytest.approx(number, rel=1e-4, nan_ok=True), (subset, key)
+            assert ours[name][subset][key] == pytest.approx(number, rel=1e-4, nan_ok=True), (subset, key)
     assert not outputs[1].exists()

@@ -141,7 +141,7 @@ def test_own_boxes_and_nothing_drawn(done, inputs):
         ("no camera", ["camera 63", "cannot be opened"]),
         ("columns", ["columns.csv", "columns image, x, y, w, h"]),
         ("boxes of a video", ["pan.mp4", "--boxes is for images"]),
-        ("model", ["no_such_model", "asmnet_300w_112"]),
+        ("model", ["no_such_model", "asmnet_300w_112_60"]),
         ("text among others", ["text.jpg", "do not decode as an image"]),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 
 from asmnet_tf.model_zoo import pretrained_names
 
-NAME = "asmnet_300w_112"
+NAME = "asmnet_300w_112_60"
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def run(*args):
 @pytest.fixture(scope="module")
 def model():
     """An ASMNet of 64 px with trained weights, whose maps have the ranges of a real one."""
-    trained = asmnet_tf.load_pretrained("asmnet_300w_112")
+    trained = asmnet_tf.load_pretrained("asmnet_300w_112_60")
     model = models.build_asmnet(68, SIZE)
     model.set_weights(trained.get_weights())
     return model

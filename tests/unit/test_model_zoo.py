@@ -64,7 +64,7 @@ def test_an_unknown_name_lists_the_names_there_are():
     with pytest.raises(InputError, match=r"runs/x\.keras: no such model"):
         models.load_model("runs/x.keras")
     with pytest.raises(InputError):
-        asmnet_tf.load_pretrained("../pretrained/asmnet_300w_112")
+        asmnet_tf.load_pretrained("../pretrained/asmnet_300w_112_60")
 
 
 def test_a_path_wins_over_a_name(tmp_path, monkeypatch):
@@ -77,8 +77,9 @@ def test_a_path_wins_over_a_name(tmp_path, monkeypatch):
 
 def test_weights_of_a_shipped_model_by_name():
     model = models.build_asmnet(input_size=32)
-    assert models.load_backbone_weights(model, "asmnet_300w_112") == sum(bool(layer.weights) for layer in model.layers)
-    shipped = asmnet_tf.load_pretrained("asmnet_300w_112")
+    weighted = sum(bool(layer.weights) for layer in model.layers)
+    assert models.load_backbone_weights(model, "asmnet_300w_112_60") == weighted
+    shipped = asmnet_tf.load_pretrained("asmnet_300w_112_60")
     assert np.array_equal(model.get_layer("O_L").kernel, shipped.get_layer("O_L").kernel)
 
 

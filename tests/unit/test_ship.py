@@ -23,7 +23,7 @@ SIDECAR = {"crop": "square", "crop_scale": 1.2}
 @pytest.fixture(scope="module")
 def trained():
     """A trained ASMNet whose weights are no float16 numbers, whatever the shipped file holds."""
-    model = asmnet_tf.load_pretrained("asmnet_300w_112")
+    model = asmnet_tf.load_pretrained("asmnet_300w_112_60")
     rng = np.random.default_rng(0)
     model.set_weights([w * (1 + rng.uniform(-1e-4, 1e-4, w.shape)).astype(w.dtype) for w in model.get_weights()])
     return model
