@@ -223,10 +223,10 @@ def load_backbone_weights(model: keras.Model, source: str) -> int:
 
 def _as_spatial_head(model: keras.Model, layer: layers.Dense, arrays: list[np.ndarray]) -> list[np.ndarray]:
     """Returns the arrays of a pooled head for a spatial one: the features it did not see count nothing at first."""
-    pooled, units = model.get_layer("features").output.shape[-1], layer.units
-    if arrays[0].shape != (pooled, units) or layer.kernel.shape[0] == pooled:
+    sizes = {other.name: other.output.shape[-1] for other in model.layers if other.name.startswith("features")}
+    if "features_spatial" not in sizes or arrays[0].shape != (sizes["features"], layer.units):
         return arrays
-    missing = np.zeros((layer.kernel.shape[0] - pooled, units), arrays[0].dtype)
+    missing = np.zeros((sizes["features_spatial"] - sizes["features"], layer.units), arrays[0].dtype)
     return [np.concatenate([arrays[0], missing]), *arrays[1:]]
 
 
