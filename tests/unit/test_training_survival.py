@@ -87,6 +87,15 @@ def whole(new_trainer, tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def interruptible():
+    """A shell starts background jobs with SIGINT ignored, and a run leaves an ignored signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "code", "step"), [(signal.SIGTERM, 0, 6), (signal.SIGINT, 130, 8)])
 def test_a_stopped_run_saves_its_step_and_goes_on_exactly(new_trainer, whole, tmp_path, number, code, step):
     stopped = new_trainer(tmp_path)
