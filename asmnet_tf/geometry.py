@@ -149,8 +149,6 @@ class Patch:
 
 PATCH_MARGIN = 1.7  # side of the patch over the side of the crop: a crop turned by 45 degrees and 20 % larger fits
 PATCH_DETAIL = 1.25  # patch pixels per crop pixel at most
-
-
 FLOAT_AREA = 1000 * 1000  # pixels; beyond, the float32 copy costs more than it saves
 
 

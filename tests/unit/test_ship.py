@@ -33,8 +33,9 @@ def trained():
 def run_folder(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mine"
     models.save_model(trained, folder / "best.keras", SIDECAR)
-    flags = {"data_dir": "/data/300w", "lr": 0.001, "name": None, "weights": "imagenet", "alpha": [2, 1, 0.5]}
-    command = [str(folder / "train.py"), "--data-dir", "/data/300w", "--weights=/home/me/w.h5", "--lr", "1e-3"]
+    data, weights = (str(folder.with_name(name)) for name in ("300w", "w.h5"))  # absolute, that is all they must be
+    flags = {"data_dir": data, "lr": 0.001, "name": None, "weights": "imagenet", "alpha": [2, 1, 0.5]}
+    command = [str(folder / "train.py"), "--data-dir", data, f"--weights={weights}", "--lr", "1e-3"]
     record = {"flags": flags, "command": command, "resumed_from": [{"flags": {"output": str(folder.parent)}}]}
     (folder / "args.json").write_text(json.dumps(record))
     (folder / "log.csv").write_text("epoch,loss\n1,0.5\n")
