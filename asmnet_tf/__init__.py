@@ -22,7 +22,7 @@ _MODULES = {  # public name -> module
     "FaceAligner": "aligner",
     "Face": "aligner",
     "load_pretrained": "models",
-    "pretrained_sidecar": "models",
+    "pretrained_sidecar": "model_zoo",
     "pretrained_names": "model_zoo",
 }
 

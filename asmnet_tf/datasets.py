@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
@@ -225,22 +227,33 @@ def select(samples: list[Sample], spec: DatasetSpec, subset: str) -> np.ndarray:
     return np.array([bool(wanted & sample.tags) for sample in samples], bool)
 
 
-def hold_out(samples: list[Sample], fraction: float, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
-    """Splits training samples into (train, validation), stratified by source.
+def photograph(name: str) -> str:
+    """Returns the source and photograph of a sample name: without `#k`, else `_k`, which count faces of a photograph.
 
-    The choice depends on the sample names and `seed` alone, so runs with other training seeds validate on the same
-    faces. Samples of one photograph (same name but for `_1`, `_2`, or `#k`) may fall on both sides.
-
-    Args: fraction: of each source, rounded; 0 gives an empty validation list.
+    300W writes `_1`, `_2`, ... behind a photograph's number; `image_0001` and `photo_10` number photographs.
     """
-    sources: dict[str, list[int]] = {}
-    for i, sample in enumerate(samples):
-        sources.setdefault(sample.name.split("/")[0], []).append(i)
-    rng = np.random.default_rng(seed)
-    held: set[int] = set()
-    for indices in sources.values():
-        held |= set(rng.permutation(indices)[: round(fraction * len(indices))].tolist())
-    return [s for i, s in enumerate(samples) if i not in held], [s for i, s in enumerate(samples) if i in held]
+    stem, mark, face = name.rpartition("#")
+    if mark and face.isdecimal():
+        return stem
+    return re.sub(r"_[1-9]$|(?<=[0-9])_[1-9][0-9]$", "", name)
+
+
+def hold_out(samples: list[Sample], fraction: float) -> tuple[list[Sample], list[Sample]]:
+    """Splits training samples into (train, validation): held out is where the hash of the photograph is below.
+
+    The choice depends on a photograph's source and name alone: every source is split in expectation, faces of one
+    photograph stand on one side, and a missing sample moves no other. If no hash is below `fraction`, the photograph
+    with the smallest one is held out. Where all samples would be of one photograph, each counts as one of its own.
+
+    Args: fraction: of the photographs, in expectation; 0 gives an empty validation list.
+    """
+    names = [photograph(sample.name) for sample in samples]
+    if len(set(names)) == 1:
+        names = [sample.name for sample in samples]
+    hashes = [int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64 for name in names]
+    limit = max(fraction, np.nextafter(min(hashes, default=0.0), 1.0)) if fraction else 0.0
+    below = [value < limit for value in hashes]
+    return [s for s, held in zip(samples, below) if not held], [s for s, held in zip(samples, below) if held]
 
 
 def match_names(wanted: list[str], given: list[str]) -> list[int | None]:

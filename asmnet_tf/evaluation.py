@@ -15,6 +15,7 @@ from asmnet_tf.datasets import BadSamples, Sample, hold_out, read_samples, selec
 from asmnet_tf.detection import detect_faces, overlaps
 from asmnet_tf.files import InputError
 from asmnet_tf.geometry import crop_frame, denormalise, landmark_box
+from asmnet_tf.model_zoo import find_model, read_sidecar, sidecar_path
 from asmnet_tf.pose import estimate_pose
 from asmnet_tf.prediction_files import Predictions, align, read_predictions, spec_for, write_predictions
 from asmnet_tf.report import Faces, Method, file_names
@@ -59,7 +60,7 @@ def truth_of_dataset(
     """
     samples = read_samples(spec, data_dir, "test" if args.split == "test" else "train", bad=bad)
     if args.split == "val":
-        samples = hold_out(samples, VAL_FRACTION)[1]
+        samples = hold_out(samples, held_out_fraction(args.models, spec))[1]
     wanted = args.subset or (list(spec.subsets) if args.split == "test" else ["all"])
     masks = {name: select(samples, spec, name) for name in wanted}
     if args.subset is None:
@@ -79,6 +80,33 @@ def truth_of_dataset(
         {name: mask[keep] for name, mask in masks.items()},
     )
     return samples, faces
+
+
+def held_out_fraction(models: list[Path], spec: DatasetSpec) -> float:
+    """Returns what `hold_out` was given when these models were trained; without a model train.py's default.
+
+    Raises: InputError for a model that does not say, that held nothing out or trained on another dataset, and for
+        models that held out different faces.
+    """
+    fractions = {}
+    for path in models:
+        sidecar = read_sidecar(find_model(path))
+        how = sidecar.get("hold_out")
+        value = how.get("fraction") if isinstance(how, dict) and how.get("by") == "photograph" else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise InputError(
+                f"{sidecar_path(path)}: does not say which photographs were held out in training, so --split val may "
+                "hold faces that this model was trained on. Train it again with train.py."
+            )
+        if sidecar.get("dataset") != spec.name:
+            raise InputError(f"{path}: trained on {sidecar.get('dataset')}, so it held out no {spec.title} faces.")
+        if not value:
+            raise InputError(f"{path}: trained on all faces (--val-fraction 0), so there is no val split for it.")
+        fractions[value] = path
+    if len(fractions) > 1:
+        told = ", ".join(f"{path} {value:g}" for value, path in fractions.items())
+        raise InputError(f"--split val: these models held out different parts ({told}). Evaluate them one by one.")
+    return next(iter(fractions), VAL_FRACTION)
 
 
 def truth_of_files(files: list[Predictions], limit: int | None) -> tuple[DatasetSpec, list[Sample], Faces]:

@@ -65,7 +65,8 @@ def main(args: argparse.Namespace) -> None:
     _check_place(output, args.to)
 
     from asmnet_tf import converters
-    from asmnet_tf.models import load_model, sidecar_path
+    from asmnet_tf.model_zoo import sidecar_path
+    from asmnet_tf.models import load_model
 
     model, sidecar = load_model(source)
 

@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from asmnet_tf.files import InputError, crashes, first_line
-from asmnet_tf.models import count_multiply_adds, load_model, read_sidecar
+from asmnet_tf.model_zoo import read_sidecar
+from asmnet_tf.models import count_multiply_adds, load_model
 from asmnet_tf.original import OURS, Convention, is_original, load_original_model
 from asmnet_tf.twins import inference_twin
 

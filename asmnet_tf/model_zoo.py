@@ -1,4 +1,4 @@
-"""What ships with the package, by name: trained models and 300W shape models. Standard library only."""
+"""What ships with the package, by name: trained models and 300W shape models; side-cars. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from asmnet_tf.config import PCA_PERCENT
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, read_json
 
 FOLDER = Path(__file__).parent / "pretrained"  # NAME.keras, NAME.json, runs/NAME/, MODEL_CARD.md
 SHAPE_MODELS = FOLDER / "shape_models"  # 300w_pca<percent>.npz, of square crops
@@ -22,6 +22,14 @@ def pretrained_path(name: str) -> Path:
     if name not in pretrained_names():
         raise InputError(f"{name}: no model of this name ships with the package. {_there_are(pretrained_names())}")
     return FOLDER / f"{name}.keras"
+
+
+def pretrained_sidecar(name: str) -> dict:
+    """Returns what stands beside a shipped model: dataset, input_size, crop, crop_scale, recipe, seed, commit, ...
+
+    Raises: InputError that lists the names, for another one.
+    """
+    return read_sidecar(pretrained_path(name))
 
 
 def find_model(source: str | Path) -> Path:
@@ -46,6 +54,25 @@ def default_shape_model(dataset: str, crop: str) -> Path:
     made = Path("shape_models") / f"{name}.npz"
     shipped = crop == "square" and (SHAPE_MODELS / f"{name}.npz").is_file()
     return Path(name) if shipped and not made.exists() else made
+
+
+def sidecar_path(model_path: str | Path) -> Path:
+    """Returns the `.json` that stands beside a model: best.keras -> best.json."""
+    return Path(model_path).with_suffix(".json")
+
+
+def read_sidecar(model_path: str | Path) -> dict:
+    """Returns the side-car of a model, {} where there is none. Raises: InputError if it is no JSON object."""
+    path = sidecar_path(model_path)
+    try:
+        sidecar = read_json(path)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not JSON ({error}). Remove it to use flags or defaults.") from error
+    if not isinstance(sidecar, dict):
+        raise InputError(f"{path}: not a JSON object. Remove it to use flags or defaults.")
+    return sidecar
 
 
 def _find(source: str | Path, shipped: dict[str, Path], kind: str) -> Path:

@@ -24,12 +24,11 @@ from asmnet_tf.files import (
     check_archive,
     first_line,
     limited_memory,
-    read_json,
     replacing,
     write_text,
 )
 from asmnet_tf.hdf5 import BROKEN_HDF5, read_dataset, read_safely
-from asmnet_tf.model_zoo import find_model, pretrained_path
+from asmnet_tf.model_zoo import find_model, pretrained_path, read_sidecar, sidecar_path
 
 MIN_INPUT_SIZE = 32
 LOADING_BYTES = 4 << 30  # that `load_model` may take; ours take some 50 MB
@@ -306,25 +305,6 @@ def read_keras2_weights(root: h5py.Group) -> dict[str, list[np.ndarray]]:
 # --- saving and loading -----------------------------------------------------------------------------------------------
 
 
-def sidecar_path(model_path: str | Path) -> Path:
-    """Returns the `.json` that stands beside a model: best.keras -> best.json."""
-    return Path(model_path).with_suffix(".json")
-
-
-def read_sidecar(model_path: str | Path) -> dict:
-    """Returns the side-car of a model, {} where there is none. Raises: InputError if it is no JSON object."""
-    path = sidecar_path(model_path)
-    try:
-        sidecar = read_json(path)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not JSON ({error}). Remove it to use flags or defaults.") from error
-    if not isinstance(sidecar, dict):
-        raise InputError(f"{path}: not a JSON object. Remove it to use flags or defaults.")
-    return sidecar
-
-
 def save_model(model: keras.Model, path: str | Path, sidecar: dict, half: bool = False) -> None:
     """Writes `<path>` and its side-car JSON; each replaces an older file only when it is complete.
 
@@ -436,11 +416,3 @@ def load_pretrained(name: str) -> keras.Model:
     Raises:  InputError that lists the names, for another one.
     """
     return load_model(pretrained_path(name))[0]
-
-
-def pretrained_sidecar(name: str) -> dict:
-    """Returns what stands beside a shipped model: dataset, input_size, crop, crop_scale, recipe, seed, commit, ...
-
-    Raises: InputError that lists the names, for another one.
-    """
-    return read_sidecar(pretrained_path(name))

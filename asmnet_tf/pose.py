@@ -14,6 +14,8 @@ the camera; 300W-LP and others put it 3 to 9 degrees elsewhere (a constant). 300
 (roll innermost), which differs by a few degrees where yaw and pitch are both large.
 
 Camera. Centred on the bounding box of the landmarks, focal length 2.4 x its longer side (what SPIGA's annotation uses).
+The box is taken, and PnP solved, in the upright frame: the image turned until the line of the outer eye corners is
+level. The turn is added to roll, so that turning the landmarks changes nothing else.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from asmnet_tf.files import InputError, read_array, replacing
 from asmnet_tf.geometry import landmark_box
 
 FOCAL = 2.4  # focal length over the longer side of the landmark box
+LABELS_VERSION = 2  # of what `estimate_pose` says of the same landmarks; 1: box and camera not turned upright
 _MEAN_FACE_FILE = Path(__file__).with_name("mean_face_68.csv")
 
 
@@ -94,20 +97,31 @@ def to_rays(landmarks: np.ndarray) -> np.ndarray:
 def solve_pnp(points_3d: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns rotation (3, 3) and translation (3,) that put points (P, 3) on rays (P, 2).
 
-    SQPnP has no local minima behind the camera, where the iterative solver alone left 30 of 554 real faces
-    (findings 11); iterations from there minimise the error in the image.
+    SQPnP has no local minima behind the camera, where the iterative solver alone left 30 of 554 real faces;
+    iterations from there minimise the error in the image.
     """
     rays, camera = np.ascontiguousarray(rays, np.float64), np.eye(3)
     _, turn, shift = cv2.solvePnP(points_3d, rays, camera, None, flags=cv2.SOLVEPNP_SQPNP)
     _, turn, shift = cv2.solvePnP(points_3d, rays, camera, None, turn, shift, True, flags=cv2.SOLVEPNP_ITERATIVE)
-    return cv2.Rodrigues(turn)[0], shift[:, 0]
+    pose = found = np.concatenate([turn, shift])
+    errors = []
+    for _ in range(10):  # Gauss-Newton: OpenCV stops where the error stands still, which leaves 1e-6 degrees open
+        seen, jacobian = cv2.projectPoints(points_3d, pose[:3], pose[3:], camera, None)
+        missed = (rays - seen[:, 0]).reshape(-1, 1)
+        errors.append(np.linalg.norm(missed))
+        if not errors[-1] <= 1.001 * errors[0]:  # no face: the steps lead away from what OpenCV found
+            pose = found
+            break
+        pose = pose + np.linalg.lstsq(jacobian[:, :6], missed, rcond=None)[0]
+    return cv2.Rodrigues(pose[:3])[0], pose[3:, 0]
 
 
 def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
-    """Estimates head pose by PnP of the 3D mean face on the dataset's rigid points.
+    """Estimates head pose by PnP of the 3D mean face on the dataset's rigid points, in the upright frame.
 
     Args:    landmarks: float (N, L, 2) or (L, 2), image pixels. spec: the dataset whose points they are.
-    Returns: float64 (N, 3) or (3,): yaw, pitch, roll in degrees; NaN where the landmarks are degenerate or not finite.
+    Returns: float64 (N, 3) or (3,): yaw, pitch, roll in degrees, roll in (-180, 180]; NaN where the landmarks are
+        degenerate or not finite.
     Raises:  ValueError if L is not the dataset's.
     """
     landmarks = np.asarray(landmarks)
@@ -120,11 +134,24 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     bar = tqdm(faces, "head pose", unit="face", disable=len(faces) < 1000 or None, leave=False)  # less takes no second
     for i, face in enumerate(bar):
         face = face.astype(np.float64)
-        if not np.isfinite(face).all() or np.ptp(face, axis=0).min() <= 0:
+        if not np.isfinite(face).all():
             continue
-        with contextlib.suppress(cv2.error):  # points on one line: no pose, the row stays NaN
-            angles[i] = matrix_to_angles(solve_pnp(points_3d, to_rays(face)[ours])[0])
+        tilt, upright = turn_upright(face, spec)
+        extent = np.ptp(upright, axis=0)
+        if extent.min() <= 1e-9 * np.abs(face).max():  # all on one line, up to rounding
+            continue
+        with contextlib.suppress(cv2.error):  # rigid points on one line: no pose, the row stays NaN
+            angles[i] = matrix_to_angles(solve_pnp(points_3d, to_rays(upright)[ours])[0])
+            angles[i, 2] = 180.0 - (180.0 - angles[i, 2] - tilt) % 360.0
     return angles.reshape(*landmarks.shape[:-2], 3)
+
+
+def turn_upright(landmarks: np.ndarray, spec: DatasetSpec) -> tuple[float, np.ndarray]:
+    """Returns the tilt of the line of the outer eye corners, degrees clockwise, and landmarks (L, 2) without it."""
+    across = landmarks[spec.outer_eye_corners[1]] - landmarks[spec.outer_eye_corners[0]]
+    tilt = np.arctan2(across[1], across[0])
+    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+    return float(np.degrees(tilt)), (landmarks - landmarks.mean(axis=0)) @ turn
 
 
 def cache_folder() -> Path:
@@ -137,10 +164,12 @@ def cache_folder() -> Path:
 def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     """`estimate_pose` of (N, L, 2), computed once and kept under `cache_folder()`, never inside the dataset.
 
-    The key is a hash of the landmarks and of the mean face: other landmarks or another mean face are computed anew.
+    The key is a hash of all that the labels depend on: landmarks, mean face, layout, camera and LABELS_VERSION.
     """
     digest = hashlib.sha256(np.ascontiguousarray(landmarks, np.float32).data)
-    digest.update(mean_face().tobytes() + repr((spec.rigid_points, FOCAL)).encode())
+    digest.update(
+        mean_face().tobytes() + repr((spec.rigid_points, spec.outer_eye_corners, FOCAL, LABELS_VERSION)).encode()
+    )
     path = cache_folder() / f"pose_{spec.name}_{digest.hexdigest()[:16]}.npy"
     try:
         angles = read_array(path)

@@ -17,7 +17,7 @@ from asmnet_tf.files import InputError
 from asmnet_tf.geometry import denormalise, flip_landmarks
 from asmnet_tf.input_pipeline import FacePatches
 from asmnet_tf.model_files import Infer, open_model
-from asmnet_tf.models import sidecar_path
+from asmnet_tf.model_zoo import sidecar_path
 from asmnet_tf.pose import estimate_pose, unit_to_angles
 from asmnet_tf.report import Method
 

@@ -452,6 +452,7 @@ def make_sidecar(args: argparse.Namespace, spec: DatasetSpec) -> dict:
         "recipe": args.recipe,
         "loss": args.loss,
         "landmark_loss": args.landmark_loss,
+        "hold_out": {"by": "photograph", "fraction": args.val_fraction},
         "seed": args.seed,
         "commit": cli.commit(),
     }

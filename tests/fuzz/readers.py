@@ -257,9 +257,11 @@ _SIDECAR = {"dataset": "300w", "num_landmarks": 68, "input_size": 112, "crop": "
 
 @reader("best.json", lambda: [json.dumps(_SIDECAR, indent=2).encode()], slow=1200, tf=True)
 def sidecar(path: Path) -> None:
-    from asmnet_tf import models, prediction
+    from asmnet_tf import model_zoo, prediction
 
-    crop, scale = prediction.crop_of(path.with_suffix(".keras"), models.read_sidecar(path.with_suffix(".keras")), None)
+    crop, scale = prediction.crop_of(
+        path.with_suffix(".keras"), model_zoo.read_sidecar(path.with_suffix(".keras")), None
+    )
     assert crop in ("square", "tight")
     assert 0.1 < scale < 10
 

@@ -1,5 +1,7 @@
 """The readers, on files written by hand in the official formats."""
 
+from pathlib import Path
+
 import cv2
 import h5py
 import numpy as np
@@ -170,18 +172,50 @@ def test_cofw_file(tmp_path):
     assert np.array_equal(samples[1].read_image(), np.repeat(image[..., :1], 3, axis=-1))
 
 
-def test_hold_out_is_stratified_fixed_and_a_partition(tmp_path):
-    for i in range(20):
-        write_face(tmp_path / "helen/trainset", f"h{i:02d}")
-    for i in range(10):
-        write_face(tmp_path / "afw", f"a{i:02d}")
-    samples = datasets.read_samples(SPEC, tmp_path, "train", quiet=True)
+def faces_named(*names):
+    return [datasets.Sample(name, Path("a.jpg"), np.zeros((1, 2)), np.zeros(4), frozenset()) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("name", "photograph"),
+    [
+        ("helen/trainset/100032540_1", "helen/trainset/100032540"),
+        ("afw/111076519_12", "afw/111076519"),
+        ("mine/party_2", "mine/party"),
+        ("lfpw/trainset/image_0001", "lfpw/trainset/image_0001"),  # these number photographs
+        ("mine/photo_10", "mine/photo_10"),
+        ("37--Soccer/37_Soccer_ball_37_45#12", "37--Soccer/37_Soccer_ball_37_45"),
+        ("train/0007", "train/0007"),
+    ],
+)
+def test_photograph_of_a_face(name, photograph):
+    assert datasets.photograph(name) == photograph
+
+
+def test_hold_out_keeps_photographs_whole_and_needs_no_other_face():
+    names = [
+        f"{source}/{k}_{face}" for source in ("helen/trainset", "afw") for k in range(1000, 2000) for face in (1, 2)
+    ]
+    samples = faces_named(*names)
     train, held = datasets.hold_out(samples, 0.1)
-    assert sorted(s.name.split("/")[0] for s in held) == ["afw", "helen", "helen"]
-    assert {s.name for s in train} | {s.name for s in held} == {s.name for s in samples}
-    assert len(train) + len(held) == 30
-    assert [s.name for s in datasets.hold_out(samples, 0.1)[1]] == [s.name for s in held]
-    assert datasets.hold_out(samples, 0.0)[1] == []
+    assert {s.name for s in train} | {s.name for s in held} == set(names)
+    assert len(train) + len(held) == len(names)
+    assert not {datasets.photograph(s.name) for s in train} & {datasets.photograph(s.name) for s in held}
+    for source in ("helen", "afw"):  # in expectation: 200 of 2,000, standard deviation 19
+        assert 140 < sum(s.name.startswith(source) for s in held) < 260
+    fewer = [s for s in samples if int(s.name[-3]) % 3]
+    assert datasets.hold_out(fewer, 0.1)[1] == [s for s in held if s in fewer]
+    assert [s.name for s in datasets.hold_out(samples[::-1], 0.1)[1]] == [s.name for s in held][::-1]
+    assert datasets.hold_out(samples, 0.0) == (samples, [])
+
+
+def test_of_few_photographs_the_one_with_the_smallest_hash_is_held_out():
+    train, held = datasets.hold_out(faces_named("a/11_1", "a/11_2", "a/12_1"), 1e-9)
+    assert [s.name for s in held] in (["a/11_1", "a/11_2"], ["a/12_1"])
+    assert len(train) == 3 - len(held)
+    train, held = datasets.hold_out(faces_named("a/11_1", "a/11_2", "a/11_3"), 1e-9)  # all of one: each by itself
+    assert (len(train), len(held)) == (2, 1)
+    assert datasets.hold_out([], 0.1) == ([], [])
 
 
 def test_names_match_whole_with_ending_or_by_their_unique_last_part():

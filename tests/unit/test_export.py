@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import asmnet_tf
-from asmnet_tf import converters, export, files, models
+from asmnet_tf import converters, export, files, model_zoo, models
 from asmnet_tf.datasets import IMAGE_ENDINGS
 from asmnet_tf.face_renderer import render_face
 from asmnet_tf.files import InputError
@@ -106,7 +106,7 @@ def test_saved_model_signature(folder):
 
 
 def test_side_cars(folder, faces_300w):
-    facts = {kind: json.loads(models.sidecar_path(folder / name).read_text()) for kind, (name, *_) in KINDS.items()}
+    facts = {kind: json.loads(model_zoo.sidecar_path(folder / name).read_text()) for kind, (name, *_) in KINDS.items()}
     for kind, fact in facts.items():
         assert fact.items() >= {"dataset": "300w", "crop": "square", "crop_scale": 1.2, "commit": "abc"}.items(), kind
         assert fact.items() >= {"input_size": SIZE, "num_landmarks": 68, "source_model": "m.keras"}.items()

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from asmnet_tf import model_files, models
+from asmnet_tf import model_files, model_zoo, models
 from asmnet_tf.files import InputError
 
 
@@ -86,4 +86,4 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
 def test_a_sidecar_of_any_size_is_refused(tmp_path):
     (tmp_path / "best.json").write_text(json.dumps({"x": "y" * (17 << 20)}))
     with pytest.raises(InputError, match=r"best\.json: not JSON \(more than 16 MB\)"):
-        models.read_sidecar(tmp_path / "best.keras")
+        model_zoo.read_sidecar(tmp_path / "best.keras")
