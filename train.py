@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asmnet_tf import cli, model_zoo
-from asmnet_tf.config import ARCHITECTURES, AUGMENTATIONS, HEADS, INPUT_SIZE, RECIPES, VAL_FRACTION, crop_scale
+from asmnet_tf.config import (
+    ARCHITECTURES,
+    AUGMENTATIONS,
+    FINE_TUNING_LR,
+    HEADS,
+    INPUT_SIZE,
+    RECIPES,
+    VAL_FRACTION,
+    crop_scale,
+)
 from asmnet_tf.files import InputError
 
 if TYPE_CHECKING:
@@ -52,8 +61,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_strategy_arguments(parser)
     args = parser.parse_args(argv)
     for key in vars(args):
-        if getattr(args, key) is None and hasattr(RECIPES[args.recipe], key):
+        if getattr(args, key) is None and hasattr(RECIPES[args.recipe], key) and key != "lr":  # depends on --weights
             setattr(args, key, getattr(RECIPES[args.recipe], key))
+    if args.freeze_batch_norm and args.weights == "none":
+        parser.error("--freeze-batch-norm: keeps that of --weights, and there are none")
     if args.head != "pooled" and args.arch != "asmnet":
         parser.error(f"--head {args.head}: for --arch asmnet only")
     args.threads = args.threads or (cli.cores() if args.deterministic else None)
@@ -99,18 +110,27 @@ def train(args: argparse.Namespace, replicas: Replicas) -> None:
 
     # 3. The network, a plain functional Keras model.
     from asmnet_tf import models, training
+    from asmnet_tf.model_files import read_start_weights
 
     training.prepare(args)
+    start, received = None, []
+    if args.weights != "none":
+        start = read_start_weights(args.weights, recipe.input_range)
+    input_range = start.input_range if start else recipe.input_range
     with replicas.strategy.scope():
         model = models.BUILDERS[args.arch](
-            spec.num_landmarks, args.input_size, args.dropout, args.l2_heads, recipe.input_range, args.head
+            spec.num_landmarks, args.input_size, args.dropout, args.l2_heads, input_range, args.head
         )
     if recipe.start_at_mean:
         training.start_at_mean(model, faces, args.crop)
-    if args.weights != "none":
-        print(f"{args.weights}: weights for {models.load_backbone_weights(model, args.weights)} layers")
+    if start:
+        received = models.set_weights(model, start, (args.crop, crop_scale(args.crop)))
+        told = "" if input_range == recipe.input_range else f", pixels become {input_range[0]:g} to {input_range[1]:g}"
+        print(f"{args.weights}: weights for {len(received)} layers{told}")
     if args.freeze_batch_norm:
-        models.freeze_batch_norm(model)
+        models.freeze_batch_norm(model, received)
+    is_whole = "O_L" in received
+    args.lr = args.lr or (FINE_TUNING_LR if is_whole else recipe.lr)
 
     # 4. Augmented batches, the multi-task loss and the schedules.
     from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
@@ -137,7 +157,7 @@ def train(args: argparse.Namespace, replicas: Replicas) -> None:
         training.write_arguments(folder, args, counts | {"skipped": len(bad.reasons)}, replicas)
         bad.write(folder)
         print(f"{folder}: {len(faces)} faces, {len(validation)} held out, {model.count_params():,} parameters")
-    trainer.run()
+    trainer.run(score_start=is_whole)
     if replicas.is_chief:
         print(f"{folder / 'best.keras'}: best validation NME {trainer.best_line()}")
 

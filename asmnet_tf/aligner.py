@@ -13,9 +13,8 @@ from asmnet_tf import detection
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE
 from asmnet_tf.geometry import crop_frame, crop_image, denormalise, landmark_box
 from asmnet_tf.model_files import open_model
-from asmnet_tf.model_zoo import find_model
+from asmnet_tf.model_zoo import crop_of, find_model
 from asmnet_tf.pose import unit_to_angles
-from asmnet_tf.prediction import crop_of
 from asmnet_tf.prediction_files import spec_with
 
 MAX_BATCH = 64  # faces that go through the network at once

@@ -149,7 +149,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--pose-weight", type=non_negative)
     recipe.add_argument("--epochs", type=positive_int)
     recipe.add_argument("--batch-size", type=positive_int)
-    recipe.add_argument("--lr", type=positive, help="peak learning rate")
+    recipe.add_argument("--lr", type=positive, help="peak learning rate; from a whole model of --weights 2e-5")
     recipe.add_argument("--weight-decay", type=non_negative)
     recipe.add_argument("--ema", type=fraction, help="momentum of the weights' moving average, e.g. 0.998")
     recipe.add_argument("--l2-heads", type=non_negative, help="the paper's 0.01 has no effect in the release")

@@ -15,7 +15,7 @@ PCA_PERCENT = 90.0
 DROPOUT = 0.3
 HEAD_L2 = 0.01
 INPUT_SIZE = 224
-VAL_FRACTION = 0.1  # of each source of the training faces, for every choice
+VAL_FRACTION = 0.1  # of the photographs of the training faces, for every choice
 ANGLES = ("yaw", "pitch", "roll")
 
 CROPS = ("square", "tight")
@@ -397,6 +397,7 @@ RECIPES: dict[str, Recipe] = {
         start_at_mean=True,
     ),
 }
+FINE_TUNING_LR = 2e-5  # where training starts from a whole model: a rate that cannot wreck it, even of 20 faces
 LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing", "awing")
 ARCHITECTURES = ("asmnet", "mobilenet_v2")
 HEADS = ("pooled", "spatial")  # what the two linear heads of ASMNet see; pooled is the paper's

@@ -21,7 +21,7 @@ from asmnet_tf.files import InputError, first_line
 from asmnet_tf.geometry import crop_frame, crop_image, landmark_box, read_image
 from asmnet_tf.input_pipeline import FacePatches
 from asmnet_tf.model_files import Infer, compiled, open_model
-from asmnet_tf.prediction import crop_of
+from asmnet_tf.model_zoo import crop_of
 from asmnet_tf.twins import inference_twin
 
 SIGNATURE = "serving_default"

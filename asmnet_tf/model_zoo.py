@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
-from asmnet_tf.config import PCA_PERCENT
+from asmnet_tf.config import CROPS, PCA_PERCENT, crop_scale
 from asmnet_tf.files import InputError, read_json
 
 FOLDER = Path(__file__).parent / "pretrained"  # NAME.keras, NAME.json, runs/NAME/, MODEL_CARD.md
@@ -73,6 +74,25 @@ def read_sidecar(model_path: str | Path) -> dict:
     if not isinstance(sidecar, dict):
         raise InputError(f"{path}: not a JSON object. Remove it to use flags or defaults.")
     return sidecar
+
+
+def crop_of(path: Path, sidecar: dict, crop: str | None = None) -> tuple[str, float]:
+    """Returns the crop and its scale that a side-car names, or those of `crop` instead; says where there is none.
+
+    Raises: InputError for a side-car that names no crop or a scale that is none.
+    """
+    if not sidecar:
+        print(f"{sidecar_path(path)}: absent, so crop {crop or 'square'} is assumed", file=sys.stderr)
+    trained = sidecar.get("crop", "square")
+    if trained not in CROPS:
+        raise InputError(f"{sidecar_path(path)}: crop is {trained!r}, expected {' or '.join(CROPS)}.")
+    crop = crop or trained
+    if crop != trained or "crop_scale" not in sidecar:
+        return crop, crop_scale(crop)
+    scale = sidecar["crop_scale"]
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.1 < scale < 10:
+        raise InputError(f"{sidecar_path(path)}: crop_scale is {scale!r}, expected a number like 1.2.")
+    return crop, scale
 
 
 def _find(source: str | Path, shipped: dict[str, Path], kind: str) -> Path:

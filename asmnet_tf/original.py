@@ -253,6 +253,16 @@ def is_original(path: str | Path) -> bool:
         return True
 
 
+def holds_heads(path: str | Path) -> bool:
+    """Whether a file that `is_original` holds the weights of a whole network in Keras 2's layout, not a backbone's."""
+    try:
+        with h5py.File(path, "r") as file:
+            root = file.get("model_weights", file)
+            return "layer_names" in root.attrs and set(HEADS) <= set(root)
+    except BROKEN_HDF5:
+        return False  # what reads it next says what is wrong with it
+
+
 def load_original_model(path: str | Path, input_size: int | None = None) -> tuple[keras.Model, Convention]:
     """Reads a model file of the release, whole or weights only, into our functional model.
 

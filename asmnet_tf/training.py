@@ -174,8 +174,11 @@ class Trainer:
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, score_start: bool = False) -> None:
         """Trains from `self.epoch` to the plan's last epoch.
+
+        Args: score_start: the model is whole before its first epoch: it is validated as it is, as epoch 0 of the log,
+            and is best.keras until another is better.
 
         Raises: InputError where loss or gradient is not finite; best.keras, last.keras and the state stay those of the
             last good epoch. cli.Stopped after SIGTERM or Ctrl-C, the state saved with the steps done in this epoch.
@@ -187,6 +190,8 @@ class Trainer:
             writer = tf.summary.create_file_writer(str(make_folder(self.folder / "tensorboard")))
         stream = self.batches.iterate(self.epoch, self.steps_done)
         with self.signals:
+            if score_start and not self.rows and not self.steps_done:
+                self._score_start()
             self._train(writer, stream)
 
     def _train(self, writer: tf.summary.SummaryWriter | None, stream: Iterator[dict[str, tf.Tensor]]) -> None:
@@ -210,6 +215,17 @@ class Trainer:
             self._save_state()  # last: what it describes is on disk by now
             _write_summaries(writer, row)
             print(_epoch_line(row, self.plan.epochs), flush=True)
+
+    def _score_start(self) -> None:
+        row = dict.fromkeys(LOG_COLUMNS) | {"epoch": 0} | self._validate()
+        if row["val_nme_pct"] is None:
+            return
+        self.rows.append(row)
+        self._save_models(row)
+        if self.replicas.is_chief:
+            self._save_log()
+            self._save_state()
+            print(f"epoch 0, the weights it starts from: {_validation_words(row)}", flush=True)
 
     def _check_agreement(self) -> None:
         """Raises: InputError unless all workers are to go on from the same epoch with the same weights and faces."""
@@ -339,8 +355,20 @@ class Trainer:
             training_curves(self.folder / "log.csv", self.folder / "curves.png")
 
     def best_line(self) -> str:
-        """Returns the best validation NME as text."""
-        return f"{self.best_nme:.2f} %" if np.isfinite(self.best_nme) else "not measured: no face was held out"
+        """Returns the best validation NME as text, and whether training ended worse than it began."""
+        scored = [(row["val_nme_pct"], row["epoch"]) for row in self.rows if row["val_nme_pct"] is not None]
+        if not scored:
+            return "not measured: no face was held out"
+        (first, first_epoch), (last, last_epoch), (best, epoch) = scored[0], scored[-1], min(scored)
+        line = f"{best:.2f} % (epoch {epoch})"
+        if not epoch:
+            line += "; no epoch was better than the weights it started from, and best.keras holds these"
+        if last > first:
+            line += (
+                f"; training ended worse than it began: {last:.2f} % after epoch {last_epoch}, {first:.2f} % after "
+                f"epoch {first_epoch}. Try a lower --lr"
+            )
+        return line
 
     def _variables(self) -> list[tf.Variable]:
         return [*self.model.variables, *self.optimizer.variables]
@@ -379,7 +407,7 @@ class Trainer:
             raise InputError(f"{path}: damaged state ({str(error)[:80]}). {again}") from error
         fits = all(v.shape == tuple(ours.shape) and v.dtype.kind in "fiu" for v, ours in zip(values, variables))
         fits = fits and all(isinstance(row, dict) and set(row) == set(LOG_COLUMNS) for row in rows)
-        if not fits or epoch != len(rows) or not all(np.isfinite(v).all() for v in values):
+        if not fits or epoch != sum(row["epoch"] > 0 for row in rows) or not all(np.isfinite(v).all() for v in values):
             raise InputError(f"{path}: state of another model or optimiser, or damaged. {again}")
         self.epoch, self.best_nme, self.rows, self.steps_done, self.sums = epoch, best, rows, step, sums
         for variable, value in zip(variables, values):
@@ -542,7 +570,9 @@ def _epoch_line(row: dict, epochs: int) -> str:
         f"{row['loss_asm']:.5f}, pose {row['loss_pose']:.5f}), alpha {row['alpha']:g}, lr {row['lr']:.2e}, "
         f"{row['images_per_s']:.1f} images/s, {row['seconds']:.0f} s"
     )
-    if row["val_nme_pct"] is None:
-        return line
+    return line if row["val_nme_pct"] is None else f"{line}; {_validation_words(row)}"
+
+
+def _validation_words(row: dict) -> str:
     angles = " / ".join(f"{row[f'val_{name}_deg']:.2f}" for name in ANGLES)
-    return f"{line}; val NME {row['val_nme_pct']:.2f} %, yaw / pitch / roll {angles} deg"
+    return f"val NME {row['val_nme_pct']:.2f} %, yaw / pitch / roll {angles} deg"

@@ -12,7 +12,7 @@ import pytest
 from conftest import COUNTS_300W, COUNTS_WFLW, REPO
 
 from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_samples
+from asmnet_tf.datasets import hold_out, read_samples
 from asmnet_tf.prediction_files import read_predictions
 
 LOG_COLUMNS = [
@@ -136,7 +136,7 @@ def test_pca_builder_reproduces_itself_and_takes_several_percentages(run_script,
         assert all(np.array_equal(first[key], second[key]) for key in first)
 
 
-def test_run_folder(run_300w):
+def test_run_folder(run_300w, faces_300w):
     assert sorted(p.name for p in run_300w.folder.iterdir()) == RUN_FILES  # no temporary file stays behind
     assert any((run_300w.folder / "tensorboard").iterdir())
     rows = read_log(run_300w.folder)
@@ -154,8 +154,10 @@ def test_run_folder(run_300w):
         assert {key: sidecar[key] for key in expected} == expected
         assert {"pose_range_deg", "commit", "recipe", "loss"} <= set(sidecar)
     record = parse_json((run_300w.folder / "args.json").read_text())
-    assert record["counts"]["train"] == 44  # a tenth of each source is held out
-    assert record["counts"]["validation"] == 4
+    samples = read_samples(DATASETS["300w"], faces_300w, "train", quiet=True)
+    train, held_out = hold_out(samples, 0.1)
+    assert record["counts"]["train"] == len(train)
+    assert record["counts"]["validation"] == len(held_out) > 0
     assert record["flags"]["batch_size"] == 8
 
 
@@ -204,6 +206,20 @@ def test_saved_predictions_score_the_same(run_batch, evaluation, faces_300w, tmp
     assert differences(without_faces["again"]["all"], scores["tiny"]["full"]) == []
     assert list(ibug["again"]) == ["ibug"]
     assert differences(ibug["again"]["ibug"], scores["tiny"]["ibug"]) == []
+
+
+def test_the_val_split_is_what_training_held_out(run_batch, run_300w, faces_300w, tmp_path):
+    data = ("--dataset", "300w", "--data-dir", faces_300w, "--split", "val", "--output", tmp_path)
+    own, shipped = run_batch(
+        [("evaluate", [run_300w.folder / "best.keras", *data]), ("evaluate", ["asmnet_300w_112_60", *data])]
+    ).done
+    scores = scores_of(own)["tiny"]["all"]
+    assert scores["n"] == parse_json((run_300w.folder / "args.json").read_text())["counts"]["validation"]
+    best = parse_json((run_300w.folder / "best.json").read_text())
+    assert scores["nme_pct"] == pytest.approx(best["val_nme_pct"], rel=1e-3)
+    assert best["hold_out"] == {"by": "photograph", "fraction": 0.1}
+    assert shipped.returncode == 2
+    assert "asmnet_300w_112_60.json: does not say which photographs were held out" in shipped.stderr
 
 
 def test_perfect_and_missing_predictions(run_script, faces_300w, tmp_path):

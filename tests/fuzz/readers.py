@@ -257,9 +257,9 @@ _SIDECAR = {"dataset": "300w", "num_landmarks": 68, "input_size": 112, "crop": "
 
 @reader("best.json", lambda: [json.dumps(_SIDECAR, indent=2).encode()], slow=1200, tf=True)
 def sidecar(path: Path) -> None:
-    from asmnet_tf import model_zoo, prediction
+    from asmnet_tf import model_zoo
 
-    crop, scale = prediction.crop_of(
+    crop, scale = model_zoo.crop_of(
         path.with_suffix(".keras"), model_zoo.read_sidecar(path.with_suffix(".keras")), None
     )
     assert crop in ("square", "tight")
@@ -353,7 +353,7 @@ def weights_h5(path: Path) -> None:
     from asmnet_tf import models
 
     try:
-        models.load_backbone_weights(_network(), str(path))
+        models.set_weights(_network(), models.read_weights(str(path), (-1.0, 1.0)), ("square", 1.2))
     finally:
         _finite(*_network().get_weights())
 

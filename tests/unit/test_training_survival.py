@@ -167,3 +167,42 @@ def test_xla_computes_the_same_step(new_trainer, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for a, b in zip(*(t.model.get_weights() for t in trainers)):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_the_weights_it_starts_from_are_epoch_0_and_may_stay_the_best(new_trainer, tmp_path, capsys):
+    trainer = new_trainer(tmp_path)
+    kernel = trainer.model.get_layer("O_L").kernel
+    before = [w.copy() for w in trainer.model.get_weights()]
+    before_step(trainer, 2, lambda batch: (kernel.assign(kernel * 0 + 50.0), batch)[1])  # ruined on the way
+    trainer.run(score_start=True)
+    assert [row["epoch"] for row in trainer.rows] == list(range(EPOCHS + 1))
+    start, last = trainer.rows[0]["val_nme_pct"], trainer.rows[-1]["val_nme_pct"]
+    assert trainer.best_nme == start < last
+    for ours, theirs in zip(before, keras.models.load_model(tmp_path / "best.keras").get_weights()):
+        assert np.array_equal(ours, theirs)
+    line = trainer.best_line()
+    assert f"{start:.2f} % (epoch 0)" in line
+    assert f"ended worse than it began: {last:.2f} %" in line
+    assert "epoch 0" in capsys.readouterr().out
+    again = new_trainer(tmp_path)
+    again.resume()
+    assert (again.epoch, len(again.rows), again.best_nme) == (EPOCHS, EPOCHS + 1, start)
+
+
+def test_a_run_killed_in_its_first_epoch_keeps_the_score_of_its_start(new_trainer, tmp_path):
+    trainer = new_trainer(tmp_path)
+    before_step(trainer, 2, lambda batch: (os.kill(os.getpid(), signal.SIGTERM), batch)[1])
+    with pytest.raises(cli.Stopped):
+        trainer.run(score_start=True)
+    again = new_trainer(tmp_path)
+    again.resume()
+    again.run(score_start=True)
+    assert [row["epoch"] for row in again.rows] == list(range(EPOCHS + 1))
+
+
+def test_what_is_not_frozen_is_still_re_estimated(new_trainer, tmp_path):
+    trainer = new_trainer(tmp_path)
+    (norm,) = (layer for layer in trainer.model.layers if isinstance(layer, keras.layers.BatchNormalization))
+    before = norm.moving_mean.numpy()
+    trainer._reestimate(0, 8)
+    assert not np.allclose(norm.moving_mean.numpy(), before)
