@@ -16,7 +16,6 @@ contact sheets and, of two methods or more, comparison.md to --output.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,7 +120,6 @@ def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
     print(f"{args.output / 'ced.png'}: CED curves; {args.output / 'summary.md'}: all tables")
     if len(methods) > 1:
         print(f"{args.output / 'comparison.md'}: the methods side by side and in pairs")
-    sys.stdout.flush()
     print(report.json_line(scores))
 
 
