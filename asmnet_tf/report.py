@@ -383,14 +383,14 @@ def _curves_figure(
             rates = ", ".join(f"FR@{t:.2f}" for t in thresholds)
             size = 8 if single else 7
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)} if below else {"loc": "best"}
-            heading = f"NME of scored / all faces{last} [%]" if stem == "ced" else f"{rates} [%]" if rates else None
+            heading = f"NME (faces scored / all){last} [%]" if stem == "ced" else f"{rates} [%]" if rates else None
             axes.legend(**place, title=heading, title_fontsize=size, fontsize=size, framealpha=0.85)
     return figure
 
 
 def _legend(label: str, stem: str, numbers: dict, thresholds: Sequence[float]) -> str:
     if stem == "ced":
-        values = [f"{number(numbers['nme_pct'])} of {numbers['n_scored']} / {numbers['n']}"]
+        values = [f"{number(numbers['nme_pct'])} ({numbers['n_scored']} / {numbers['n']})"]
         values += [number(numbers[f"auc_pct@{max(thresholds):.2f}"], 1)] if thresholds else []
     else:
         values = [number(numbers[f"fr_pct@{t:.2f}"]) for t in thresholds]
@@ -455,7 +455,7 @@ def _write_landmark_errors(output: Path, measured: list[_Measured], faces: Faces
         axes.add_collection(circles)
         frame_face(axes, face, top / 100)
         over = f"{int(metrics.scored(one.nme[scored]).sum())} / {int(scored.sum())} faces"
-        axes.set_title(f"{one.label}\nmean {number(float(mean.mean()))} % of {over}", fontsize=9)
+        axes.set_title(f"{one.label}\nmean {number(float(mean.mean()))} % ({over})", fontsize=9)
     if circles is not None:
         bar = figure.colorbar(circles, ax=panels, shrink=0.8, pad=0.01)
         bar.set_label("mean error [% inter-ocular], radius to scale", fontsize=8)

@@ -280,7 +280,7 @@ def test_nme_never_stands_without_the_number_of_scored_faces(tmp_path):
     assert f"| {nme} (8) |" in compared
     assert f"| common | ours | 10 | 8 | {nme} [" in compared
     assert "(7 of 10) |" in compared
-    assert f" {nme} of 8 / 10, " in report._legend("ours", "ced", scores["ours"]["common"], THRESHOLDS)
+    assert f" {nme} (8 / 10), " in report._legend("ours", "ced", scores["ours"]["common"], THRESHOLDS)
 
 
 def test_eyes_in_one_point_are_refused():
