@@ -8,7 +8,7 @@
     python evaluate.py A.keras B.tflite SAVED_MODEL --predictions spiga=spiga.npz ...             # also comparison.md
     python evaluate.py --predictions spiga=spiga.npz                         # a file with its own landmarks_gt
 
-Prints a table and, last, one line of JSON: {NAME: {SUBSET: {n, nme_pct, fr_pct@T, auc_pct@T, pose_mae_deg, ...}}}.
+Prints a table and, last, one line of JSON: {NAME: {SUBSET: {n, n_scored, nme_pct, fr_pct@T, auc_pct@T, ...}}}.
 Writes metrics.json, summary.md, per_image.csv, ced.{csv,png}, failure_rate.{csv,png}, landmark_errors.{csv,png},
 contact sheets and, of two methods or more, comparison.md to --output.
 """
@@ -16,7 +16,6 @@ contact sheets and, of two methods or more, comparison.md to --output.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +90,7 @@ def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
     files = evaluation.read_files(args.predictions)
     bad = BadSamples(args.on_bad_sample == "skip")
     spec, samples, faces = evaluation.find_truth(args, files, bad)
+    theirs = evaluation.methods_of_files(files, faces, samples)  # before the models: what is refused is refused early
     if replicas.is_chief:
         bad.write(args.output)
 
@@ -105,13 +105,13 @@ def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
         return
 
     # 3. Every prediction file, and the mean shape, what a network that has learned nothing would say.
-    methods += evaluation.methods_of_files(files, spec, faces.names)
+    methods += theirs
     if args.mean_shape is not None:
         methods.append(evaluation.mean_shape_method(args.mean_shape, spec, faces.landmarks))
 
     # 4. Numbers, curves, sheets.
     thresholds = tuple(args.thresholds or spec.thresholds)
-    protocol = evaluation.protocol(args, spec, samples, faces, files, boxes)
+    protocol = evaluation.protocol(args, spec, samples, faces, methods, boxes)
     protocol |= {"faces_skipped": len(bad.reasons), "thresholds": thresholds, "commit": cli.commit()}
     reader = (lambda i: samples[i].read_image()) if samples else None
     scores = report.write_report(args.output, methods, faces, thresholds, protocol=protocol, image_reader=reader)
@@ -121,7 +121,6 @@ def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
     print(f"{args.output / 'ced.png'}: CED curves; {args.output / 'summary.md'}: all tables")
     if len(methods) > 1:
         print(f"{args.output / 'comparison.md'}: the methods side by side and in pairs")
-    sys.stdout.flush()
     print(report.json_line(scores))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from asmnet_tf.files import InputError
 EXIT_BAD_INPUT = 2
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the input
 EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141  # as of a program that the signal of a closed pipe ends
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 
 
@@ -64,23 +66,49 @@ class StopSignals:
 def run(main: Callable[[argparse.Namespace], None], parse_args: Callable[[], argparse.Namespace]) -> None:
     """Runs a command: bad input ends it with one line on stderr and exit code 2, Ctrl-C with 130.
 
-    A training run saves its state first, also on SIGTERM, which then ends it with 0: see `StopSignals`.
+    A training run saves its state first, also on SIGTERM, which then ends it with 0: see `StopSignals`. A reader of the
+    output that has gone (`| head`) ends it without a word and with 141; closed from the start, it is not missed.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes would bury the program's own words
     # keep freed tensors for the next step: giving them back to the system cost a third of the step in page faults
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512: 1.4 x the step on AVX2
+    code: int | str | None = 0
     try:
         main(parse_args())
+    except SystemExit as end:
+        code = end.code
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        code = EXIT_BAD_INPUT
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
-        sys.exit(stopped.code)
+        code = stopped.code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        code = EXIT_INTERRUPTED
+    except OSError as error:
+        code = _output_lost(error)
+    try:
+        sys.stdout.flush()  # here: at the interpreter's end nobody could catch what it raises
+    except OSError as error:
+        code = code or _output_lost(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again
+    if code:
+        sys.exit(code)
+
+
+def _output_lost(error: OSError) -> int:
+    """Returns the exit code for an output that is not taken any more, and says why; raises any other error."""
+    if error.errno == errno.EPIPE:
+        return EXIT_PIPE
+    if error.errno != errno.ENOSPC:
+        raise error
+    print(f"error: {error.filename or 'the output'}: {error.strerror}. Make room or write elsewhere.", file=sys.stderr)
+    return EXIT_BAD_INPUT
 
 
 def new_parser(docstring: str) -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from asmnet_tf.config import DatasetSpec, Source
+from asmnet_tf.config import DATASETS, DatasetSpec, Source
 from asmnet_tf.files import InputError, write_text
 from asmnet_tf.geometry import landmark_box, read_image
 from asmnet_tf.pose import align_signs, cached_pose, read_pose_labels
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+_ENDING = re.compile(rf"({'|'.join(map(re.escape, (*IMAGE_ENDINGS, '.bmp', '.pts')))})(?=#\d+$|$)", re.IGNORECASE)
 MAX_PTS_BYTES = 1 << 20  # a .pts has about 2 kB; more is another kind of file
 MAX_LIST_BYTES = 1 << 28  # the list of 7,500 WFLW faces has 16 MB
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")  # columns 200..205
@@ -188,30 +189,36 @@ def trainable(samples: list[Sample], bad: BadSamples) -> list[Sample]:
 def with_pose(
     samples: list[Sample], spec: DatasetSpec, data_dir: str | Path, labels: str | Path | None
 ) -> list[Sample]:
-    """Returns the samples with their pose: from `labels` (see `pose.read_pose_labels`), else by PnP, cached.
+    """Returns the samples with their pose; see `pose_of`."""
+    angles = pose_of(samples, spec, data_dir, labels)[0]
+    return [replace(sample, pose=angle.astype(np.float32)) for sample, angle in zip(samples, angles)]
 
-    Synthetic data brings its exact pose in `pose.csv`, which is used where `labels` is None. Labels whose sign
-    convention is another are brought to ours, and that is said on stderr.
+
+def pose_of(
+    samples: list[Sample], spec: DatasetSpec, data_dir: str | Path, labels: str | Path | None
+) -> tuple[np.ndarray, str]:
+    """Returns the pose of samples, float64 (N, 3), degrees, and in words what it is.
+
+    It is from `labels` (see `pose.read_pose_labels`), else by PnP, cached. Synthetic data brings its exact pose in
+    `pose.csv`, which is used where `labels` is None. Labels of another sign convention are brought to ours.
 
     Raises: InputError if a sample has no label in `labels`.
     """
     by_pnp = cached_pose(np.stack([sample.landmarks for sample in samples]), spec)
     exact = Path(data_dir) / "pose.csv"
+    what = str(labels)
     if labels is None and spec.is_synthetic and exact.is_file():
-        labels = exact
+        labels, what = exact, "exact (pose.csv of the synthetic faces)"
     if labels is None:
-        angles = by_pnp
-    else:
-        table = read_pose_labels(labels)
-        rows = match_names([sample.name for sample in samples], list(table))
-        missing = [sample.name for sample, row in zip(samples, rows) if row is None]
-        if missing:
-            raise InputError(f"{labels}: no pose for {missing[0]} ({len(missing)} of {len(samples)} faces lack one).")
-        values = list(table.values())
-        angles, negated = align_signs(np.stack([values[row] for row in rows]), by_pnp)
-        if negated:
-            print(f"{labels}: {', '.join(negated)} counted the other way round, negated (see pose.py)", file=sys.stderr)
-    return [replace(sample, pose=angle.astype(np.float32)) for sample, angle in zip(samples, angles)]
+        return by_pnp, "PnP on the ground-truth landmarks"
+    table = read_pose_labels(labels)
+    rows = match_names([sample.name for sample in samples], list(table))
+    missing = [sample.name for sample, row in zip(samples, rows) if row is None]
+    if missing:
+        raise InputError(f"{labels}: no pose for {missing[0]} ({len(missing)} of {len(samples)} faces lack one).")
+    values = list(table.values())
+    angles, negated = align_signs(np.stack([values[row] for row in rows]), by_pnp, labels)
+    return angles, what + (f"; negated: {', '.join(negated)}" if negated else "")
 
 
 def select(samples: list[Sample], spec: DatasetSpec, subset: str) -> np.ndarray:
@@ -259,26 +266,51 @@ def hold_out(samples: list[Sample], fraction: float) -> tuple[list[Sample], list
 def match_names(wanted: list[str], given: list[str]) -> list[int | None]:
     """Returns, for each wanted sample name, the place of its row in `given`, or None.
 
-    Names match whole, with or without an image's ending, or by their last part alone where that is unique on both
-    sides (other methods' files often carry `image_0001` for `lfpw/testset/image_0001`).
+    The same name comes first. Otherwise names match, image endings aside, by as many of their last parts as agree
+    (`/data/images/image_0001.png` is `lfpw/testset/image_0001`), where each is the other's only best match. What lies
+    in another folder of the dataset (`helen/trainset/image_0001`) is another face.
     """
 
-    def plain(name: str) -> str:
-        stem, dot, ending = name.rpartition(".")
-        return stem if dot and f".{ending.lower()}" in IMAGE_ENDINGS else name
+    def parts(name: str) -> tuple[str, ...]:
+        return tuple(part for part in _ENDING.sub("", name.replace("\\", "/")).split("/") if part not in ("", "."))
 
-    rows = {plain(name): i for i, name in enumerate(given)}
-    last = Counter(plain(name).split("/")[-1] for name in given)
-    last_wanted = Counter(name.split("/")[-1] for name in wanted)
-    short = {plain(name).split("/")[-1]: i for i, name in enumerate(given) if last[plain(name).split("/")[-1]] == 1}
+    def folders(name: tuple[str, ...]) -> set[str]:
+        return {part.lower() for part in name[:-1]}
+
+    ours, theirs = [parts(name) for name in wanted], [parts(name) for name in given]
+    known = set().union(*map(folders, ours))
+    for spec in DATASETS.values():
+        sources = [source for split in spec.splits.values() for source in split]
+        names = {part for source in sources for part in (source.name, *source.path.split("/"))}
+        known |= names if names & known else set()
+    ours_in, theirs_in = [folders(name) for name in ours], [folders(name) & known for name in theirs]
+
+    def fits(i: int, row: int, shared: tuple[str, ...]) -> bool:
+        return shared == ours[i] or theirs_in[row] <= ours_in[i]
+
+    rows = _best_matches(ours, theirs, fits)
+    back = _best_matches(theirs, ours, lambda row, i, shared: fits(i, row, shared))
+    same = {name: row for row, name in enumerate(given)}
+    mutual = [row if row is not None and back[row] == i else None for i, row in enumerate(rows)]
+    return [same.get(name, row) for name, row in zip(wanted, mutual)]
+
+
+def _best_matches(
+    names: list[tuple[str, ...]], others: list[tuple[str, ...]], fits: Callable[[int, int, tuple[str, ...]], bool]
+) -> list[int | None]:
+    """Returns, for each name in parts, which of the others shares most of its last parts; None for none or several."""
+    ends: dict[tuple[str, ...], list[int]] = {}
+    for j, other in enumerate(others):
+        for k in range(len(other)):
+            ends.setdefault(other[k:], []).append(j)
     result: list[int | None] = []
-    for name in wanted:
-        row = rows.get(name)
-        if row is None and last_wanted[name.split("/")[-1]] == 1:
-            row = short.get(name.split("/")[-1])
-            if row is not None and "/" in given[row] and plain(given[row]) != name:
-                row = None  # another folder's face that happens to have the same file name
-        result.append(row)
+    for i, name in enumerate(names):
+        found: list[int] = []
+        for k in range(len(name)):
+            found = [j for j in ends.get(name[k:], ()) if fits(i, j, name[k:])]
+            if found:
+                break
+        result.append(found[0] if len(found) == 1 else None)
     return result
 
 

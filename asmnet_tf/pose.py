@@ -25,6 +25,7 @@ import csv
 import functools
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -232,23 +233,30 @@ def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return labels
 
 
-def align_signs(angles_deg: np.ndarray, reference_deg: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Brings labels of another sign convention to ours, by their correlation with PnP on the same faces.
+def align_signs(
+    angles_deg: np.ndarray, reference_deg: np.ndarray, source: str | os.PathLike
+) -> tuple[np.ndarray, list[str]]:
+    """Brings angles of another sign convention to ours, by their correlation with known ones of the same faces.
 
-    Some annotations (SPIGA's among them) count yaw the other way round. A network trained on a mixture would learn
-    nonsense, so an angle that runs against the reference (correlation below -0.5, 10 faces or more) is negated.
+    Some annotations and methods (SPIGA's, 3DDFA's) count yaw the other way round. A network trained on a mixture would
+    learn nonsense, and a score would be one. So an angle that runs against the reference is negated: correlation below
+    -0.5, and for fewer than 50 faces so far below that chance is no explanation (t < -4); 5 faces at least.
 
-    Args:    angles_deg, reference_deg: (N, 3).
-    Returns: the labels, (N, 3), and the names of the angles that were negated: say so.
+    Args:    angles_deg, reference_deg: (N, 3); NaN where unknown. source: what the angles are of, for the line on
+             stderr that says what was negated.
+    Returns: the angles, (N, 3), and the names of those that were negated.
     """
-    signs = np.ones(3)
-    if len(angles_deg) >= 10:
-        for i in range(3):
-            ours, theirs = reference_deg[:, i], angles_deg[:, i]
-            known = np.isfinite(ours) & np.isfinite(theirs)
-            if ours[known].std() > 0 and theirs[known].std() > 0:
-                signs[i] = -1.0 if np.corrcoef(ours[known], theirs[known])[0, 1] < -0.5 else 1.0
-    return angles_deg * signs, [angle for angle, sign in zip(ANGLES, signs) if sign < 0]
+    negated = []
+    for i, angle in enumerate(ANGLES):
+        known = np.isfinite(angles_deg[:, i]) & np.isfinite(reference_deg[:, i])
+        theirs, ours, count = angles_deg[known, i], reference_deg[known, i], int(known.sum())
+        if count < 5 or not theirs.std() or not ours.std():
+            continue
+        if np.corrcoef(ours, theirs)[0, 1] < -max(0.5, 4 / np.sqrt(count + 14)):  # t = r sqrt((n - 2) / (1 - r^2))
+            negated.append(angle)
+    if negated:
+        print(f"{source}: {', '.join(negated)} counted the other way round, negated (see pose.py)", file=sys.stderr)
+    return angles_deg * [-1.0 if angle in negated else 1.0 for angle in ANGLES], negated
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from asmnet_tf.config import ANGLES
 from asmnet_tf.files import replacing
+
+NOTE_BELOW_TABLE = (
+    "In brackets: 95 % bootstrap interval over faces. NME is over the faces scored; a face without a prediction is a "
+    "failure in FR, AUC and CED."
+)
 
 
 def number(value: float | None, decimals: int = 2) -> str:
@@ -29,6 +35,17 @@ def with_interval(value: float | None, interval: Sequence[float | None], form: s
     if value is None or interval[0] is None:
         return "-" if value is None else f"{value:{form}}"
     return f"{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def of_faces(numbers: dict, key: str = "n_scored") -> str:
+    """Returns ` (553 of 554)`, how many faces a mean of `metrics.summarise` is over; nothing where it is over all."""
+    return "" if numbers[key] == numbers["n"] else f" ({numbers[key]} of {numbers['n']})"
+
+
+def pose_cell(numbers: dict, key: str, between: str) -> str:
+    """Returns the three pose errors of `pose` or `pose_pnp` as text, and how many faces they are over where not all."""
+    mae = numbers[f"{key}_mae_deg"]
+    return between.join(number(mae[angle]) for angle in ANGLES) + of_faces(numbers, f"{key}_n_scored") if mae else "-"
 
 
 def plain(value, decimals: int | None = None):

@@ -6,15 +6,18 @@ gives what the error must name. The cases run one after the other in a few proce
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TrainedRun
+from conftest import REPO, TrainedRun
 
 from asmnet_tf.shape_model import ShapeModel
 
@@ -374,6 +377,73 @@ def prediction_file_without_landmarks(place):
     return "evaluate", place.score(path, *place.data())
 
 
+@case("theirs.npz: no prediction for helen/testset/face_000000", "21 of 21", "lfpw/trainset/0")
+def prediction_file_of_another_folder_s_faces(place):
+    names = np.array([f"lfpw/trainset/{i}" for i in range(21)])
+    return "evaluate", place.score(prediction_file(place, names=names), *place.data())
+
+
+@case("theirs.npz: landmarks_gt of 21 of 21 faces", " px for ", "other images")
+def prediction_file_of_the_uncropped_images(place):
+    landmarks = 2.5 * arrays_of(place)["landmarks"] + 40
+    path = prediction_file(place, landmarks=landmarks, landmarks_gt=landmarks)
+    return "evaluate", place.score(path, *place.data())
+
+
+@case("theirs.npz: landmarks_gt of 21 of 21 faces", "1.4 px", "count from 1")
+def prediction_file_that_counts_from_1(place):
+    path = prediction_file(place, landmarks_gt=arrays_of(place)["landmarks"] + 1)
+    return "evaluate", place.score(path, *place.data())
+
+
+@case("theirs.npz: image size of helen/testset/face_000000 is 1024 x 768", "other images")
+def prediction_file_of_images_of_another_size(place):
+    path = prediction_file(place, image_size=np.array([768, 1024]))
+    return "evaluate", place.score(path, *place.data())
+
+
+@case("theirs.npz: landmarks of helen/testset/face_000000 lie all in one point", "21 of 21", "pixels")
+def prediction_file_of_network_units(place):
+    path = prediction_file(place, landmarks=arrays_of(place)["landmarks"] / 1000)
+    return "evaluate", place.score(path, *place.data())
+
+
+@case("theirs.npz: landmarks of ", "(1 of 21 faces)", "NaN for a face without a prediction")
+def prediction_file_with_zeros_for_a_face(place):
+    landmarks = arrays_of(place)["landmarks"]
+    landmarks[3] = 0
+    return "evaluate", place.score(prediction_file(place, landmarks=landmarks), *place.data())
+
+
+@case("theirs.npz: landmarks_gt of ", "(1 of 21 faces)")
+def prediction_file_of_true_landmarks_in_one_point(place):
+    landmarks_gt = arrays_of(place)["landmarks"]
+    landmarks_gt[3] = 7
+    return "evaluate", place.score(prediction_file(place, landmarks_gt=landmarks_gt))
+
+
+@case("theirs.npz: pose holds 1000", "degrees")
+def prediction_file_of_1000_degrees(place):
+    return "evaluate", place.score(prediction_file(place, pose=np.full((21, 3), 1000.0)), *place.data())
+
+
+@case("theirs.npz: no landmarks_gt", "--dataset")
+def prediction_file_without_truth_or_dataset(place):
+    return "evaluate", place.score(perfect_file(place))
+
+
+@case("--predictions", "--dataset")
+def prediction_file_beside_a_model_without_dataset(place):
+    path = prediction_file(place, landmarks_gt=arrays_of(place)["landmarks"])
+    return "evaluate", [place.folder / "absent.keras", *place.score(path)]
+
+
+@case("--split", "--dataset")
+def split_of_a_prediction_file_s_own_faces(place):
+    path = prediction_file(place, landmarks_gt=arrays_of(place)["landmarks"])
+    return "evaluate", place.score(path, "--split", "val")
+
+
 class Bomb:
     """Writes a file when it is unpickled."""
 
@@ -662,6 +732,26 @@ def test_a_model_that_cannot_be_read_ends_the_process(run_script, run_300w, face
     done = run_script("evaluate.py", tmp_path / "cut.keras", *flags, expect=2)
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'cut.keras'}: not a model")
+
+
+@pytest.mark.parametrize("output", ["reader gone", "closed", "full"])
+@pytest.mark.parametrize("printed", [1, 20_000])
+def test_output_that_nobody_takes(output, printed):
+    """As `| head -1`, `>&-` and `> /dev/full` do it, of a few lines (lost at the end) and of many (while running)."""
+    code = f"from asmnet_tf import cli; cli.run(lambda args: [print('line') for _ in range({printed})], lambda: None)"
+    if output == "closed":
+        command, stdout = ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, code], None
+    else:
+        command, stdout = [sys.executable, "-c", code], open("/dev/full", "wb") if output == "full" else None  # noqa: SIM115
+    if output == "reader gone":
+        reader, writer = os.pipe()
+        os.close(reader)
+        stdout = os.fdopen(writer, "wb")
+    run = {"cwd": REPO, "env": {**os.environ, "PYTHONUNBUFFERED": ""}, "text": True, "timeout": 60}
+    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False, **run)
+    assert done.returncode == {"reader gone": 141, "closed": 0, "full": 2}[output]
+    assert done.stderr.count("\n") == (output == "full")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

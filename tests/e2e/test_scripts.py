@@ -20,8 +20,8 @@ LOG_COLUMNS = [
     *("val_nme_pct", "val_yaw_deg", "val_pitch_deg", "val_roll_deg"),
 ]
 METRICS = [
-    *("n", "nme_pct", "nme_interpupil_pct", "fr_pct@0.08", "auc_pct@0.08", "fr_pct@0.10", "auc_pct@0.10"),
-    *("pose_mae_deg", "pose_pnp_mae_deg"),
+    *("n", "n_scored", "nme_pct", "nme_interpupil_pct", "fr_pct@0.08", "auc_pct@0.08", "fr_pct@0.10", "auc_pct@0.10"),
+    *("pose_mae_deg", "pose_n_scored", "pose_pnp_mae_deg", "pose_pnp_n_scored"),
 ]
 HELEN, LFPW, IBUG = (COUNTS_300W[name] for name in ("helen/testset", "lfpw/testset", "ibug"))
 SUBSETS_300W = {
@@ -243,7 +243,7 @@ def test_perfect_and_missing_predictions(run_script, faces_300w, tmp_path):
         assert numbers["pose_mae_deg"] is None  # the file brings no pose
         assert max(numbers["pose_pnp_mae_deg"].values()) == pytest.approx(0, abs=1e-3)
     full = scores["lost"]["full"]
-    assert full["nme_pct"] == 0
+    assert (full["n"], full["n_scored"], full["nme_pct"]) == (SUBSETS_300W["full"], SUBSETS_300W["full"] - 1, 0)
     assert full["fr_pct@0.08"] == pytest.approx(100 / SUBSETS_300W["full"], abs=1e-5)
     assert full["auc_pct@0.08"] == pytest.approx(100 - 100 / SUBSETS_300W["full"], abs=1e-5)
 

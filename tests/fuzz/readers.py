@@ -231,10 +231,10 @@ def predictions_npz(path: Path) -> None:
     file = prediction_files.read_predictions(path)
     spec = prediction_files.spec_for(file)
     if file.landmarks_gt is not None:
-        evaluation.truth_of_files([file], None)
-    landmarks, angles = prediction_files.align(file, file.names, spec.num_landmarks)
-    assert landmarks.shape == (len(file.names), spec.num_landmarks, 2)
-    assert angles is None or angles.shape == (len(file.names), 3)
+        evaluation.methods_of_files({"theirs": file}, evaluation.truth_of_files(file, None)[2], [])
+    chosen = prediction_files.align(file, file.names, spec.num_landmarks)
+    assert chosen.landmarks.shape == (len(file.names), spec.num_landmarks, 2)
+    assert chosen.pose is None or chosen.pose.shape == (len(file.names), 3)
 
 
 # --- text beside models -----------------------------------------------------------------------------------------------

@@ -225,6 +225,36 @@ def test_names_match_whole_with_ending_or_by_their_unique_last_part():
     assert datasets.match_names(wanted[1:], ["7_1"]) == [None, None]  # two faces of that name
 
 
+@pytest.mark.parametrize(
+    ("wanted", "given", "rows"),
+    [
+        # other folders, endings, separators
+        ("lfpw/testset/x", "images/test/x.JPG", [0]),
+        ("lfpw/testset/x", "./images/x.pts", [0]),
+        ("lfpw/testset/x ibug/x", r"D:\300w\ibug\x.jpg D:\300w\lfpw\testset\x.png", [1, 0]),
+        ("helen/testset/x ibug/x", "/home/helen/ibug/x.png /home/helen/helen/testset/x.jpg", [1, 0]),
+        ("lfpw/testset/x", "lfpw/x.png", [0]),
+        ("helen/testset/x ibug/x", "testset/x ibug/x", [0, 1]),
+        ("0--Parade/x#0 0--Parade/x#1", "test/x.jpg#1 test/x.jpg#0", [1, 0]),
+        ("a b", "images/b.png images/a.png", [1, 0]),
+        # another folder of the dataset: another face
+        ("lfpw/testset/x", "helen/trainset/x", [None]),
+        ("lfpw/testset/x", "lfpw/trainset/x.jpg", [None]),
+        ("lfpw/testset/x", "data/300W/HELEN/x.jpg", [None]),
+        ("ibug/x", "afw/x", [None]),
+        ("test/0001", "train/0001", [None]),
+        ("lfpw/testset/x", "helen/trainset/x images/x", [1]),
+        # more than one would do, on either side
+        ("lfpw/testset/x", "images/x.jpg more/x.jpg", [None]),
+        ("lfpw/testset/x", "lfpw/x.jpg lfpw/x.png", [None]),
+        ("helen/testset/x ibug/x", "images/x.jpg", [None, None]),
+        ("lfpw/testset/x", "lfpw/testset/x images/x", [0]),
+    ],
+)
+def test_names_of_other_folders(wanted, given, rows):
+    assert datasets.match_names(wanted.split(), given.split()) == rows
+
+
 def test_flip_maps_are_involutions_that_mirror_the_contours():
     for spec in DATASETS.values():
         flip = np.array(spec.flip_map)

@@ -142,13 +142,29 @@ def test_pose_labels_from_csv_and_from_the_releases_npy_files(tmp_path):
         pose.read_pose_labels(tmp_path / "bad.csv")
 
 
-def test_labels_of_the_other_yaw_sign_are_recognised():
+@pytest.mark.parametrize("count", [6, 50])
+def test_angles_of_the_other_sign_are_recognised(count, capsys):
     rng = np.random.default_rng(3)
-    ours = rng.normal(0, 15, (50, 3))
-    theirs = ours * [-1, 1, 1] + rng.normal(0, 2, (50, 3)) + [0, 5, 0]
-    fixed, negated = pose.align_signs(theirs, ours)
-    assert negated == ["yaw"]
-    assert np.array_equal(fixed, theirs * [-1, 1, 1])
+    ours = rng.normal(0, 15, (count, 3))
+    theirs = ours * [-1, 1, -1] + rng.normal(0, 2, (count, 3)) + [0, 5, 0]
+    theirs[0], ours[0] = np.nan, np.nan  # no prediction, no label
+    fixed, negated = pose.align_signs(theirs, ours, "theirs.npz")
+    assert negated == ["yaw", "roll"]
+    assert np.array_equal(fixed, theirs * [-1, 1, -1], equal_nan=True)
+    assert capsys.readouterr().err.startswith("theirs.npz: yaw, roll ")
+
+
+def test_angles_are_not_negated_by_chance(capsys):
+    """Noise, too few faces, angles that a method never gives or never changes: as they are."""
+    rng = np.random.default_rng(4)
+    for count in (5, 7, 10, 30, 200):
+        for _ in range(20):
+            assert pose.align_signs(rng.normal(0, 9, (count, 3)), rng.normal(0, 9, (count, 3)), "x")[1] == []
+    ours = rng.normal(0, 15, (4, 3))
+    assert pose.align_signs(-ours, ours, "x")[1] == []
+    ours = rng.normal(0, 15, (20, 3))
+    assert pose.align_signs(ours * [0, np.nan, -1], ours, "x")[1] == ["roll"]
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_agrees_with_a_published_annotation_of_real_faces(real_data):
@@ -158,7 +174,7 @@ def test_agrees_with_a_published_annotation_of_real_faces(real_data):
     theirs = np.array([[float(row[a]) for a in ("yaw", "pitch", "roll")] for row in rows])
     landmarks = np.stack([read_pts(real_data / f"300w/lfpw/testset/{row['name']}.pts", 68) for row in rows])
     ours = pose.estimate_pose(landmarks, SPEC)
-    theirs, negated = pose.align_signs(theirs, ours)
+    theirs, negated = pose.align_signs(theirs, ours, "SPIGA")
     constant = np.median(ours - theirs, axis=0)
     differences = np.abs(ours - theirs - constant).mean(axis=0)
     print("constants", constant.round(2), "mean absolute differences", differences.round(2), "deg")
