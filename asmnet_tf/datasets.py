@@ -1,6 +1,6 @@
 """Reads a dataset folder as downloaded into a list of samples: always the same ones in the same order (NumPy, OpenCV).
 
-300W    <data_dir>/{helen,lfpw}/{trainset,testset}/, afw/, ibug/ with NAME.{jpg,jpeg,png} beside NAME.pts
+300W    <data_dir>/{helen,lfpw}/{trainset,testset}/, afw/, ibug/ with NAME.{jpg,png,...} beside NAME.pts
 WFLW    <data_dir>/WFLW_images/... and WFLW_annotations/list_98pt_rect_attr_train_test/*.txt (207 columns)
 COFW    <data_dir>/COFW_{train,test}_color.mat (MATLAB v7.3, which is HDF5)
 """
@@ -19,17 +19,20 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from asmnet_tf.config import DATASETS, DatasetSpec, Source
-from asmnet_tf.files import InputError, write_text
-from asmnet_tf.geometry import landmark_box, read_image
+from asmnet_tf.config import DATASETS, PHOTO_ENDINGS, DatasetSpec, Source
+from asmnet_tf.files import InputError, parse_numbers, read_text, write_text
+from asmnet_tf.geometry import image_size, landmark_box, read_image
 from asmnet_tf.pose import align_signs, cached_pose, read_pose_labels
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
-_ENDING = re.compile(rf"({'|'.join(map(re.escape, (*IMAGE_ENDINGS, '.bmp', '.pts')))})(?=#\d+$|$)", re.IGNORECASE)
+if TYPE_CHECKING:
+    import h5py
+
+_ENDING = re.compile(rf"({'|'.join(map(re.escape, (*PHOTO_ENDINGS, '.pts')))})(?=#\d+$|$)", re.IGNORECASE)
 MAX_PTS_BYTES = 1 << 20  # a .pts has about 2 kB; more is another kind of file
 MAX_LIST_BYTES = 1 << 28  # the list of 7,500 WFLW faces has 16 MB
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")  # columns 200..205
@@ -40,7 +43,8 @@ class Sample:
     """One annotated face.
 
     name: unique in its split: image path without its ending, relative to the data folder (WFLW: to WFLW_images, with
-    `#k` for the k-th listed face of that image). landmarks: float32 (L, 2), image pixels, 0-based; may lie outside.
+    `#k` for the k-th listed face of that image). landmarks: float32 (L, 2), pixels of the upright
+    image, 0-based; half of them or more lie in it.
     bbox: float32 (4,), bounding box of the landmarks. tags: source folder and attribute flags. pose: yaw, pitch, roll
     in degrees, or None. index: which image of a file that holds several (COFW).
     """
@@ -58,6 +62,10 @@ class Sample:
         if self.index is None:
             return read_image(self.image_path)
         return _read_cofw_image(self.image_path, self.index)
+
+    def image_size(self) -> tuple[int, int, bool] | None:
+        """Returns width and height of that image and whether EXIF turned it; see `geometry.image_size`."""
+        return image_size(self.image_path) if self.index is None else _cofw_image_size(self.image_path, self.index)
 
 
 class BadSamples:
@@ -138,8 +146,7 @@ def read_samples(
         samples += here
         if limit is not None and len(samples) >= limit:
             break
-    if bad.images:
-        samples = _without_bad_images(samples, bad)
+    samples = _usable(samples, bad, quiet)
     if not samples and bad.reasons:
         raise InputError(f"{data_dir}: all {len(bad.reasons)} {split} faces are bad, the first: {bad._first()}")
     if not samples:
@@ -152,21 +159,47 @@ def read_samples(
     return samples
 
 
-def _without_bad_images(samples: list[Sample], bad: BadSamples) -> list[Sample]:
+def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]:
+    """Returns the samples whose landmarks lie in their images; where bad ones are skipped, their images decode, too.
+
+    Only headers are read, unless images are to be decoded.
+    """
+
+    turned = []
+
     def check(sample: Sample) -> InputError | None:
+        width, height, is_turned = sample.image_size() or (np.inf, np.inf, False)  # decoding it will say what is wrong
+        turned.extend([sample] * is_turned)
+        x, y = sample.landmarks.T
+        inside = int(((x >= -0.5) & (y >= -0.5) & (x <= width - 0.5) & (y <= height - 0.5)).sum())
         try:
-            sample.read_image()
+            if 2 * inside < len(x) and np.isfinite(width):
+                other = "the image before EXIF turned it" if is_turned else "another size of this image"
+                raise InputError(
+                    f"{sample.image_path}: {inside} of {len(x)} landmarks of {sample.name} lie in its "
+                    f"{width} x {height} pixels. Do the points belong to {other}?"
+                )
+            if bad.images:
+                sample.read_image()
         except InputError as error:
             return error
         return None
 
     fine = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes outside the interpreter lock
-        for sample, error in zip(samples, _progress(pool.map(check, samples), "images", len(samples))):
+        errors = pool.map(check, samples) if bad.images else map(check, samples)
+        for sample, error in zip(samples, _progress(errors, "images", len(samples))):
             with bad.catch(sample.name):
                 if error is not None:
                     raise error
                 fine.append(sample)
+    if turned and not quiet:
+        first = min(str(sample.image_path) for sample in turned)
+        print(
+            f"{first}: turned upright as its EXIF orientation says, as {len(turned)} of {len(samples)} faces; their "
+            "points must be those of the upright image",
+            file=sys.stderr,
+        )
     return fine
 
 
@@ -323,31 +356,42 @@ def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
     Returns: float64 (L, 2), 0-based pixels: the file's coordinates are 1-based.
     Raises:  InputError naming the file and what is wrong with it.
     """
-    path = Path(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_PTS_BYTES + 1)
+        lines = read_text(path, MAX_PTS_BYTES).split("\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Is the download complete?") from error
-    text = data.decode("utf-8", errors="replace")
-    if len(data) > MAX_PTS_BYTES or "\0" in text:
-        raise InputError(f"{path}: not a .pts text file. Replace or remove it.")
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line in "{}" or line.startswith(("version", "n_points")):
+    rows, said = [], num_landmarks
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line in "{}":
             continue
-        parts = line.split()
         try:
-            point = [float(part) for part in parts]
-        except ValueError:
-            point = []
+            point = _point(line)
+        except ValueError as error:
+            if line.casefold().startswith(("version", "n_points")):
+                count = re.search(r"n_points\W*(\d{1,9})$", line.casefold())
+                said = int(count[1]) if count else said
+                continue
+            raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers ({error}).") from error
         if len(point) != 2 or not all(abs(value) <= 1e6 for value in point):  # NaN is not
-            raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers. Replace or remove the file.")
+            raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers, x and y.")
         rows.append(point)
     if len(rows) != num_landmarks:
         raise InputError(f"{path}: {len(rows)} points, {num_landmarks} expected. Is --dataset right?")
+    if said != num_landmarks:
+        raise InputError(f"{path}: n_points says {said}, but there are {len(rows)} points. Is the file whole?")
     return np.array(rows) - 1.0
+
+
+def _point(line: str) -> list[float]:
+    """Returns the numbers of a line of a .pts: parted by spaces, tabs, semicolons or commas; see `parse_numbers`."""
+    with contextlib.suppress(ValueError):
+        return [float(part) for part in line.split()]
+    fields = [part for part in (part.strip(",") for part in re.split(r"[\s;]+", line)) if part]
+    if len(fields) == 1:
+        fields = fields[0].split(",")
+        if len(fields) > 2:
+            raise ValueError("commas as decimal point and between the numbers? Write decimal points")
+    return parse_numbers(fields)
 
 
 def pts_text(landmarks: np.ndarray) -> str:
@@ -361,13 +405,17 @@ def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     if not folder.is_dir():
         return []
     # one listing instead of three look-ups a file; natural order is not needed, only a fixed one
-    files = [os.path.splitext(name) for name in sorted(os.listdir(folder)) if not name.startswith(".")]
-    images = {stem: stem + ending for stem, ending in reversed(files) if ending.lower() in IMAGE_ENDINGS}
-    points = [(stem, stem + ending) for stem, ending in files if ending.lower() == ".pts"]
-    paired = [(stem, name) for stem, name in points if stem in images]
+    files = [os.path.splitext(name) for name in sorted(os.listdir(folder), reverse=True) if not name.startswith(".")]
+    images = {stem: stem + ending for stem, ending in files if ending.lower() in PHOTO_ENDINGS}
+    points = {stem: stem + ending for stem, ending in reversed(files) if ending.lower() == ".pts"}
+    paired = [(stem, name) for stem, name in points.items() if stem in images]
     if len(paired) < len(points):
-        lonely = next(name for stem, name in points if stem not in images)
+        lonely = next(name for stem, name in points.items() if stem not in images)
         print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely}), left out", file=sys.stderr)
+    faces = {stem + ending for stem, ending in files if stem in images and stem in points}
+    faces = sorted(name for name in faces if name.lower().endswith((".pts", *PHOTO_ENDINGS)))
+    if spare := [name for name in faces if name not in {*images.values(), *points.values()}]:
+        print(f"{folder}: {len(spare)} more files of the same faces ({spare[0]}), left out", file=sys.stderr)
     tags = frozenset({source.name})
     samples = []
     for stem, file in _progress(paired[:limit], source.path):
@@ -387,26 +435,22 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     samples, faces, absent = [], Counter(), 0
     columns = 2 * spec.num_landmarks + 11
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = file.read(MAX_LIST_BYTES + 1).splitlines()
-            more = bool(file.read(1))
+        lines = read_text(path, MAX_LIST_BYTES).split("\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    if more:
-        raise InputError(f"{path}: more than {MAX_LIST_BYTES >> 20} MB, so no list of faces. Download the list again.")
     listed: dict[str, bool] = {}
     for number, line in enumerate(_progress(lines, path.name), 1):
         if limit is not None and len(samples) >= limit:
             break
-        parts = line.split(maxsplit=columns - 1)
-        if not parts:
+        if not line.strip():
             continue
         with bad.catch(f"{path.name}, line {number}"):
+            parts = next((p for s in (None, ",", ";") if len(p := line.split(s, columns - 1)) == columns), line.split())
             if len(parts) != columns:
                 raise InputError(
                     f"{path}, line {number}: {len(parts)} columns, {columns} expected. Is --dataset right?"
                 )
-            image_name = parts[-1].strip()
+            image_name = parts[-1].strip().replace("\\", "/")
             relative = Path(image_name)
             if relative.anchor or ".." in relative.parts:
                 raise InputError(f"{path}, line {number}: image name {image_name[:60]!r} leaves the data folder.")
@@ -414,12 +458,16 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
                 raise InputError(
                     f"{path}, line {number}: {image_name[:60]!r} is no image name. Download the list again."
                 )
+            image_name = relative.as_posix()
             name = f"{relative.with_suffix('').as_posix()}#{faces[image_name]}"
             faces[image_name] += 1
             try:
                 numbers = np.array(parts[:-1], np.float64)
             except ValueError:
-                numbers = np.array([np.nan])
+                try:
+                    numbers = np.array(parse_numbers([part.strip(" ,;\t") for part in parts[:-1]]))
+                except ValueError as error:
+                    raise InputError(f"{path}, line {number}: a column that is not a number ({error}).") from error
             if not np.isfinite(numbers).all() or np.abs(numbers).max() > 1e6:
                 raise InputError(f"{path}, line {number}: a column that is not a number. Download the list again.")
             image = data_dir / "WFLW_images" / relative
@@ -464,10 +512,22 @@ def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     return samples
 
 
+def _cofw_reference(file: h5py.File, read: Callable, index: int) -> h5py.Reference:
+    return read(file, "IsTr" if "IsTr" in file else "IsT").reshape(-1)[index]
+
+
+def _cofw_image_size(path: Path, index: int) -> tuple[int, int, bool] | None:
+    try:
+        with _reading_mat(path, f"image {index}") as (file, read):
+            width, height = file[_cofw_reference(file, read, index)].shape[-2:]
+    except InputError:
+        return None
+    return width, height, False
+
+
 def _read_cofw_image(path: Path, index: int) -> np.ndarray:
     with _reading_mat(path, f"image {index}") as (file, read):
-        key = "IsTr" if "IsTr" in file else "IsT"
-        image = read(file, read(file, key).reshape(-1)[index])
+        image = read(file, _cofw_reference(file, read, index))
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and len(image) != 3):
         raise InputError(f"{path}: image {index} is {image.dtype} {image.shape}, expected uint8 (3, W, H) or (W, H).")
     image = image.T if image.ndim == 3 else np.repeat(image.T[..., None], 3, axis=-1)  # (3, W, H) -> (H, W, 3)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import faulthandler
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -14,7 +16,7 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,10 +34,11 @@ _TEMPORARY = ".writing-"
 # A small file can unpack to any size. Genuine ones of ours take a few times their size on disk.
 MAX_UNPACKED_BYTES = 256 << 20
 MAX_EXPANSION = 20
-MAX_JSON_BYTES = 16 << 20
+MAX_TEXT_BYTES = 16 << 20
 TRIAL_SECONDS = 60
 TRIAL_BYTES = 2 << 30
 _MAX_MESSAGE = 800  # characters
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 class InputError(ValueError):
@@ -200,14 +203,53 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     return array
 
 
+def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Reads a text file as people's programs write it: UTF-8 or UTF-16, any line ends, which come back as `\\n`.
+
+    Bytes that are no UTF-8 are taken as Windows-1252, which spreadsheets write, and that is said on stderr.
+
+    Raises: OSError where it cannot be read; InputError where it is longer or is no text.
+    """
+    with open(path, "rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise InputError(f"{path}: more than {max_bytes >> 20} MB of text. Is it the right file?")
+    coding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+    zeros = [data[place:1000:2].count(0) for place in (0, 1)]
+    if coding == "utf-8" and max(zeros) > min(len(data), 1000) // 4 > min(zeros):  # UTF-16 without a mark
+        coding = "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+    text = data.decode(coding, "surrogateescape" if coding.startswith("utf-8") else "replace")
+    if re.search(r"[\x00-\x08\x0e-\x19]", text):
+        raise InputError(f"{path}: not a text file. Is it the right file?")
+    text, others = re.subn(
+        r"[\udc80-\udcff]", lambda byte: bytes([ord(byte[0]) & 255]).decode("cp1252", "replace"), text
+    )
+    if others:
+        print(f"{path}: {others} bytes are not UTF-8 and are read as Windows-1252", file=sys.stderr)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_numbers(fields: Sequence[str]) -> list[float]:
+    """Returns numbers that are written with a decimal point or, all of them, with a decimal comma.
+
+    Raises: ValueError with the reason.
+    """
+    try:
+        return [float(field) for field in fields]
+    except ValueError:
+        text = " ".join(fields)
+        if "," in text and "." in text:
+            raise ValueError("a comma as decimal point in one number, a point in another") from None
+        try:
+            return [float(field.replace(",", ".")) for field in fields]
+        except ValueError:
+            raise ValueError(f"{text[:40]!r} are not all numbers") from None
+
+
 def read_json(path: str | os.PathLike) -> object:
     """Reads a JSON file. Raises: FileNotFoundError; ValueError where it is damaged or far too long; other OSErrors."""
-    with open(path, "rb") as file:
-        content = file.read(MAX_JSON_BYTES + 1)
-    if len(content) > MAX_JSON_BYTES:
-        raise ValueError(f"more than {MAX_JSON_BYTES >> 20} MB")
     try:
-        return json.loads(content)
+        return json.loads(read_text(path))
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 

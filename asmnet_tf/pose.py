@@ -21,7 +21,6 @@ level. The turn is added to roll, so that turning the landmarks changes nothing 
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import hashlib
 import os
@@ -35,6 +34,7 @@ from tqdm import tqdm
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec
 from asmnet_tf.files import InputError, read_array, replacing
 from asmnet_tf.geometry import landmark_box
+from asmnet_tf.tables import read_csv
 
 FOCAL = 2.4  # focal length over the longer side of the landmark box
 LABELS_VERSION = 2  # of what `estimate_pose` says of the same landmarks; 1: box and camera not turned upright
@@ -193,8 +193,9 @@ def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads pose labels: name -> yaw, pitch, roll in degrees, float64 (3,).
 
-    `path` is a csv with the columns name, yaw, pitch, roll (degrees), or a folder of `<name>.npy` files with three
-    numbers in [-1, 1] for +-65 degrees (the release's way; sub-folders become part of the name).
+    `path` is a csv with the columns name, yaw, pitch, roll (degrees; see `tables.read_csv`), or a folder of
+    `<name>.npy` files with three numbers in [-1, 1] for +-65 degrees (the release's way; sub-folders become part of the
+    name).
 
     Raises: InputError naming the file and line that cannot be used.
     """
@@ -212,24 +213,13 @@ def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if not labels:
             raise InputError(f"{path}: no .npy file in this folder. A pose folder holds one <image name>.npy per face.")
         return labels
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if not {"name", *ANGLES} <= set(reader.fieldnames or ()):
-                raise InputError(f"{path}: columns {reader.fieldnames}, expected name, yaw, pitch, roll (degrees).")
-            for row in reader:
-                values = np.array([float(row[angle]) for angle in ANGLES])
-                if not np.isfinite(values).all():
-                    raise ValueError("not finite")
-                labels[row["name"]] = values
-    except OSError as error:
-        raise InputError(f"{path}: pose labels cannot be read ({error.strerror}). Give a csv or a folder.") from error
-    except (ValueError, TypeError, csv.Error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path}, row {len(labels) + 2}: {error}. Expected name, yaw, pitch, roll in degrees."
-        ) from error
+    for line, name, values in read_csv(path, "name", ANGLES):
+        name = name.replace("\\", "/").removeprefix("./")
+        if name in labels:
+            raise InputError(f"{path}, line {line}: {name!r} for the second time. Keep one row for each face.")
+        if max(map(abs, values)) > 180.0:
+            raise InputError(f"{path}, line {line}: {values}, expected yaw, pitch, roll in degrees, within +-180.")
+        labels[name] = np.array(values)
     return labels
 
 

@@ -143,7 +143,7 @@ def predict_images(
     results = []
     for path, stem in tqdm(images, "images", unit="image", disable=None if len(images) > 1 else True, leave=False):
         try:
-            image = read_image(path, upright=True)
+            image = read_image(path)
             faces = aligner.detect(image, None if boxes is None else boxes_of(boxes, path))
         except InputError as error:
             errors.append(error)

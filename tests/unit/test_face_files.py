@@ -63,6 +63,13 @@ def test_json_and_csv_say_the_same(folder):
     assert float(rows[2]["pitch"]) == -5.5
 
 
+@pytest.mark.parametrize("form", ["{}", "{};", " {} "])
+def test_a_boxes_file_of_a_spreadsheet(tmp_path, form):
+    table = [["Image", "X_min", "Y_min", "X_max", "Y_max"], ["é 1.jpg", "1,5", "2", "3,5", "4"]]
+    (tmp_path / "boxes.csv").write_text("\r\n".join(form.format(";".join(row)) for row in table), encoding="utf-16")
+    assert read_boxes(tmp_path / "boxes.csv")["é 1.jpg"].tolist() == [[1.5, 2, 3.5, 4]]
+
+
 def test_boxes_are_found_by_path_or_by_name(tmp_path):
     path = tmp_path / "boxes.csv"
     path.write_text("image,x_min,y_min,x_max,y_max,score\na.jpg,1,2,3.5,4,1\nb/c.png,0,0,9,9,1\na.jpg,5,6,7,8,1\n")
@@ -77,7 +84,7 @@ def test_boxes_are_found_by_path_or_by_name(tmp_path):
         ("image,x,y,w,h\na.jpg,1,2,3,4\n", "columns image, x, y, w, h, expected image, x_min, y_min, x_max, y_max"),
         ("", "columns none"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,3,4\nb.jpg,9,2,3,4\n", "line 3: .*expected x_min < x_max"),
-        ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,three,4\n", "line 2: .*Expected four numbers"),
+        ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,three,4\n", "line 2: .*not all numbers; expected image, x_min"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2\n", "line 2"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,nan,4\n", "line 2"),
     ],

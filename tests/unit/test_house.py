@@ -92,6 +92,12 @@ def test_numpy_modules_do_not_import_tensorflow():
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False).returncode == 0
 
 
+def test_the_package_changes_nothing_in_its_host():
+    state = "dict(os.environ), list(warnings.filters)"
+    code = f"import os, warnings; before = {state}; import asmnet_tf; assert before == ({state})"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False).returncode == 0
+
+
 def test_nothing_unpickles():
     for path in [*PACKAGE.glob("*.py"), *PACKAGE.parent.glob("*.py")]:
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -138,8 +138,55 @@ def test_pose_labels_from_csv_and_from_the_releases_npy_files(tmp_path):
     with pytest.raises(InputError, match=r"b\.npy: holds .*expected yaw, pitch, roll in \[-1, 1\]"):
         pose.read_pose_labels(tmp_path / "npy")
     (tmp_path / "bad.csv").write_text("name,yaw,pitch,roll\na,1,2,x\n")
-    with pytest.raises(InputError, match=r"bad\.csv, row 2"):
+    with pytest.raises(InputError, match=r"bad\.csv, line 2"):
         pose.read_pose_labels(tmp_path / "bad.csv")
+
+
+PLAIN_CSV = "name,yaw,pitch,roll\nlfpw/é,1.5,-2.5,3\nb,4,5.25,180\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PLAIN_CSV.encode("utf-8-sig"),
+        PLAIN_CSV.encode("utf-16"),
+        PLAIN_CSV.encode("utf-16-le"),
+        PLAIN_CSV.encode("cp1252"),
+        PLAIN_CSV.replace("\n", "\r").encode(),
+        PLAIN_CSV.replace("\n", "\r\n\r\n").encode(),
+        PLAIN_CSV.replace(",", "\t").encode(),
+        PLAIN_CSV.replace(",", " , ").encode(),
+        PLAIN_CSV.replace(",", ";").replace(".", ",").encode(),
+        PLAIN_CSV.replace("yaw", "Yaw").replace("name", '"Name"').encode(),
+        b"id,Roll,PITCH,yaw,name\n7,3,-2.5,1.5,./lfpw\\\xc3\xa9\n8,180,5.25,4,b\n",
+        PLAIN_CSV.replace("1.5", '"1,5"').replace("-2.5", '"-2,5"').replace("5.25", '"5,25"').encode(),
+    ],
+)
+def test_pose_labels_as_programs_write_them(tmp_path, content):
+    (tmp_path / "p.csv").write_bytes(content)
+    labels = pose.read_pose_labels(tmp_path / "p.csv")
+    assert {name: values.tolist() for name, values in labels.items()} == {
+        "lfpw/é": [1.5, -2.5, 3],
+        "b": [4, 5.25, 180],
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "cause"),
+    [
+        ("a,1000,2,3", "line 2: .*within \\+-180"),
+        ("a,1,2,3\n\nb,1,2,3\n./a,1,2,3", "line 5: 'a' for the second time"),
+        ("a,1,5,2,5,3,5", "line 2: 7 fields for 4 columns .*a comma as decimal point"),
+        ("a,1,2", "line 2: 3 fields for 4 columns"),
+        ('a,"1,000",2.5,3', "line 2: a comma as decimal point in one number, a point in another"),
+        ('a,"1,5",2,3\nb,1.5,2,3', "line 3: a comma as decimal point in one number, a point in another"),
+        ("a,1,2,inf", "line 2: .*not finite"),
+    ],
+)
+def test_pose_labels_that_make_no_sense_are_refused_by_their_cause(tmp_path, rows, cause):
+    (tmp_path / "p.csv").write_text(f"name,yaw,pitch,roll\n{rows}\n")
+    with pytest.raises(InputError, match=rf"p\.csv, {cause}"):
+        pose.read_pose_labels(tmp_path / "p.csv")
 
 
 @pytest.mark.parametrize("count", [6, 50])
