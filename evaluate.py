@@ -16,6 +16,7 @@ contact sheets and, of two methods or more, comparison.md to --output.
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--boxes", choices=("gt", "detector"), default="gt", help="where a MODEL's crops come from (default: gt)"
     )
-    parser.add_argument("--thresholds", nargs="+", type=cli.positive, metavar="T", help="NME fractions of FR and AUC")
+    parser.add_argument(
+        "--thresholds", nargs="+", type=cli.within(0.01, 1), metavar="T", help="NME fractions of FR and AUC"
+    )
     parser.add_argument("--output", type=Path, default=Path("evaluation"), help="folder (default: evaluation)")
     parser.add_argument(
         "--strategy", choices=("one", "multiworker"), default="one", help="multiworker: a share of the faces each"
@@ -63,6 +66,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--boxes: only a MODEL is given boxes")
     if any(abs(t - round(t, 2)) > 1e-9 for t in args.thresholds or ()):
         parser.error("--thresholds: two decimals at most, since they name the results (fr_pct@0.08)")
+    if len(set(args.thresholds or ())) < len(args.thresholds or ()):
+        parser.error("--thresholds: one of them twice")
     for text in args.predictions:
         if not all(text.partition("=")):
             parser.error(f"--predictions {text}: expected NAME=FILE")
@@ -98,9 +103,11 @@ def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
     methods = []
     boxes = evaluation.detected_boxes(samples) if args.boxes == "detector" else None
     for name, path in evaluation.unique_names(args.models, taken={*files, "mean_shape"}):
-        from asmnet_tf.prediction import score_model  # TensorFlow, only where a model is to be run
+        cli.start_tensorflow()  # only where a model is to be run
+        from asmnet_tf.prediction import score_model
 
-        methods.append(score_model(name, path, samples, spec, args.crop, args.flip, boxes, replicas))
+        with cli.without_notes() if path.suffix == ".tflite" else contextlib.nullcontext():
+            methods.append(score_model(name, path, samples, spec, args.crop, args.flip, boxes, replicas))
     if not replicas.is_chief:
         return
 

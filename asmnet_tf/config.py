@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+# what Keras must be set to
+KERAS = {"backend": "tensorflow", "floatx": "float32", "image_data_format": "channels_last"}
+
 # --- constants of the paper (sections 3 and 4; release configuration) -------------------------------------------------
 
 ALPHAS = (2.0, 1.0, 0.5)  # weight of the ASM term in the first, second and last third of the epochs
@@ -16,6 +19,7 @@ DROPOUT = 0.3
 HEAD_L2 = 0.01
 INPUT_SIZE = 224
 VAL_FRACTION = 0.1  # of the photographs of the training faces, for every choice
+INPUT_SIZES = (32, 1024)  # that a network can be built for; beyond, a batch takes more memory than machines have
 ANGLES = ("yaw", "pitch", "roll")
 
 CROPS = ("square", "tight")

@@ -10,12 +10,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from asmnet_tf.config import DATASETS, PHOTO_ENDINGS, POSE_RANGE_DEG, DatasetSpec
 from asmnet_tf.datasets import read_samples
+from asmnet_tf.engine import keras
 from asmnet_tf.face_renderer import render_face
 from asmnet_tf.files import InputError, first_line
 from asmnet_tf.geometry import crop_frame, crop_image, landmark_box, read_image

@@ -10,9 +10,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import struct
+import subprocess
 import sys
 import tempfile
+import time
 import tokenize
 import zipfile
 import zlib
@@ -29,6 +32,7 @@ BROKEN_ARRAY_FILE = (
     *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
 )
 _TEMPORARY = ".writing-"
+_LOCK = ".lock"
 
 
 # A small file can unpack to any size. Genuine ones of ours take a few times their size on disk.
@@ -158,6 +162,104 @@ def make_folder(path: str | os.PathLike) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError(f"{path}: this folder cannot be written to. Choose another output.")
     return path
+
+
+@contextlib.contextmanager
+def owned(
+    folder: str | os.PathLike, hint: str = "Wait until it has ended, or choose another output."
+) -> Iterator[Path]:
+    """Makes a folder and keeps it for this process alone; yields its path. One that stays empty is removed again.
+
+    The system frees the lock of a process that is killed; where it has no such locks (Windows, some network folders),
+    the lock file tells which process, begun when, has to be running for it to count.
+
+    Raises: InputError that names the process whose the folder is, with `hint`; if the folder cannot be written.
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    make_folder(folder)
+    path = folder / _LOCK
+    try:
+        handle = _lock(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Choose another output.") from error
+    if handle is None:
+        owner = _lock_owner(path)
+        told = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
+        raise InputError(f"{folder}: in use by {told if owner else 'another process'} ({_LOCK} in it). {hint}")
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()  # before it is freed: who opened it meanwhile sees that its name is gone
+        os.close(handle)
+        if os.name == "nt":  # there an open file keeps its name
+            path.unlink(missing_ok=True)
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _lock(path: Path) -> int | None:
+    """Returns the open lock file of this process, None where another one holds it. Raises: OSError."""
+    pid = os.getpid()
+    owner = {"pid": pid, "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    text = json.dumps(owner | {"started": _started(pid)}).encode()
+    try:
+        import fcntl
+    except ImportError:
+        return _lock_by_name(path, text)
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                os.ftruncate(handle, 0)
+                os.write(handle, text)
+                return handle
+            os.close(handle)
+        except FileNotFoundError:  # its owner has just ended, and the next one must not lock what has no name
+            os.close(handle)
+        except OSError as error:
+            os.close(handle)
+            return None if isinstance(error, BlockingIOError) else _lock_by_name(path, text)
+
+
+def _lock_by_name(path: Path, text: bytes) -> int | None:
+    """Does what `_lock` does where only the existence of the file can say it. Raises: OSError."""
+    for _ in range(2):
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            os.write(handle, text)
+            return handle
+        except FileExistsError:
+            owner = _lock_owner(path)
+            elsewhere = owner.get("host", socket.gethostname()) != socket.gethostname()
+            if elsewhere or (owner and _started(owner.get("pid")) == owner.get("started") is not None):
+                return None
+            path.unlink(missing_ok=True)
+    return None
+
+
+def _lock_owner(path: Path) -> dict:
+    """Returns pid, host, since and started of the process that wrote a lock file; {} where it says nothing."""
+    for _ in range(5):  # it may be about to write them
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return dict(read_json(path))
+        time.sleep(0.02)
+    return {}
+
+
+def _started(pid: object) -> str | None:
+    """Returns when a process started, in the system's own words; None where none of this number runs."""
+    with contextlib.suppress(OSError, IndexError, ValueError, TypeError):
+        if sys.platform.startswith("linux"):
+            return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        ask = ("ps", "-o", "lstart=", "-p", str(pid))
+        if sys.platform == "win32":
+            ask = ("powershell", "-NoProfile", "-Command", f"(Get-Process -Id {int(pid)}).StartTime.Ticks")
+        return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or None
+    return None
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from asmnet_tf.engine import keras
 from asmnet_tf.files import InputError, crashes, first_line
 from asmnet_tf.model_zoo import crop_of, read_sidecar
 from asmnet_tf.models import StartWeights, count_multiply_adds, load_model, read_weights

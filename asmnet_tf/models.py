@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
-from keras import layers
 
-from asmnet_tf.config import DROPOUT, HEAD_L2, HEADS, INPUT_SIZE
+from asmnet_tf.config import DROPOUT, HEAD_L2, HEADS, INPUT_SIZE, INPUT_SIZES
+from asmnet_tf.engine import check_keras, keras
 from asmnet_tf.files import (
     MAX_EXPANSION,
     InputError,
@@ -33,7 +32,7 @@ from asmnet_tf.files import (
 from asmnet_tf.hdf5 import BROKEN_HDF5, read_dataset, read_safely
 from asmnet_tf.model_zoo import crop_of, find_model, pretrained_path, read_sidecar, sidecar_path
 
-MIN_INPUT_SIZE = 32
+layers = keras.layers
 IMAGENET_RANGE = (-1.0, 1.0)  # what Keras' MobileNetV2 weights are fed
 LOADING_BYTES = 4 << 30  # that `load_model` may take; ours take some 50 MB
 ASMNET_TAPS = (  # pooled features, in this order (paper figure 2; 24 + 32 + 64 + 96 + 160 + 160 = 536)
@@ -105,8 +104,9 @@ BUILDERS = {"asmnet": build_asmnet, "mobilenet_v2": build_mobilenet_v2}
 
 
 def _backbone(input_size: int, input_range: tuple[float, float]) -> tuple[keras.Model, keras.KerasTensor]:
-    if input_size < MIN_INPUT_SIZE:
-        raise InputError(f"--input-size {input_size}: the network needs {MIN_INPUT_SIZE} or more.")
+    check_keras()
+    if not INPUT_SIZES[0] <= input_size <= INPUT_SIZES[1]:
+        raise InputError(f"--input-size {input_size}: the network takes {INPUT_SIZES[0]} to {INPUT_SIZES[1]} pixels.")
     low, high = input_range
     inputs = layers.Input((input_size, input_size, 3), name="image")
     pixels = layers.Rescaling((high - low) / 255.0, offset=low, name="rescaling")(inputs)
@@ -409,6 +409,7 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
 
     Raises: InputError if either cannot be read or the outputs are not `O_L` (2L) and `O_P` (3).
     """
+    check_keras()
     path = find_model(path)
     if not path.is_file():
         raise InputError(f"{path}: no such model. train.py writes best.keras and last.keras in its run folder.")

@@ -32,7 +32,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv."""
     parser = cli.new_parser(__doc__)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", type=Path, help="images, folders, videos")
-    parser.add_argument("--camera", type=int, metavar="N", help="number of a camera, from 0")
+    parser.add_argument(
+        "--camera", type=cli.within(0, 9999, whole=True), metavar="N", help="number of a camera, from 0"
+    )
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .keras, .h5, .tflite"
     )
@@ -77,9 +79,11 @@ def main(args: argparse.Namespace) -> None:
     opened = [(Video(source), stem) for source, stem in videos]
 
     # 2. The network on every face.
+    cli.start_tensorflow()
     from asmnet_tf.aligner import FaceAligner
 
-    aligner = FaceAligner(args.model, args.min_score, args.detector_size)
+    with cli.without_notes():
+        aligner = FaceAligner(args.model, args.min_score, args.detector_size)
     results, errors = [], []
     try:
         results += predict_images(images, aligner, boxes, args, errors)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 import subprocess
 import zipfile
 
@@ -111,6 +112,58 @@ def test_help_imports_nothing_heavy(run_python, script):
     assert "--data-dir" in done.stdout
 
 
+def test_a_program_computes_in_its_own_way_and_says_so_in_one_line(run_python, monkeypatch, tmp_path):
+    """Whatever Keras is set to; without a GPU nothing else comes to stderr."""
+    (tmp_path / "keras.json").write_text(
+        '{"backend": "torch", "floatx": "float16", "image_data_format": "channels_first"}'
+    )
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    done = run_python("-m", "asmnet_tf.predict", "--no-draw", "--output", tmp_path / "out", cwd=REPO)
+    assert "1 face" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert [word for word in ("jax", "float16", "channels_first", "float32") if word not in line] == []
+
+
+LIBRARY = """
+import os, sys; sys.path.insert(0, sys.argv[1])
+import asmnet_tf
+from asmnet_tf.files import InputError
+def refused(call):
+    try:
+        call()
+    except InputError as error:
+        assert "asmnet_tf needs tensorflow, float32, channels_last" in str(error), error
+        return True
+def build():
+    from asmnet_tf.models import build_asmnet
+    build_asmnet(input_size=32)
+calls = [lambda: asmnet_tf.FaceAligner(), lambda: asmnet_tf.load_pretrained("asmnet_300w"), build]
+if os.environ.get("KERAS_BACKEND") == "jax":
+    assert all(map(refused, calls))
+    sys.exit()
+import logging, random, cv2, keras, numpy as np, tensorflow as tf
+before = [dict(os.environ), logging.root.level, logging.root.handlers[:], keras.config.dtype_policy().name]
+random.seed(0), np.random.seed(0)
+assert asmnet_tf.FaceAligner().detect(np.zeros((64, 64, 3), np.uint8)) == []
+assert before == [dict(os.environ), logging.root.level, logging.root.handlers[:], keras.config.dtype_policy().name]
+drawn = random.random(), np.random.random()
+random.seed(0), np.random.seed(0)
+assert drawn == (random.random(), np.random.random())
+keras.config.set_floatx("float16")
+assert all(map(refused, calls))
+keras.config.set_floatx("float32")
+keras.config.set_image_data_format("channels_first")
+assert all(map(refused, calls))
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", ""])
+def test_the_library_refuses_another_keras_and_changes_nothing_of_its_host(run_python, monkeypatch, backend):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    run_python("-c", LIBRARY, REPO)
+
+
 # --- 300W -------------------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +212,20 @@ def test_run_folder(run_300w, faces_300w):
     assert record["counts"]["train"] == len(train)
     assert record["counts"]["validation"] == len(held_out) > 0
     assert record["flags"]["batch_size"] == 8
+
+
+def test_a_finished_run_has_nothing_to_resume(run_batch, run_300w, shape_models, tmp_path):
+    """From an equal shape model elsewhere; what is there stays as it is."""
+    copy = tmp_path / "runs/tiny"
+    shutil.copytree(run_300w.folder, copy)
+    shutil.copy(shape_models / "300w_pca90.npz", tmp_path / "moved.npz")
+    before = {path: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    flags = [*run_300w.flags, "--shape-model", tmp_path / "moved.npz", "--output", tmp_path / "runs"]
+    (done,) = run_batch([("train", [*flags, "--name", "tiny", "--resume"])]).done
+    assert done.returncode == 0, done.stderr
+    assert "all 3 epochs are done" in done.stdout
+    assert f"--weights {copy / 'last.keras'} --name" in done.stdout
+    assert {path: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
 
 
 def test_evaluate_prints_every_number_for_every_subset(evaluation):

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "asmnet_tf"
 ORDER = [
     {"config", "files", "cli"},
     {"distribution"},
-    {"model_zoo", "hdf5"},
+    {"model_zoo", "hdf5", "engine"},
     {"geometry", "metrics", "tables", "detection"},
     {"pose", "shape_model", "augmentation"},
     {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "comparison", "report"},
@@ -29,7 +29,7 @@ ORDER = [
     {"export", "predict"},
 ]
 WITH_TENSORFLOW = {
-    *("twins", "models", "losses", "patch_cache", "input_pipeline"),
+    *("engine", "twins", "models", "losses", "patch_cache", "input_pipeline"),
     *("original", "model_files", "prediction", "aligner", "training", "converters"),
 }
 STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli", "model_zoo", "ship", "export", "predict"}
