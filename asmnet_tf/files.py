@@ -45,10 +45,20 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        text = printable(message)
         if len(text) > _MAX_MESSAGE:
             text = f"{text[: _MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 4 :]}"
         super().__init__(text)
+
+
+def printable(text: str) -> str:
+    """Returns `text` with all that would break a line or move a terminal's cursor escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def utf8(text: object) -> str:
+    """Returns a text or path as UTF-8 can hold it: bytes of a file's name that are no UTF-8 become `\\udcXX`."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def first_line(error: BaseException, length: int = 80) -> str:
@@ -96,6 +106,30 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+@contextlib.contextmanager
+def owned(folder: str | os.PathLike) -> Iterator[Path]:
+    """Makes a folder and keeps it for this process alone, until it ends, however it ends; yields its path.
+
+    Where the system has no `flock` nobody is kept out. Raises: InputError if another process holds the folder.
+    """
+    folder, handle = make_folder(folder), None
+    try:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{folder}: another process is writing into this folder. Wait for it or choose another output."
+                ) from None
+        yield folder
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def sweep(folder: str | os.PathLike) -> None:
