@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from asmnet_tf import detection
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE
-from asmnet_tf.geometry import crop_frame, crop_image, denormalise, landmark_box
-from asmnet_tf.model_files import open_model
+from asmnet_tf.files import first_line
+from asmnet_tf.geometry import crop_frame, crop_image, denormalise, landmark_box, read_image
+from asmnet_tf.model_files import check_process, open_model
 from asmnet_tf.model_zoo import crop_of, find_model
 from asmnet_tf.pose import unit_to_angles
 from asmnet_tf.prediction_files import spec_with
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+    Image = np.ndarray | str | os.PathLike | PIL.Image.Image
 
 MAX_BATCH = 64  # faces that go through the network at once
 
@@ -50,11 +58,11 @@ class Face:
 class FaceAligner:
     """Finds the faces of an image and their landmarks and head pose; all faces go through the network in one batch.
 
-    >>> import cv2, matplotlib.cbook
+    >>> import matplotlib.cbook
     >>> from asmnet_tf import FaceAligner
     >>> path = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
     >>> aligner = FaceAligner()  # reads the network: once for many images
-    >>> faces = aligner.detect(cv2.imread(str(path)), bgr=True)
+    >>> faces = aligner.detect(path)
     >>> len(faces), faces[0].landmarks.shape
     (1, (68, 2))
     >>> abs(faces[0].roll) < 20
@@ -85,15 +93,18 @@ class FaceAligner:
         self.detector_size = detector_size
         self._running = threading.Lock()  # a TFLite interpreter must not be run by two threads
 
-    def detect(self, image: np.ndarray, boxes: np.ndarray | None = None, bgr: bool = False) -> list[Face]:
+    def detect(self, image: Image, boxes: np.ndarray | None = None, bgr: bool = False) -> list[Face]:
         """Returns the faces of an image, the surest first; of `boxes`, in their order.
 
-        Args:    image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or uint16, RGB; alpha is ignored. boxes: (N, 4)
-                 image pixels, x_min, y_min, x_max, y_max, about where the landmarks' bounding boxes are (brows to chin;
+        Args:    image: a path or PIL image, turned as its EXIF orientation says; or an array (H, W), (H, W, 1),
+                 (H, W, 3) or (H, W, 4), uint8 or uint16, RGB; alpha is ignored. boxes: (N, 4) image pixels, x_min,
+                 y_min, x_max, y_max, about where the landmarks' bounding boxes are (brows to chin;
                  `detection.to_landmark_boxes` for boxes from forehead to chin); None: the detector's. bgr: the
-                 channels are in OpenCV's order.
-        Raises:  ValueError for an array that is no image or boxes of another shape or without extent.
+                 channels of the array are in OpenCV's order.
+        Raises:  ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
+                 the process that opened the model.
         """
+        check_process()  # the detector, too, waits for ever
         image = to_rgb(image, bgr)
         if boxes is None:
             boxes, scores = detection.detect_faces(image, self.min_score, self.detector_size)
@@ -116,25 +127,49 @@ class FaceAligner:
             rows = slice(first, first + MAX_BATCH)
             frames = crop_frame(boxes[rows], self.crop, self.crop_scale)
             crops = np.stack([crop_image(image, frame, self.model.input_size) for frame in frames])
+            check_process()  # before the lock: in a fork, nobody gives it back
             with self._running:
                 landmarks_norm, pose = (np.asarray(output, np.float64) for output in self.model.infer(crops))
             landmarks[rows], angles[rows] = denormalise(landmarks_norm, frames), unit_to_angles(pose)
         return landmarks, angles
 
 
-def to_rgb(image: np.ndarray, bgr: bool = False) -> np.ndarray:
-    """Returns an image array as RGB uint8 (H, W, 3): see `FaceAligner.detect`."""
+def to_rgb(image: Image, bgr: bool = False) -> np.ndarray:
+    """Returns an image as RGB uint8 (H, W, 3): see `FaceAligner.detect`."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if hasattr(image, "getexif"):
+        image, bgr = _from_pil(image), False
+    if not isinstance(image, np.ndarray):
+        reason = "; cv2.imread returns None for a file that it cannot read" if image is None else ""
+        raise ValueError(f"image is {type(image).__name__}{reason}; expected an array, a path or a PIL image")
     shape = image.shape
     if image.ndim not in (2, 3) or min(shape[:2]) < 1 or (image.ndim == 3 and shape[2] not in (1, 3, 4)):
-        raise ValueError(f"image of shape {shape}, expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
-    if image.dtype == np.uint16:
+        raise ValueError(
+            f"image of shape {shape}, expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): one image, channels last"
+        )
+    if image.dtype.newbyteorder("=") == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.dtype != np.uint8:
-        raise ValueError(f"image of {image.dtype}, expected uint8 or uint16")
+        raise ValueError(
+            f"image of {image.dtype}, expected uint8 or uint16: whether 1 or 255 is white, and what lies beyond, only "
+            "you know. Scale to 0..255 and use .astype(np.uint8)"
+        )
     if image.ndim == 2 or shape[2] == 1:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+        return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2RGB)
     image = image[..., 2::-1] if bgr else image[..., :3]
     return np.ascontiguousarray(image)
+
+
+def _from_pil(image: PIL.Image.Image) -> np.ndarray:
+    from PIL import ImageOps
+
+    try:
+        image = ImageOps.exif_transpose(image)
+        # conversion would clip what has more than 8 bits
+        return np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("RGB"))
+    except (OSError, SyntaxError) as error:  # the file is read only now
+        raise ValueError(f"PIL image that cannot be read ({first_line(error)})") from error
 
 
 def check_boxes(boxes: np.ndarray) -> np.ndarray:

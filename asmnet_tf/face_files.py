@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import and_, eq
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asmnet_tf.config import ANGLES, FACE_FORMATS, DatasetSpec
+from asmnet_tf.config import ANGLES, FACE_FORMATS, PHOTO_ENDINGS, DatasetSpec
 from asmnet_tf.datasets import pts_text
-from asmnet_tf.files import InputError, write_text
+from asmnet_tf.files import InputError, utf8, write_text
 from asmnet_tf.tables import plain, read_csv, write_csv
 
 if TYPE_CHECKING:
@@ -37,40 +41,61 @@ class Result:
 
 
 def write_results(
-    folder: Path, results: list[Result], formats: Iterable[str], model: str, spec: DatasetSpec
+    folder: Path,
+    results: list[Result],
+    formats: Iterable[str],
+    model: str,
+    spec: DatasetSpec,
+    failed: Sequence[dict[str, str]] = (),
 ) -> list[Path]:
     """Writes predictions.json, predictions.csv and, with `pts`, `<stem>_<number>.pts` for every face.
 
-    Coordinates of json and csv are image pixels from 0, those of .pts from 1, as in 300W. Returns the files or, for
-    .pts, their pattern. Raises: InputError if one cannot be written.
+    Coordinates of json and csv are image pixels from 0, those of .pts from 1, as in 300W. A name that is not UTF-8 is
+    escaped. Returns the files or, for .pts, their pattern.
+
+    Args:   failed: `image` and `reason` of every input without a result, for the json.
+    Raises: InputError if a file cannot be written, after the others have been.
     """
-    written = []
+    written, error = [], None
     for form in (form for form in FACE_FORMATS if form in formats):
         path = folder / f"predictions.{form}"
-        if form == "json":
-            write_text(path, json.dumps(plain(_document(results, model, spec), 4)) + "\n")
-        elif form == "csv":
-            points = [f"{axis}{i}" for i in range(spec.num_landmarks) for axis in "xy"]
-            header = ["image", "frame", "face", "score", *BOX_COLUMNS, *ANGLES, *points]
-            write_csv(path, header, (row for result in results for row in _rows(result)))
-        else:
-            path = folder / "*.pts"
-            for result in results:
-                frame = "" if result.frame is None else f"_{result.frame:06d}"
-                for number, face in result.faces:
-                    write_text(folder / f"{result.stem}{frame}_{number}.pts", pts_text(face.landmarks))
-        written.append(path)
+        try:
+            if form == "json":
+                write_text(path, json.dumps(plain(_document(results, model, spec, failed), 4)) + "\n")
+            elif form == "csv":
+                points = [f"{axis}{i}" for i in range(spec.num_landmarks) for axis in "xy"]
+                header = ["image", "frame", "face", "score", *BOX_COLUMNS, *ANGLES, *points]
+                write_csv(path, header, (row for result in results for row in _rows(result)))
+            else:
+                path = folder / "*.pts"
+                for result in results:
+                    _write_pts(folder, result)
+            written.append(path)
+        except InputError as caught:
+            error = error or caught
+    if error:
+        raise error
     return written
 
 
-def _document(results: list[Result], model: str, spec: DatasetSpec) -> dict:
+def _write_pts(folder: Path, result: Result) -> None:
+    frame = "" if result.frame is None else f"_{result.frame:06d}"
+    for number, face in result.faces:
+        path = folder / f"{result.stem}{frame}_{number}.pts"
+        if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
+            raise InputError(f"{path}: would be the annotation of the photograph beside it. Choose another output.")
+        write_text(path, pts_text(face.landmarks))
+
+
+def _document(results: list[Result], model: str, spec: DatasetSpec, failed: Sequence[dict[str, str]]) -> dict:
     return {
-        "model": model,
+        "model": utf8(model),
         "points": f"{spec.num_landmarks} as in {spec.title}; image pixels, pixel centres at integers from 0",
         "angles": "degrees; yaw > 0 towards the left edge of the image, pitch > 0 up, roll > 0 clockwise",
+        "face": "number of a face in its image; in a video of one face for as long as it is followed (tracking.py)",
         "results": [
             {
-                "image": result.image,
+                "image": utf8(result.image),
                 **({} if result.frame is None else {"frame": result.frame}),
                 "width": result.size[0],
                 "height": result.size[1],
@@ -82,6 +107,7 @@ def _document(results: list[Result], model: str, spec: DatasetSpec) -> dict:
             }
             for result in results
         ],
+        "failed": [{key: utf8(value) for key, value in failure.items()} for failure in failed],
     }  # fmt: skip
 
 
@@ -89,23 +115,131 @@ def _rows(result: Result) -> Iterable[list]:
     frame = "" if result.frame is None else result.frame
     for number, face in result.faces:
         numbers = (face.score, *face.box, *face.angles, *face.landmarks.reshape(-1))
-        yield [result.image, frame, number, *(f"{value:.4f}" for value in numbers)]
+        yield [utf8(result.image), frame, number, *(f"{value:.4f}" for value in numbers)]
 
 
-def read_boxes(path: Path) -> dict[str, np.ndarray]:
+@dataclass(frozen=True, eq=False)
+class BoxRow:
+    """A row of a boxes file. line: its number, from 1. image: as written there. box: float64 (4,)."""
+
+    line: int
+    image: str
+    box: np.ndarray
+
+
+def read_boxes(path: Path) -> list[BoxRow]:
     """Reads one's own detector's boxes, a csv with the columns image, x_min, y_min, x_max, y_max, pixels from 0.
 
-    Returns: image -> float64 (N, 4). Raises: InputError naming the line that cannot be used.
+    Raises: InputError naming the line that cannot be used.
     """
-    boxes: dict[str, list[list[float]]] = {}
+    rows = []
     for line, image, box in read_csv(path, "image", BOX_COLUMNS):
         if box[0] >= box[2] or box[1] >= box[3]:
             raise InputError(f"{path}, line {line}: {box}, expected x_min < x_max and y_min < y_max.")
-        boxes.setdefault(image, []).append(box)
-    return {image: np.array(rows) for image, rows in boxes.items()}
+        rows.append(BoxRow(line, image, np.array(box)))
+    return rows
 
 
-def boxes_of(boxes: dict[str, np.ndarray], image: Path) -> np.ndarray:
-    """Returns the boxes (N, 4) of an image: by its path, else by its file name; (0, 4) where it has none."""
-    names = (str(image), image.as_posix(), image.name)
-    return next((boxes[name] for name in names if name in boxes), np.empty((0, 4)))
+def match_boxes(
+    path: Path, rows: list[BoxRow], images: list[Path], folders: list[Path]
+) -> tuple[dict[Path, list[BoxRow]], list[str]]:
+    """Gives the rows of a boxes file to their images.
+
+    By path first: as written, from the csv's folder, from one of `folders`, with `/` or `\\`. Then, among the images
+    that no path names, by the last parts of the path, as many as agree; then so without the ending.
+
+    Returns: image -> its rows; what there is to say, a line each.
+    Raises:  InputError if a row may be of several images, or rows of several names of one; if none is of any image.
+    """
+    lines: dict[str, BoxRow] = {}
+    for row in rows:
+        lines.setdefault(row.image, row)
+    found: dict[str, Path] = {}
+
+    def take(name: str, candidates: list[Path]) -> None:
+        if len(candidates) > 1:
+            raise InputError(
+                f"{path}, line {lines[name].line}: {name} may be {candidates[0]} or {candidates[1]}. Write its path."
+            )
+        found.update((name, image) for image in candidates)
+
+    places = {_key(place(image)): image for place in (os.path.realpath, os.path.abspath) for image in images}
+    for name in lines:
+        for roots in ([Path()], [path.parent], folders):
+            spelled = [root / text for root in roots for text in dict.fromkeys((name, name.replace("\\", "/")))]
+            hits = {places.get(_key(os.path.abspath(spelling))) for spelling in spelled}
+            if name not in found:
+                take(name, sorted(hits - {None}))
+    by_path = len(found)
+    for with_ending in (True, False):
+        known = set(found.values())
+        free: dict[str, list[tuple[list[str], Path]]] = {}
+        for image in images:
+            if image not in known:
+                parts = _parts(os.path.abspath(image), with_ending)
+                free.setdefault(parts[0], []).append((parts, image))
+        names: dict[Path, str] = {}
+        for name in lines:
+            parts = [] if name in found else _parts(name, with_ending)
+            if not parts or parts[0] not in free:
+                continue
+            agreeing = [sum(accumulate(map(eq, parts, theirs), and_)) for theirs, _ in free[parts[0]]]
+            take(name, [image for n, (_, image) in zip(agreeing, free[parts[0]]) if n == max(agreeing)])
+            if names.setdefault(found[name], name) != name:
+                both = f"{names[found[name]]} and {name}"
+                raise InputError(f"{path}, line {lines[name].line}: {both} may be {found[name]}. Write its path.")
+    if rows and images and not found:
+        raise InputError(
+            f"{path}: no row is of an image that was given ({rows[0].image}; {images[0]}). Write their paths."
+        )
+
+    matched: dict[Path, list[BoxRow]] = {}
+    unmatched, repeated = [], []
+    for row in rows:
+        of_image = matched.setdefault(found[row.image], []) if row.image in found else None
+        if of_image is None:
+            unmatched.append(row)
+        elif any(np.array_equal(row.box, other.box) for other in of_image):
+            repeated.append(row)
+        else:
+            of_image.append(row)
+    guessed = [f"{name} is {image}" for name, image in list(found.items())[by_path:]]
+    without = [image for image in images if image not in matched]
+    notes = []
+    for items, text in (
+        (guessed, "told by the file name alone"),
+        ([f"line {row.line}, {row.image}" for row in unmatched], "row of no image that was given"),
+        ([f"line {row.line}, {row.image}" for row in repeated], "row that repeats another, used once"),
+        (without, "image without a row: no face is looked for there"),
+    ):
+        if items:
+            notes.append(f"{path}: {len(items)} x {text} (first: {items[0]})")
+    return matched, notes
+
+
+def boxes_inside(path: Path, rows: list[BoxRow], image: Path, size: tuple[int, int]) -> np.ndarray:
+    """Returns the boxes (N, 4) of an image of `size` (width, height).
+
+    Raises: InputError for a box of which less than half lies in the image.
+    """
+    boxes = np.array([row.box for row in rows]).reshape(-1, 4)
+    inside = np.clip(np.minimum(boxes[:, 2:], size) - np.maximum(boxes[:, :2], 0), 0, None)
+    for row, share in zip(rows, (inside / (boxes[:, 2:] - boxes[:, :2])).prod(axis=1)):
+        if share < 0.5:
+            raise InputError(
+                f"{path}, line {row.line}: the box {row.box.tolist()} lies outside {image}, {size[0]} x {size[1]} "
+                "pixels. Is it of another size of this image?"
+            )
+    return boxes
+
+
+def _key(path: str | Path) -> str:
+    return unicodedata.normalize("NFC", utf8(path))
+
+
+def _parts(path: str, with_ending: bool) -> list[str]:
+    """Returns the parts of a path, the last one first, as they are compared: without case or an image's ending."""
+    parts = [part for part in _key(path).replace("\\", "/").casefold().split("/")[::-1] if part not in ("", ".", "..")]
+    if parts and not with_ending and parts[0].endswith(PHOTO_ENDINGS):
+        parts[0] = parts[0].rpartition(".")[0]
+    return parts

@@ -52,10 +52,20 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        text = printable(message)
         if len(text) > _MAX_MESSAGE:
             text = f"{text[: _MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 4 :]}"
         super().__init__(text)
+
+
+def printable(text: str) -> str:
+    """Returns `text` with all that would break a line or move a terminal's cursor escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def utf8(text: object) -> str:
+    """Returns a text or path as UTF-8 can hold it: bytes of a file's name that are no UTF-8 become `\\udcXX`."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def first_line(error: BaseException, length: int = 80) -> str:

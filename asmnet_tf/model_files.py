@@ -10,7 +10,7 @@ import os
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from asmnet_tf.models import StartWeights, count_multiply_adds, load_model, read
 from asmnet_tf.original import OURS, Convention, holds_heads, is_original, load_original_model
 from asmnet_tf.twins import inference_twin
 
+_process: int | None = None  # that opened the first model
 MAX_INPUT_SIZE = 4096  # pixels; one image then is 50 MB
 # RGB uint8 (B, S, S, 3), any B -> landmarks (B, 2L) and pose (B, 3) in network units, as arrays or eager tensors
 Infer = Callable[[np.ndarray], Sequence]
@@ -50,16 +51,34 @@ def open_model(path: str | Path, threads: int | None = None) -> RunnableModel:
     """Opens a model: a folder is a SavedModel, `.tflite` or what begins so TFLite, `.h5` the release's, else `.keras`.
 
     Args:   threads: of TFLite; default: the cores, 4 at most, for one face has no work for more.
-    Raises: InputError for a file that is missing, damaged or no model with landmarks and pose.
+    Raises: InputError for a file that is missing, damaged or no model with landmarks and pose. It and what it returns
+            raise RuntimeError in a fork of the process that opened the first model.
     """
+    check_process()
     path = Path(path)
     if path.is_dir():
-        return _open_saved_model(path)
-    if path.suffix == ".tflite" or _begins_like_tflite(path):
-        return _open_tflite(path, threads or min(4, os.cpu_count() or 1))
-    if is_original(path):
-        return _open_original(path)
-    return _open_keras(path)
+        model = _open_saved_model(path)
+    elif path.suffix == ".tflite" or _begins_like_tflite(path):
+        model = _open_tflite(path, threads or min(4, os.cpu_count() or 1))
+    else:
+        model = _open_original(path) if is_original(path) else _open_keras(path)
+
+    def infer(images: np.ndarray) -> Sequence:
+        check_process()
+        return model.infer(images)
+
+    return replace(model, infer=infer)
+
+
+def check_process() -> None:
+    """Raises: RuntimeError in a fork of a process that has opened a model: there, TensorFlow waits for ever."""
+    global _process
+    _process = _process or os.getpid()
+    if _process != os.getpid():
+        raise RuntimeError(
+            f"process {os.getpid()} is a fork of process {_process}, which holds a model: TensorFlow does not run in "
+            "it. Open the model in each process, started with multiprocessing.get_context('spawn')."
+        )
 
 
 def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = False) -> Infer:

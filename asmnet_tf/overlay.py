@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from asmnet_tf.config import DatasetSpec
+from asmnet_tf.files import InputError, replacing
 from asmnet_tf.pose import draw_axes
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 CONTOUR, POINT = (255, 210, 60), (70, 240, 120)  # RGB
 NOSE_TIP = 30  # of the 68 points
+# ends every picture and video we draw, so that it is not taken for a photograph: to an mp4 a box without meaning, to a
+# JPEG bytes after its end
+MARK = (32).to_bytes(4, "big") + b"free" + b"drawn by asmnet_tf".ljust(24)
 _SUBPIXEL = 4  # bits: OpenCV draws at 1/16 pixel
 
 
@@ -37,3 +42,23 @@ def draw_faces(image: np.ndarray, faces: list[Face], spec: DatasetSpec) -> np.nd
         if np.isfinite(face.angles).all():
             draw_axes(image, face.angles, face.landmarks[nose], 0.45 * side)
     return image
+
+
+def is_overlay(path: Path) -> bool:
+    """Returns whether a file is a picture or video that `predict` drew, whatever it is called now."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-len(MARK), 2)
+            return file.read() == MARK
+    except OSError:  # shorter, or not to be read: what opens it next says why
+        return False
+
+
+def write_overlay(path: Path, image: np.ndarray, faces: list[Face], spec: DatasetSpec) -> None:
+    """Writes the image with its faces drawn as JPEG; see `draw_faces`. Raises: InputError."""
+    drawn = cv2.cvtColor(draw_faces(image, faces, spec), cv2.COLOR_RGB2BGR)
+    whole, encoded = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    if not whole:
+        raise InputError(f"{path}: a JPEG cannot have {drawn.shape[1]} x {drawn.shape[0]} pixels. Use --no-draw.")
+    with replacing(path) as temporary:
+        temporary.write_bytes(encoded.tobytes() + MARK)

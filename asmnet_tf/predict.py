@@ -7,25 +7,40 @@
     python -m asmnet_tf.predict photo.jpg --boxes boxes.csv --format pts --no-draw --model runs/mine/best.keras
 
 Writes to --output: NAME_overlay.jpg or .mp4 (points, contours, head axes), predictions.json and predictions.csv
-(pixels from 0, degrees), and with --format pts one NAME_K.pts per face (pixels from 1, as in 300W).
+(pixels from 0, degrees), and with --format pts one NAME_K.pts per face (pixels from 1, as in 300W). `face` numbers the
+faces of an image; in a video a number is one face for as long as it is followed (tracking.py says when it is lost).
+
+What is done is written when Ctrl-C, SIGTERM, a full disk or a closed pipe ends it. `failed` in predictions.json names
+every input of which something is missing, and why; the exit code then is 2, or 128 + the signal. Overlays of earlier
+runs are never read. The rows of --boxes find their image by path, else by a file name that is unique; an image without
+a row gets no face.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import sys
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from asmnet_tf import cli
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE, FACE_FORMATS, PHOTO_ENDINGS, VIDEO_ENDINGS
-from asmnet_tf.files import InputError, make_folder, replacing
+from asmnet_tf.files import InputError, owned, printable
 
 if TYPE_CHECKING:
     from asmnet_tf.aligner import Face, FaceAligner
-    from asmnet_tf.face_files import Result
+    from asmnet_tf.face_files import BoxRow, Result
+    from asmnet_tf.video import Frame, Video
 
 LINES = 10  # up to so many inputs are told one by one
+OTHER_ENDINGS = (  # of pictures and videos that are not read: to be told, not passed over
+    *(".heic", ".heif", ".hif", ".avif", ".gif", ".svg", ".psd", ".jxl", ".ico", ".eps", ".tga", ".xcf"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+    *(".3gp", ".flv", ".mts", ".m2ts", ".ogv", ".vob"),
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -66,17 +81,34 @@ def main(args: argparse.Namespace) -> None:
     # OpenCV's own words about a damaged file would stand around the one line that names it
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from asmnet_tf.face_files import read_boxes, write_results
+    with owned(args.output):
+        predict(args)
 
-    # 1. What there is to do, and all that can be wrong with it before the network is read.
-    make_folder(args.output)
-    boxes = None if args.boxes is None else read_boxes(args.boxes)
-    images, videos = find_inputs(args.inputs, args.camera)
-    if videos and boxes is not None:
-        raise InputError(f"{videos[0][0]}: --boxes is for images; faces of videos are detected.")
+
+def predict(args: argparse.Namespace) -> None:
+    """`main` in an output folder that is this process's own."""
+    from asmnet_tf.face_files import match_boxes, read_boxes, write_results
     from asmnet_tf.video import Video
 
-    opened = [(Video(source), stem) for source, stem in videos]
+    # 1. What there is to do, and all that can be wrong with it before the network is read.
+    failed = Failures()
+    images, videos = find_inputs(args.inputs, args.camera, args.output, failed)
+    boxes = None
+    if args.boxes is not None:
+        if videos:
+            raise InputError(f"{videos[0][0]}: --boxes is for images; faces of videos are detected.")
+        folders = [path for path in args.inputs if path.is_dir()]
+        boxes, notes = match_boxes(args.boxes, read_boxes(args.boxes), [path for path, _ in images], folders)
+        for note in notes:
+            say(note, sys.stderr)
+    opened = []
+    for source, stem in videos:
+        try:
+            opened.append((Video(source), stem))
+        except InputError as error:
+            failed.add(source, error)
+    if not images and not opened:
+        sys.exit(cli.EXIT_BAD_INPUT)
 
     # 2. The network on every face.
     cli.start_tensorflow()
@@ -84,95 +116,149 @@ def main(args: argparse.Namespace) -> None:
 
     with cli.without_notes():
         aligner = FaceAligner(args.model, args.min_score, args.detector_size)
-    results, errors = [], []
+    results: list[Result] = []
     try:
-        results += predict_images(images, aligner, boxes, args, errors)
-        for video, stem in opened:
-            predict_video(video, stem, aligner, args, results, errors)
+        with cli.StopSignals() as signals:
+            predict_images(images, aligner, boxes, args, results, failed, signals)
+            for video, stem in opened:
+                predict_video(video, stem, aligner, args, results, failed, signals)
     finally:
-        # 3. The files, also of what was done before Ctrl-C.
-        if results:
-            written = write_results(args.output, results, args.format, str(args.model), aligner.spec)
-            print(", ".join(map(str, written)))
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise InputError(f"{errors[0]} ({len(errors) - 1} more inputs could not be used; the others are done)")
+        # 3. The files, also of what was done before something ended it.
+        told = {result.image for result in results} | {failure["image"] for failure in failed}
+        missed = [str(source) for source, _ in images + videos if args.camera is None and str(source) not in told]
+        failed += [{"image": name, "reason": "not reached"} for name in missed]
+        written = write_results(args.output, results, args.format, str(args.model), aligner.spec, failed)
+    say(", ".join(map(str, written)))
+    if failed and signals.received:
+        done = f"{len(images) + len(opened) - len(missed)} of {len(images) + len(opened)} inputs done"
+        raise cli.Stopped(f"stopped; {done}, written to {args.output}", 128 + signals.received)
+    if failed:
+        sys.exit(cli.EXIT_BAD_INPUT)
 
 
-def find_inputs(inputs: list[Path], camera: int | None) -> tuple[list[tuple[Path, str]], list[tuple[Path | int, str]]]:
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line, default to stdout, at once; what the stream's encoding or a terminal cannot take is escaped."""
+    stream = stream or sys.stdout
+    encoding = stream.encoding or "utf-8"
+    print(printable(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+class Failures(list):
+    """The inputs of which something is missing, and why, as predictions.json has them. full: the disk is."""
+
+    full = False
+
+    def add(self, source: Path | int, error: InputError) -> None:
+        """Notes an input and tells its error."""
+        from tqdm import tqdm
+
+        self.append({"image": str(source), "reason": str(error)})
+        self.full |= getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        with tqdm.external_write_mode(sys.stderr):
+            say(f"error: {error}", sys.stderr)
+
+
+def find_inputs(
+    inputs: list[Path], camera: int | None, output: Path, failed: Failures
+) -> tuple[list[tuple[Path, str]], list[tuple[Path | int, str]]]:
     """Returns (path, stem of its output files) of images and of videos; without any the photograph of matplotlib.
 
-    Raises: InputError for a path that is not there and for a folder without images and videos.
+    What a folder holds beside them, pictures of other kinds and what `predict` drew, is counted on stderr. A path that
+    is not there or not read and a folder without images and videos go to `failed`.
+
+    Raises: InputError if all of them were drawn by `predict`.
     """
     if camera is not None:
         return [], [(camera, f"camera_{camera}")]
+    from asmnet_tf.overlay import is_overlay
+
     if not inputs:
         from matplotlib.cbook import get_sample_data
 
         inputs = [Path(get_sample_data("grace_hopper.jpg", asfileobj=False))]
-    found: list[tuple[Path, Path]] = []  # path, and what of it names the output
+    found: dict[str, tuple[Path, Path]] = {}  # absolute path -> path, and what of it names the output
+    skipped: Counter[str] = Counter()
     for path in inputs:
-        if path.is_dir():
-            files = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in PHOTO_ENDINGS + VIDEO_ENDINGS and p.is_file()
-            )
-            if not files:
-                raise InputError(f"{path}: no image or video in this folder ({', '.join(PHOTO_ENDINGS)}, ...).")
-            found += [(file, file.relative_to(path)) for file in files]
-        elif not path.exists():
-            raise InputError(f"{path}: no such file or folder.")
-        else:
-            found.append((path, Path(path.name)))
+        in_folder = os.path.isdir(path)
+        if not in_folder and not os.path.exists(path):
+            failed.add(path, InputError(f"{path}: no such file or folder."))
+            continue
+        usable = False
+        for file in sorted(path.rglob("*")) if in_folder else [path]:
+            ending = file.suffix.lower()
+            if in_folder and not file.is_file():
+                continue
+            if ending in OTHER_ENDINGS:
+                if in_folder:
+                    skipped[ending] += 1
+                else:
+                    failed.add(path, InputError(f"{path}: {ending} is not read. Save it as .jpg, .png or .mp4."))
+            elif not in_folder or ending in PHOTO_ENDINGS + VIDEO_ENDINGS:
+                drawn = is_overlay(file)
+                if drawn or (in_folder and file.name.startswith(".")):  # of a run that was killed, of macOS
+                    skipped["drawn by predict" if drawn else "hidden"] += 1
+                    continue
+                found.setdefault(os.path.abspath(file), (file, file.relative_to(path if in_folder else path.parent)))
+                usable = True
+        if in_folder and not usable:
+            failed.add(path, InputError(f"{path}: no image or video in this folder ({', '.join(PHOTO_ENDINGS)}, ...)."))
+    if skipped:
+        say(f"skipped {', '.join(f'{count} {kind}' for kind, count in skipped.items())}", sys.stderr)
+    if not found and not failed:
+        raise InputError(f"{inputs[0]}: drawn by predict. Give the photograph or video itself.")
     taken: set[str] = set()
     images, videos = [], []
-    for path, name in found:
+    for path, name in found.values():
         stem = name.with_suffix("").as_posix()
-        if stem in taken:  # a.jpg and a.png, or one name in two folders
-            stem = next(s for s in (f"{stem}-{i}" for i in range(2, len(found) + 2)) if s not in taken)
+        # a.jpg and a.png, or one name in two folders; and a picture of the user's may be called as the overlay would
+        for other in (stem, *(f"{stem}-{i}" for i in range(2, len(found) + 100))):
+            overlays = [output / f"{other}_overlay{ending}" for ending in (".jpg", ".mp4")]
+            if other not in taken and all(is_overlay(p) or not os.path.lexists(p) for p in overlays):
+                stem = other
+                break
         taken.add(stem)
         (videos if path.suffix.lower() in VIDEO_ENDINGS else images).append((path, stem))
     return images, videos
 
 
 def predict_images(
-    images: list[tuple[Path, str]], aligner: FaceAligner, boxes: dict | None, args: argparse.Namespace, errors: list
-) -> list[Result]:
-    """Returns the faces of every image; an image that cannot be used goes to `errors` and the others go on."""
+    images: list[tuple[Path, str]],
+    aligner: FaceAligner,
+    boxes: dict[Path, list[BoxRow]] | None,
+    args: argparse.Namespace,
+    results: list[Result],
+    failed: Failures,
+    signals: cli.StopSignals,
+) -> None:
+    """Appends the faces of every image; one that cannot be used goes to `failed` and the others go on."""
     from tqdm import tqdm
 
-    from asmnet_tf.face_files import Result, boxes_of
+    from asmnet_tf.face_files import Result, boxes_inside
     from asmnet_tf.geometry import read_image
+    from asmnet_tf.overlay import write_overlay
 
-    results = []
     for path, stem in tqdm(images, "images", unit="image", disable=None if len(images) > 1 else True, leave=False):
+        if signals.received or failed.full:
+            break
         try:
             image = read_image(path)
-            faces = aligner.detect(image, None if boxes is None else boxes_of(boxes, path))
+            size = (image.shape[1], image.shape[0])
+            given = None if boxes is None else boxes_inside(args.boxes, boxes.get(path, []), path, size)
+            faces = aligner.detect(image, given)
+            results.append(Result(str(path), stem, size, list(enumerate(faces, 1))))
+            told = f"no row in {args.boxes}" if boxes is not None and path not in boxes else in_words(faces)
+            if not args.no_draw:
+                overlay = args.output / f"{stem}_overlay.jpg"
+                write_overlay(overlay, image, faces, aligner.spec)
+                told += f"; {overlay}"
         except InputError as error:
-            errors.append(error)
+            failed.add(path, error)
             continue
-        results.append(Result(str(path), stem, (image.shape[1], image.shape[0]), list(enumerate(faces, 1))))
-        overlay = None if args.no_draw else draw(args.output / f"{stem}_overlay.jpg", image, faces, aligner)
         if len(images) <= LINES:
-            print(f"{path}: {in_words(faces)}" + (f"; {overlay}" if overlay else ""))
+            say(f"{path}: {told}")
     if len(images) > LINES:
         without = sum(not result.faces for result in results)
-        print(f"{len(results)} images, {sum(len(r.faces) for r in results)} faces, {without} images without a face")
-    return results
-
-
-def draw(path: Path, image, faces: list[Face], aligner: FaceAligner) -> Path:
-    """Writes the overlay as JPEG. Returns its path. Raises: InputError."""
-    import cv2
-
-    from asmnet_tf.overlay import draw_faces
-
-    drawn = cv2.cvtColor(draw_faces(image, faces, aligner.spec), cv2.COLOR_RGB2BGR)
-    with replacing(path) as temporary:
-        if not cv2.imwrite(str(temporary), drawn, [cv2.IMWRITE_JPEG_QUALITY, 92]):
-            raise InputError(f"{path}: OpenCV cannot write this image. Use --no-draw.")
-    return path
+        say(f"{len(results)} images, {sum(len(r.faces) for r in results)} faces, {without} images without a face")
 
 
 def in_words(faces: list[Face]) -> str:
@@ -185,30 +271,41 @@ def in_words(faces: list[Face]) -> str:
 
 
 def predict_video(
-    video, stem: str, aligner: FaceAligner, args: argparse.Namespace, results: list[Result], errors: list
+    video: Video,
+    stem: str,
+    aligner: FaceAligner,
+    args: argparse.Namespace,
+    results: list[Result],
+    failed: Failures,
+    signals: cli.StopSignals,
 ) -> None:
     """Follows the faces of an open video; appends one result a frame."""
     from asmnet_tf.face_files import Result
     from asmnet_tf.tracking import FaceTracker
     from asmnet_tf.video import follow_video
 
+    if signals.received or failed.full:
+        return
     name = f"camera {video.source}" if video.is_camera else str(video.source)
     overlay = None if args.no_draw else args.output / f"{stem}_overlay.mp4"
     numbers: set[int] = set()
 
-    def take(frame, faces: list[tuple[int, Face]]) -> None:
+    def take(frame: Frame, faces: list[tuple[int, Face]]) -> bool:
         size = (frame.pixels.shape[1], frame.pixels.shape[0])
         results.append(Result(name, stem, size, faces, frame.number))
         numbers.update(number for number, _ in faces)
+        return signals.received is not None
 
     tracker = FaceTracker(aligner, args.detect_every, args.smooth)
     try:
         frames, speed = follow_video(video, tracker, take, overlay, args.frames)
+        if signals.received and not video.is_camera:
+            raise InputError(f"{name}: stopped after {frames} frames.")
     except InputError as error:
-        errors.append(error)
+        failed.add(name, error)
         return
     told = f"{len(numbers)} face{'' if len(numbers) == 1 else 's'}" if numbers else "no face found"
-    print(f"{name}: {frames} frames, {told}, {speed:.1f} frames/s" + (f"; {overlay}" if overlay else ""))
+    say(f"{name}: {frames} frames, {told}, {speed:.1f} frames/s" + (f"; {overlay}" if overlay else ""))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from asmnet_tf.aligner import Face, FaceAligner
 
 SAME_FACE = 0.3  # IoU of a track's box and a detection's from which on they are one face
+TOUCHING = 0.1  # IoU of two tracks from which on the landmarks of one may slide onto the other
+REMEMBERED_S = 2.0  # a lost face keeps its number for so long
+SETTLED = 10  # frames over which a velocity is averaged
 STEADY = 0.5  # IoU of the box looked at and the landmarks' box found there; below, the face is lost
 MIN_CUTOFF_HZ = 1.0  # One-Euro: of a face that stands still
 BETA = 10.0  # One-Euro: how much a motion of one unit a second raises the cut-off
@@ -53,14 +57,36 @@ def _alpha(cutoff: np.ndarray | float, dt: float) -> np.ndarray | float:
     return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff * dt))
 
 
-@dataclass
+@dataclass(eq=False)
 class Track:
-    """One face over time. number: 1, 2, ... in order of appearance. face: as last seen, not smoothed."""
+    """One face over time. number: 1, 2, ... in order of appearance. face: as last seen, not smoothed.
+
+    place: the box of the detection that last confirmed it, `age` frames ago. velocity: pixels a frame, from detection
+    to detection. lost: seconds for which it has not been seen.
+    """
 
     number: int
     face: Face
+    place: np.ndarray
+    age: int = 0
+    velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    lost: float = 0.0
     landmark_filter: OneEuroFilter = field(default_factory=OneEuroFilter)
     angle_filter: OneEuroFilter = field(default_factory=OneEuroFilter)
+
+    @property
+    def expected(self) -> np.ndarray:
+        """Where the face is if it moved on as it did between the detections, box (4,)."""
+        return self.place + np.tile(self.velocity * self.age, 2)
+
+    def confirm(self, face: Face, box: np.ndarray) -> None:
+        """Takes the face that was found in the box of a detection."""
+        if self.age:
+            velocity = (_centre(box) - _centre(self.place)) / self.age
+            self.velocity = self.velocity + min(1.0, self.age / SETTLED) * (velocity - self.velocity)
+        if self.lost:  # the filters know another time
+            self.landmark_filter, self.angle_filter = OneEuroFilter(), OneEuroFilter()
+        self.face, self.place, self.age, self.lost = face, box, 0, 0.0
 
     def smoothed(self, dt: float) -> Face:
         """Returns the face after the filters; once per frame."""
@@ -78,7 +104,10 @@ class Track:
 
 def match(boxes: np.ndarray, others: np.ndarray, least: float = SAME_FACE) -> dict[int, int]:
     """Pairs boxes (N, 4) with other boxes (M, 4), the largest IoU first, none below `least`: {index: other index}."""
-    table = overlaps(boxes, others)
+    return _pairs(overlaps(boxes, others), least)
+
+
+def _pairs(table: np.ndarray, least: float) -> dict[int, int]:
     pairs: dict[int, int] = {}
     while table.size and table.max() >= least:
         i, j = np.unravel_index(table.argmax(), table.shape)
@@ -90,15 +119,19 @@ def match(boxes: np.ndarray, others: np.ndarray, least: float = SAME_FACE) -> di
 class FaceTracker:
     """Finds faces in the frames of a video: detected every few frames, followed by their landmarks in between.
 
-    A face is lost when its landmarks leave the box they were looked for in, when it leaves the image, or when a
-    detection does not confirm it; the frame after a loss is detected anew. Not for several threads.
+    A number stands for one face as long as it is followed. A face is lost when its landmarks leave the box they were
+    looked for in or when a detection does not confirm it; the frame after a loss is detected anew. A lost face is not
+    reported; it gets its old number if it is found where it was or would be by now, within two seconds or when what
+    covers it has moved on. One that left the image comes back under a new number. While two faces touch, every frame is
+    detected, lest the landmarks of the one behind slide onto the one in front. Not for several threads.
 
     Args: detect_every: 1 detects in every frame. smooth: filter landmarks and angles (`OneEuroFilter`).
     """
 
     def __init__(self, aligner: FaceAligner, detect_every: int = 10, smooth: bool = False) -> None:
         self.aligner, self.detect_every, self.smooth = aligner, detect_every, smooth
-        self.tracks: list[Track] = []
+        self.tracks: list[Track] = []  # of the faces that are there
+        self.lost: list[Track] = []
         self._frames_until_detection = 0
         self._appeared = 0
 
@@ -107,29 +140,49 @@ class FaceTracker:
 
         Args: image: RGB uint8 (H, W, 3). dt: seconds since the frame before.
         """
-        if self._frames_until_detection <= 0:
+        for track in self.tracks + self.lost:
+            track.age += 1
+        boxes = _boxes(track.face.landmark_box for track in self.tracks)
+        others = np.concatenate([boxes, _boxes(track.expected for track in self.lost)])
+        touching = overlaps(boxes, others) >= TOUCHING
+        for track, covered in zip(self.lost, touching[:, len(boxes) :].any(axis=0)):
+            track.lost += 0.0 if covered else dt
+        if self._frames_until_detection <= 0 or touching.sum() > len(boxes):
             self._detect(image)
             self._frames_until_detection = self.detect_every
         else:
             self._follow(image)
         self._frames_until_detection -= 1
+        whole = np.array([[0, 0, image.shape[1], image.shape[0]]])
+        self.lost = [t for t in self.lost if t.lost < REMEMBERED_S and overlaps(t.expected[None], whole)[0, 0] > 0]
         return [(track.number, track.smoothed(dt) if self.smooth else track.face) for track in self.tracks]
 
     def _detect(self, image: np.ndarray) -> None:
-        """Confirms, drops and adds tracks; a confirmed one is looked at where its landmarks were."""
+        """Confirms, loses, finds again and adds tracks; a confirmed one is looked at where its landmarks were."""
         detected, scores = detect_faces(image, self.aligner.min_score, self.aligner.detector_size)
-        boxes = np.array([track.face.landmark_box for track in self.tracks]).reshape(-1, 4)
-        known = {found: track for track, found in match(boxes, detected).items()}
-        looked_at = [boxes[known[k]] if k in known else detected[k] for k in range(len(detected))]
-        faces = self._faces(image, looked_at, scores)
+        # landmarks may have slid onto another face, and a velocity is wrong where a face turns back: both have a say
+        steady = overlaps(_boxes(track.face.landmark_box for track in self.tracks), detected)
+        expected = overlaps(_boxes(track.expected for track in self.tracks), detected)
+        table = np.where(np.maximum(steady, expected) >= SAME_FACE, (steady + expected) / 2, 0.0)
+        looked_at, known = list(detected), {}
+        for i, found in _pairs(table, SAME_FACE / 2).items():
+            known[found] = self.tracks[i]
+            if steady[i, found] >= STEADY:
+                looked_at[found] = self.tracks[i].face.landmark_box
+        free = np.array([found not in known for found in range(len(detected))], bool)
+        again = np.maximum(*(overlaps(_boxes(places), detected) * free for places in (
+            (track.place for track in self.lost), (track.expected for track in self.lost)
+        )))  # fmt: skip
+        known |= {found: self.lost[i] for i, found in _pairs(again, SAME_FACE).items()}
         tracks = []
-        for k, face in enumerate(faces):
-            if k in known:
-                self.tracks[known[k]].face = face
-                tracks.append(self.tracks[known[k]])
-            else:
+        for found, face in enumerate(self._faces(image, looked_at, scores)):
+            if found not in known:
                 self._appeared += 1
-                tracks.append(Track(self._appeared, face))
+                known[found] = Track(self._appeared, face, detected[found])
+            known[found].confirm(face, detected[found])
+            if _is_inside(face.landmark_box, image.shape):
+                tracks.append(known[found])
+        self.lost = [track for track in {*self.tracks, *self.lost, *known.values()} if track not in tracks]
         self.tracks = sorted(tracks, key=lambda track: track.number)
 
     def _follow(self, image: np.ndarray) -> None:
@@ -141,6 +194,7 @@ class FaceTracker:
                 track.face = face
                 kept.append(track)
             else:
+                self.lost.append(track)
                 self._frames_until_detection = 0
         self.tracks = kept
 
@@ -153,6 +207,17 @@ class FaceTracker:
 
 def still_there(looked_at: np.ndarray, found: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Tells whether the landmark box found (4,) is that of the face looked for at a box (4,), and in the image."""
-    centre = (found[:2] + found[2:]) / 2
-    inside = bool((centre >= 0).all() and centre[0] < shape[1] and centre[1] < shape[0])
-    return inside and bool(overlaps(looked_at[None], found[None])[0, 0] >= STEADY)
+    return _is_inside(found, shape) and bool(overlaps(looked_at[None], found[None])[0, 0] >= STEADY)
+
+
+def _centre(box: np.ndarray) -> np.ndarray:
+    return (box[:2] + box[2:]) / 2
+
+
+def _is_inside(box: np.ndarray, shape: tuple[int, ...]) -> bool:
+    centre = _centre(box)
+    return bool((centre >= 0).all() and centre[0] < shape[1] and centre[1] < shape[0])
+
+
+def _boxes(boxes: Iterable[np.ndarray]) -> np.ndarray:
+    return np.array(list(boxes)).reshape(-1, 4)

@@ -450,9 +450,8 @@ class Trainer:
         if differs:
             more = f" and {len(differs) - 3} more" if len(differs) > 3 else ""
             raise InputError(f"{path}: state of another model or optimizer ({'; '.join(differs[:3])}{more}). {again}")
-        fits = epoch == sum(row["epoch"] > 0 for row in rows) and all(
-            isinstance(row, dict) and set(row) == set(LOG_COLUMNS) for row in rows
-        )
+        fits = all(isinstance(row, dict) and set(row) == set(LOG_COLUMNS) for row in rows)
+        fits = fits and [row["epoch"] for row in rows if row["epoch"] != 0] == [*range(1, epoch + 1)]
         if not fits or not all(v.dtype.kind in "fiu" and np.isfinite(v).all() for v in stored.values()):
             raise InputError(f"{path}: damaged state. {again}")
         if epoch > self.plan.epochs:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,8 +16,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from asmnet_tf.files import InputError, replacing
-from asmnet_tf.overlay import draw_faces
+from asmnet_tf.files import InputError, printable, replacing
+from asmnet_tf.overlay import MARK, draw_faces
 
 if TYPE_CHECKING:
     from asmnet_tf.aligner import Face
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 USUAL_FPS = 30.0  # where a file or camera does not tell
 CODEC = "mp4v"
+FULL_BYTES = 1 << 20  # a disk with less left is full: what failed to be written was longer
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Video:
         self.is_camera = isinstance(source, int)
         if not self.is_camera and not source.is_file():
             raise InputError(f"{source}: no such file.")
+        _check_name(source)
         self._capture = cv2.VideoCapture(source if self.is_camera else str(source))
         if not self._capture.isOpened():
             if self.is_camera:
@@ -75,64 +80,81 @@ class VideoFile:
     """Writes RGB frames of one size as a video without sound; the file is made when the first one comes."""
 
     def __init__(self, path: Path, fps: float) -> None:
-        self.path, self.fps = path, fps
+        self.path, self.fps, self.frames = path, fps, 0
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: np.ndarray) -> None:
-        """Appends a frame (H, W, 3). Raises: InputError if OpenCV cannot write such a video."""
+        """Appends a frame (H, W, 3). Raises: OSError if OpenCV cannot write such a video."""
         if self._writer is None:
             size = (frame.shape[1], frame.shape[0])
             self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*CODEC), self.fps, size)
             if not self._writer.isOpened():
-                raise InputError(f"{self.path}: OpenCV cannot write {CODEC} video here. Use --no-draw.")
+                self._writer = None
+                raise self._error()
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self.frames += 1
 
     def close(self) -> None:
-        """Ends the file."""
-        if self._writer is not None:
-            self._writer.release()
+        """Ends the file. Raises: OSError if not all frames are in it: OpenCV does not tell when a write fails."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        if int(cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT)) != self.frames:
+            raise self._error()
+        with open(self.path, "ab") as file:
+            file.write(MARK)
+
+    def _error(self) -> OSError:
+        if shutil.disk_usage(self.path.parent).free < FULL_BYTES:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return OSError(f"OpenCV cannot write {CODEC} video here; --no-draw does without")
 
 
 def follow_video(
     video: Video,
     tracker: FaceTracker,
-    take: Callable[[Frame, list[tuple[int, Face]]], None],
+    take: Callable[[Frame, list[tuple[int, Face]]], bool | None],
     overlay: Path | None = None,
     limit: int | None = None,
 ) -> tuple[int, float]:
     """Runs the tracker over a video; each frame goes to `take` and, drawn, into the video `overlay`.
 
-    Ctrl-C ends a camera's video as its end would: what there is is written.
-
-    Args:    limit: stop after so many frames.
+    Args:    take: what returns True makes this frame the last one. limit: stop after so many frames.
     Returns: frames, frames/s, reading and drawing included.
     Raises:  InputError if no frame can be read or, after all has been written, for a file that is cut short.
     """
-    count, start = 0, time.perf_counter()
+    count, start, stopped = 0, time.perf_counter(), False
     total = min(video.frames or limit or 0, limit or video.frames) or None
     with contextlib.ExitStack() as stack:
         stack.callback(video.close)
-        bar = stack.enter_context(tqdm(total=total, desc=str(video.source), unit="frame", disable=None, leave=False))
+        bar = stack.enter_context(
+            tqdm(total=total, desc=printable(str(video.source)), unit="frame", disable=None, leave=False)
+        )
         if overlay is not None:
+            _check_name(overlay)
             writer = VideoFile(stack.enter_context(replacing(overlay)), video.fps)
             stack.callback(writer.close)
-        try:
-            for frame in video:
-                faces = tracker.update(frame.pixels, frame.dt)
-                take(frame, faces)
-                if overlay is not None:
-                    drawn = draw_faces(frame.pixels, [face for _, face in faces], tracker.aligner.spec)
-                    writer.write(drawn)
-                count += 1
-                bar.update()
-                if count == limit:
-                    break
-        except KeyboardInterrupt:
-            if not video.is_camera:
-                raise
+        for frame in video:
+            faces = tracker.update(frame.pixels, frame.dt)
+            stopped = take(frame, faces)
+            if overlay is not None:
+                writer.write(draw_faces(frame.pixels, [face for _, face in faces], tracker.aligner.spec))
+            count += 1
+            bar.update()
+            if stopped or count == limit:
+                break
         if not count:
             raise InputError(f"{video.source}: no frame can be read. Is the video whole?")
     speed = count / (time.perf_counter() - start)
-    if limit is None and count < 0.95 * video.frames - 2:  # the count in the header is an estimate
+    if not stopped and limit is None and count < 0.95 * video.frames - 2:  # the count in the header is an estimate
         raise InputError(f"{video.source}: ends after {count} of {video.frames} frames. Is the video whole?")
     return count, speed
+
+
+def _check_name(path: Path) -> None:
+    """Raises: InputError for a name at which OpenCV's video functions end the process."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: OpenCV cannot open a video whose name is not UTF-8. Rename it.") from error
