@@ -11,6 +11,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import os
 import re
 import sys
@@ -340,8 +341,8 @@ def _best_matches(
     for i, name in enumerate(names):
         found: list[int] = []
         for k in range(len(name)):
-            found = [j for j in ends.get(name[k:], ()) if fits(i, j, name[k:])]
-            if found:
+            fitting = (j for j in ends.get(name[k:], ()) if fits(i, j, name[k:]))
+            if found := list(itertools.islice(fitting, 2)):
                 break
         result.append(found[0] if len(found) == 1 else None)
     return result

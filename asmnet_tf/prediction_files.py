@@ -20,7 +20,7 @@ from asmnet_tf.files import InputError, read_arrays, replacing
 from asmnet_tf.report import Faces
 
 FRAME_PX = 1.0  # two truths that differ by more are not of the same image
-IMAGE_SIZES = ("image_size", "image_sizes", "image_shape", "image_shapes", "img_size", "img_shape")
+IMAGE_SIZES = {"image_size", "image_sizes", "image_shape", "image_shapes", "img_size", "img_shape"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,23 +91,25 @@ def read_predictions(path: str | Path) -> Predictions:
             arrays[key][lost] = np.nan
         if lost.any():
             print(f"{path}: {lost.sum()} of {len(lost)} faces are not valid: no prediction", file=sys.stderr)
-    sizes = [content.pop(key) for key in list(content) if key in IMAGE_SIZES]
+    for key in IMAGE_SIZES & content.keys():
+        if (size := _image_size(content[key], len(names))) is not None:
+            arrays["image_size"] = size
+            del content[key]
     if content:
-        ignored = ", ".join(f"{key} {array.shape}" for key, array in content.items())
+        ignored = ", ".join(f"{key!r} {array.shape}" for key, array in content.items())
         print(f"{path}: not used: {ignored}", file=sys.stderr)
-    if sizes:
-        arrays["image_size"] = _image_size(path, sizes[0], len(names))
     text = [n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in names]
     return Predictions(path, text, **arrays)
 
 
-def _image_size(path: Path, given: np.ndarray, count: int) -> np.ndarray:
-    """Returns the sizes of the images (N, 2), larger side first, from one array of any order, or one size for all."""
-    if given.dtype.kind in "fiu" and given.ndim <= 2 and given.shape[-1:] in ((), (2,), (3,)):
-        sides = given[..., :2] if given.ndim else np.repeat(given, 2)
-        if sides.ndim == 1 or len(sides) == count:
-            return np.broadcast_to(-np.sort(-sides.astype(np.float64)), (count, 2))
-    raise InputError(f"{path}: image size is {given.dtype} {given.shape}, expected ({count}, 2).")
+def _image_size(given: np.ndarray, count: int) -> np.ndarray | None:
+    """Returns the sizes of the images (N, 2), larger side first, from one array in any order; None if it is none."""
+    if given.dtype.kind not in "fiu" or given.shape[-1:] not in ((), (2,), (3,)):
+        return None
+    sides = given[..., :2] if given.ndim else np.repeat(given, 2)
+    if sides.shape not in ((2,), (count, 2)):
+        return None
+    return np.broadcast_to(-np.sort(-sides.astype(np.float64)), (count, 2))
 
 
 def spec_for(predictions: Predictions) -> DatasetSpec:
@@ -147,7 +149,7 @@ def align(predictions: Predictions, names: list[str], num_landmarks: int) -> Pre
     keys = ("landmarks", "pose", "landmarks_gt", "pose_gt", "image_size")
     arrays = {key: getattr(predictions, key) for key in keys if getattr(predictions, key) is not None}
     chosen = Predictions(path, names, **{key: array[rows] for key, array in arrays.items()})
-    for key in {"landmarks", "landmarks_gt"} & arrays.keys():
+    for key in (key for key in arrays if key.startswith("landmarks")):
         flat = np.flatnonzero(np.ptp(getattr(chosen, key), axis=1).min(axis=1) < 1)
         if len(flat):
             hint = ", NaN for a face without a prediction" if key == "landmarks" else ""

@@ -53,12 +53,13 @@ def test_faces_that_are_not_valid_have_no_prediction(tmp_path, capsys, valid):
         ("valid", np.ones((COUNT, 68), bool)),
         ("valid", np.full(COUNT, 0.5)),
         ("scores", np.ones(COUNT)),
+        ("image_size", np.ones((COUNT, 4))),
     ],
 )
 def test_arrays_that_are_not_used_are_named(tmp_path, capsys, key, array):
     faces = make_faces()
     assert scored(faces, theirs(tmp_path, faces, **{key: array}))[1]["n_scored"] == COUNT
-    assert capsys.readouterr().err == f"{tmp_path / 'theirs.npz'}: not used: {key} {array.shape}\n"
+    assert capsys.readouterr().err == f"{tmp_path / 'theirs.npz'}: not used: '{key}' {array.shape}\n"
 
 
 def test_a_pose_of_the_other_sign_is_recognised_against_any_truth(tmp_path, capsys):
