@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 
 from asmnet_tf import cli, model_zoo
 from asmnet_tf.config import POSE_RANGE_DEG
-from asmnet_tf.files import InputError, replacing, replacing_folder, write_text
-from asmnet_tf.ship import without_absolute_paths
+from asmnet_tf.files import InputError, replacing, replacing_folder, without_absolute_paths, write_text
 
 if TYPE_CHECKING:
     import keras

@@ -43,7 +43,7 @@ _MEAN_FACE_FILE = Path(__file__).with_name("mean_face_68.csv")
 
 @functools.cache
 def mean_face() -> np.ndarray:
-    """Returns the 3D mean face (68, 3), float64, read-only: head axes, outer eye corners 1 apart (see mean_face.py)."""
+    """Returns the 3D mean face (68, 3), float64, read-only: head axes, outer eye corners 1 apart (fit_mean_face.py)."""
     face = np.loadtxt(_MEAN_FACE_FILE, delimiter=",", comments="#")
     face.setflags(write=False)
     return face

@@ -24,7 +24,8 @@ from asmnet_tf.face_renderer import ATTRIBUTES, SyntheticFace, render_face
 from asmnet_tf.files import InputError, make_folder, read_json
 from asmnet_tf.geometry import landmark_box
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
+_CHUNK = 20  # faces of one job
 _COMPLETE = "synthetic.json"  # written last: a folder that has it is whole
 
 
@@ -38,10 +39,6 @@ class _Job:
     difficulty: str
     folder: str
     layout: str
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
 
 
 def _list_line(face: SyntheticFace, name: str) -> str:
@@ -85,7 +82,7 @@ def _run_jobs(jobs: list[_Job], workers: int, progress: bool) -> Iterable[list[t
         from concurrent.futures import ProcessPoolExecutor
 
         context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker) as pool:
+        with ProcessPoolExecutor(min(workers, len(jobs)), context, cv2.setNumThreads, (1,)) as pool:
             for job, result in zip(jobs, pool.map(_run_job, jobs)):
                 yield result
                 bar.update(len(job.indices))
@@ -165,36 +162,28 @@ def write_dataset(
 
 
 def _fill(
-    root: Path,
-    layout: str,
-    paths: list[str],
-    counts: list[int],
-    seed: int,
-    workers: int,
-    progress: bool,
-    chunk: int = 20,
+    root: Path, layout: str, paths: list[str], counts: list[int], seed: int, workers: int, progress: bool
 ) -> None:
     """Writes all files of a dataset into `root`; see `write_dataset`."""
-    jobs, owners = [], []
+    jobs = []
     for split, (path, count) in enumerate(zip(paths, counts)):
         images = root / path if layout == "300w" else root / "WFLW_images" / f"{split}--Synthetic"
         images.mkdir(parents=True)
         difficulty = "hard" if path == "ibug" else "mild"
-        for first in range(0, count, chunk):
-            indices = range(first, min(first + chunk, count))
+        for first in range(0, count, _CHUNK):
+            indices = range(first, min(first + _CHUNK, count))
             jobs.append(_Job(seed, split, indices, difficulty, str(images), layout))
-            owners.append(split)
     lines: list[list[str]] = [[] for _ in paths]
     with open(root / "pose.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["name", *ANGLES])
-        for job, split, results in zip(jobs, owners, _run_jobs(jobs, workers, progress)):
+        for job, results in zip(jobs, _run_jobs(jobs, workers, progress)):
             base = root if layout == "300w" else root / "WFLW_images"
             prefix = Path(job.folder).relative_to(base).as_posix()
             for stem, line, pose in results:
                 name = f"{prefix}/{stem}" + ("" if layout == "300w" else "#0")
                 table.writerow([name, *(f"{angle:.4f}" for angle in pose)])
-                lines[split].append(line)
+                lines[job.split].append(line)
     if layout == "wflw":
         for path, rows in zip(paths, lines):
             (root / path).parent.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ def render(pose: np.ndarray) -> np.ndarray:
     draw = face_renderer._draw_person
 
     def posed(rng: np.random.Generator, hard: bool) -> dict:
-        return draw(rng, hard) | {"pose": pose, "occluder": False, "glasses": "none", "blur": 0.0}
+        return draw(rng, hard) | {"pose": pose, "occluder": False, "blur": 0.3}
 
     with patch.object(face_renderer, "_draw_person", posed):
         return face_renderer.render_face(SEED, PERSON, size=SIZE).image

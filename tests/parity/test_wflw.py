@@ -15,7 +15,7 @@ from asmnet_tf import metrics, pose
 from asmnet_tf.config import DATASETS
 from asmnet_tf.datasets import read_samples
 from asmnet_tf.evaluation import truth_of_dataset
-from asmnet_tf.face_renderer import render_landmarks
+from asmnet_tf.face_renderer import render_face
 
 WFLW, S300W = DATASETS["wflw"], DATASETS["300w"]
 FLIP = np.array(WFLW.flip_map)
@@ -40,9 +40,10 @@ def real_faces(real_data) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def synthetic():
-    """(68 points, 98 points, pose) of 150 mild and 50 hard faces."""
-    drawn = [render_landmarks(0, i, "mild" if i < 150 else "hard") for i in range(200)]
-    return tuple(np.stack([face[k] for face in drawn]).astype(np.float64) for k in range(3))
+    """(68 points, 98 points, pose) of 75 mild and 25 hard faces."""
+    drawn = [render_face(0, i, "mild" if i < 75 else "hard", size=64) for i in range(100)]
+    parts = ("landmarks_68", "landmarks_98", "pose")
+    return tuple(np.stack([getattr(face, part) for face in drawn]).astype(np.float64) for part in parts)
 
 
 @pytest.fixture(params=["real", "synthetic"])

@@ -15,7 +15,7 @@ ORDER = [
     {"model_zoo", "hdf5", "engine"},
     {"geometry", "metrics", "tables", "detection"},
     {"pose", "shape_model", "augmentation"},
-    {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "comparison", "report"},
+    {"datasets", "face_renderer", "synthetic", "plots", "comparison", "report"},
     {"training_shapes"},
     {"prediction_files", "evaluation", "face_files", "overlay", "tracking", "video"},
     {"twins", "models", "losses", "patch_cache"},
@@ -25,14 +25,14 @@ ORDER = [
     {"prediction"},
     {"aligner"},
     {"training"},
-    {"ship", "converters"},
+    {"converters"},
     {"export", "predict"},
 ]
 WITH_TENSORFLOW = {
     *("engine", "twins", "models", "losses", "patch_cache", "input_pipeline"),
     *("original", "model_files", "prediction", "aligner", "training", "converters"),
 }
-STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli", "model_zoo", "ship", "export", "predict"}
+STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli", "model_zoo", "export", "predict"}
 
 
 def rank(module):
@@ -76,14 +76,13 @@ def test_what_scripts_import_first_is_standard_library(module):
         assert top == "asmnet_tf" or top in sys.stdlib_module_names, f"{module} imports {name}"
 
 
-@pytest.mark.parametrize(("module", "word"), [("export", "--quantise"), ("ship", "RUN_FOLDER")])
-def test_help_of_a_command_is_quick(run_python, module, word):
+def test_help_of_a_command_is_quick(run_python):
     code = (
         "import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = ['--help']\n"
-        f"try: runpy.run_module('asmnet_tf.{module}', run_name='__main__')\n"
+        "try: runpy.run_module('asmnet_tf.export', run_name='__main__')\n"
         "except SystemExit: assert not {'numpy', 'tensorflow'} & set(sys.modules)"
     )
-    assert word in run_python("-c", code, PACKAGE.parent).stdout
+    assert "--quantise" in run_python("-c", code, PACKAGE.parent).stdout
 
 
 def test_numpy_modules_do_not_import_tensorflow():

@@ -249,7 +249,7 @@ def test_agrees_with_aflw2000_in_sign_and_size(real_data):
 
 
 def test_shipped_mean_face_is_what_the_training_faces_give(real_data):
-    from asmnet_tf.mean_face import fit_mean_face
+    from tools.fit_mean_face import fit_mean_face
 
     samples = read_samples(SPEC, real_data / "300w", "train", quiet=True)
     fitted = fit_mean_face(np.stack([sample.landmarks for sample in samples]))

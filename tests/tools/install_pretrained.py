@@ -1,6 +1,6 @@
 """Puts the best model of a training run among those that ship with the package.
 
-    python -m asmnet_tf.ship runs/asmnet_300w asmnet_300w
+    python tests/tools/install_pretrained.py runs/asmnet_300w asmnet_300w
 
 Writes pretrained/NAME.keras (large kernels as float16) and NAME.json, and copies the run's log.csv and args.json to
 pretrained/runs/NAME/, absolute paths made relative to the current folder or cut to their last part. A model of that
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from asmnet_tf import cli, model_zoo
-from asmnet_tf.files import InputError, read_json, write_text
+from asmnet_tf.files import InputError, read_json, without_absolute_paths, write_text
 
 NOISE_IMAGES = 16
 
@@ -69,24 +70,6 @@ def main(args: argparse.Namespace) -> None:
         f"{path}: {sizes[1]:.1f} MB instead of {sizes[0]:.1f}; on {NOISE_IMAGES} images of noise landmarks move by "
         f"{away.mean():.4f} px of {size} on average, {away.max():.4f} at most"
     )
-
-
-def without_absolute_paths(value: object) -> object:
-    """Returns a JSON value in which every absolute path, also after `=`, is relative to the current folder.
-
-    One outside it is cut to its last part: /data/300w becomes 300w.
-    """
-    if isinstance(value, dict):
-        return {key: without_absolute_paths(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [without_absolute_paths(v) for v in value]
-    if not isinstance(value, str):
-        return value
-    before, equals, after = value.rpartition("=")
-    if not os.path.isabs(after):
-        return value
-    path, here = Path(os.path.normpath(after)), Path.cwd()
-    return f"{before}{equals}{path.relative_to(here) if path.is_relative_to(here) else path.name}"
 
 
 def _read(path: Path) -> str:

@@ -9,12 +9,13 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from tools import install_pretrained
 
 import asmnet_tf
-from asmnet_tf import models, ship
+from asmnet_tf import models
 from asmnet_tf.config import DATASETS
 from asmnet_tf.datasets import read_samples
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, without_absolute_paths
 from asmnet_tf.input_pipeline import FacePatches
 
 SIDECAR = {"crop": "square", "crop_scale": 1.2}
@@ -45,7 +46,7 @@ def run_folder(trained, tmp_path_factory):
 @pytest.fixture(scope="module")
 def shipped(run_folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("pretrained")
-    ship.main(ship.parse_args([str(run_folder), "mine_112", "--output", str(output)]))
+    install_pretrained.main(install_pretrained.parse_args([str(run_folder), "mine_112", "--output", str(output)]))
     return output
 
 
@@ -91,14 +92,14 @@ def test_paths_are_made_relative(shipped, run_folder):
     assert record["resumed_from"] == [{"flags": {"output": run_folder.parent.name}}]
     here = Path.cwd()
     inside = [str(here / "data/300w"), "../data", f"shape_models/x={here}/a//b", ""]
-    assert ship.without_absolute_paths(inside) == ["data/300w", "../data", "shape_models/x=a/b", ""]
+    assert without_absolute_paths(inside) == ["data/300w", "../data", "shape_models/x=a/b", ""]
 
 
 def test_what_cannot_be_shipped_changes_nothing(shipped, run_folder, trained, tmp_path):
     def refused(folder, name="mine_112"):
         before = {p: p.read_bytes() for p in shipped.rglob("*") if p.is_file()}
         with pytest.raises(InputError) as error:
-            ship.main(ship.parse_args([str(folder), name, "--output", str(shipped)]))
+            install_pretrained.main(install_pretrained.parse_args([str(folder), name, "--output", str(shipped)]))
         assert {p: p.read_bytes() for p in shipped.rglob("*") if p.is_file()} == before
         assert "\n" not in str(error.value)
         return str(error.value)
