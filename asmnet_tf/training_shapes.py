@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,8 @@ def read_shapes(path: str | Path, spec: DatasetSpec, limit: int | None = None) -
     shapes = shapes[:limit]
     if 8 * shapes.size <= MEMORY_SHARE * free_memory():
         shapes = np.array(shapes, np.float64)
+    else:
+        print(f"{path}: too large for the free memory, so it is read in chunks: several times as slow", file=sys.stderr)
     total = np.zeros(width)
     for rows in chunks(len(shapes), "shapes"):
         bad = np.flatnonzero(~(np.abs(shapes[rows]) <= MAX_VALUE).all(axis=1))  # NaN is not
