@@ -3,7 +3,7 @@
     python pca_builder.py                                                    # synthetic faces, made on first use
     python pca_builder.py --dataset 300w --data-dir data/300w                # seconds
     python pca_builder.py --dataset 300w --data-dir data/300w --pca-percent 80 90 97
-    python pca_builder.py --dataset 300w --shapes shapes.npy                 # a million shapes: seconds, < 300 MB
+    python pca_builder.py --dataset 300w --shapes shapes.npy                 # a million: seconds, 1.3 GB
 
 Writes <output>/<dataset>_pca<percent>.npz, plots of the modes, of the explained variance and of how far the ASM
 operator moves real shapes; prints one line for each file. Next: train.py.
@@ -47,41 +47,41 @@ def main(args: argparse.Namespace) -> None:
     """Runs the steps; raises InputError for what the user can mend."""
     import numpy as np
 
-    from asmnet_tf import plots, shape_model
+    from asmnet_tf import plots, training_shapes
     from asmnet_tf.datasets import BadSamples, read_samples
     from asmnet_tf.files import make_folder
-    from asmnet_tf.training_shapes import FileShapes, SampleShapes
+    from asmnet_tf.shape_model import ShapeModel, check_percent
 
-    shape_model.check_percents(args.pca_percent)
+    for percent in args.pca_percent:
+        check_percent(percent)
     make_folder(args.output)
 
-    # 1. Training shapes, in network units of the crop, unaligned; always a chunk of them at a time.
+    # 1. Training shapes, in network units of the crop, unaligned.
     if args.shapes is not None:
         spec = DATASETS[args.dataset]
-        shapes = FileShapes(args.shapes, spec, args.limit)
+        shapes, frames = training_shapes.read_shapes(args.shapes, spec, args.limit), training_shapes.UNIT_FRAME
     else:
         spec, data_dir = cli.find_data(args)
         bad = BadSamples(args.on_bad_sample == "skip", images=False)
-        shapes = SampleShapes(read_samples(spec, data_dir, "train", args.limit, bad=bad), spec, args.crop)
+        samples = read_samples(spec, data_dir, "train", args.limit, bad=bad)
+        shapes, frames = training_shapes.shapes_of(samples, args.crop)
         bad.write(args.output)
 
-    # 2. One covariance, one shape model for each percentage.
-    statistics = shapes.statistics()
-    models = shape_model.fit(statistics, args.pca_percent, spec.name, args.crop, crop_scale(args.crop))
+    # 2. All eigen-shapes; a shape model keeps the first ones, for a percentage of the variance.
+    full = ShapeModel.fit(shapes, spec.name, args.crop, crop_scale(args.crop))
     smoothing = {}
-    for model in models:
+    for percent in args.pca_percent:
+        model = full.keep(percent)
         # 3. How far ASM(s) moves real shapes: what the network is first trained towards.
-        smoothing[model.pca_percent] = shapes.smoothing(model)
-        path = args.output / f"{spec.name}_pca{model.pca_percent:g}.npz"
+        smoothing[percent] = training_shapes.smoothing(model, shapes, frames, spec)
+        path = args.output / f"{spec.name}_pca{percent:g}.npz"
         model.save(path)
         print(
             f"{path}: {model.num_components} of {2 * model.num_landmarks} components from {model.n_samples} faces, "
-            f"{args.crop} crop; ASM moves a shape by {100 * np.nanmean(smoothing[model.pca_percent]):.2f} % "
-            "inter-ocular"
+            f"{args.crop} crop; ASM moves a shape by {100 * np.nanmean(smoothing[percent]):.2f} % inter-ocular"
         )
 
     # 4. Pictures.
-    full = shape_model.fit(statistics, [100.0], spec.name, args.crop, crop_scale(args.crop))[0]
     share = full.eigenvalues / full.eigenvalues.sum()
     plots.shape_model_plots(
         args.output, spec.name, full.mean_shape, full.eigenvectors, full.eigenvalues, share, smoothing, spec

@@ -125,7 +125,7 @@ def train(args: argparse.Namespace, replicas: Replicas) -> None:
         raise InputError(f"--val-fraction {args.val_fraction:g}: all {len(samples)} faces are held out. Use less.")
 
     # 2. The eigen-shapes of these faces in this crop.
-    from asmnet_tf.shape_model import load_for
+    from asmnet_tf.training_shapes import load_for
 
     shape_model = load_for(args.shape_model, spec, args.crop) if args.loss == "asm" else None
 

@@ -18,6 +18,7 @@ from asmnet_tf.geometry import crop_frame, denormalise, landmark_box
 from asmnet_tf.model_zoo import find_model, read_sidecar, sidecar_path
 from asmnet_tf.pose import align_signs, estimate_pose
 from asmnet_tf.prediction_files import Predictions, align, check_frame, read_predictions, spec_for, write_predictions
+from asmnet_tf.release_pca import to_units
 from asmnet_tf.report import Faces, Method, file_names
 from asmnet_tf.shape_model import ShapeModel
 
@@ -210,7 +211,7 @@ def mean_shape_method(path: Path, spec: DatasetSpec, landmarks_gt: np.ndarray) -
 
     Raises: InputError if the file is no shape model of that many landmarks.
     """
-    model = ShapeModel.load(path).to_network_units()
+    model = to_units(ShapeModel.load(path))
     if model.num_landmarks != spec.num_landmarks:
         raise InputError(f"{path}: {model.num_landmarks} landmarks, {spec.title} has {spec.num_landmarks}.")
     frames = crop_frame(landmark_box(landmarks_gt), model.crop, model.crop_scale)

@@ -384,6 +384,17 @@ def read_json(path: str | os.PathLike) -> object:
         raise ValueError("nested too deep") from error
 
 
+def free_memory() -> int:
+    """Returns the bytes that this process can still take, as the system tells it; a lot where it does not."""
+    free = sys.maxsize
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), free)
+    with contextlib.suppress(OSError, ValueError):  # "max", or no such file: no limit of a container
+        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return free
+
+
 @contextlib.contextmanager
 def limited_memory(more: int) -> Iterator[None]:
     """Lets this process take at most so many bytes more (Linux; elsewhere: any). Beyond, allocating them fails."""

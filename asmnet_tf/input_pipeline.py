@@ -5,7 +5,6 @@ Training and evaluation cut a face out of its image by the same code (`geometry.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections import deque
@@ -21,7 +20,7 @@ from asmnet_tf import augmentation as aug
 from asmnet_tf import geometry
 from asmnet_tf.config import CACHES, Augmentation
 from asmnet_tf.datasets import Sample
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, free_memory
 from asmnet_tf.patch_cache import CacheError, DiskPatches, Settings, open_cache
 from asmnet_tf.pose import angles_to_unit, cache_folder
 
@@ -69,7 +68,7 @@ class FacePatches:
         need = self._bytes()
         self.cache = cache
         if cache == "auto":
-            self.cache = "memory" if need <= min(MEMORY_LIMIT_BYTES, _free_memory() // 2) else "disk"
+            self.cache = "memory" if need <= min(MEMORY_LIMIT_BYTES, free_memory() // 2) else "disk"
         if self.cache == "memory":
             self._cached = self._decode_all()
         elif self.cache == "disk":
@@ -139,17 +138,6 @@ class FacePatches:
                     yield np.stack([crop.result() for crop in waiting.popleft()])
             finally:
                 pool.shutdown(cancel_futures=True)
-
-
-def _free_memory() -> int:
-    """Returns the bytes that this process can still take, as the system tells it; a lot where it does not."""
-    free = sys.maxsize
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), free)
-    with contextlib.suppress(OSError, ValueError):  # "max", or no such file: no limit of a container
-        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return free
 
 
 class TrainingBatches:

@@ -3,7 +3,7 @@
 The release saves whole models as Keras 2 `.h5`; Keras 3 cannot load them (it stops at `DepthwiseConv2D`). Here the
 network that such a file describes is compared, layer by layer, with ours, and its weights go into ours by layer name:
 what comes out is a plain functional Keras 3 model. Nothing of the file is executed. The PCA files of the release are
-read by `ShapeModel.load_original` (`shape_model.py`, which needs no TensorFlow).
+read by `release_pca.py`, which needs no TensorFlow.
 """
 
 from __future__ import annotations

@@ -1,115 +1,96 @@
-"""Where eigen-shapes come from: a dataset's samples or one large array file, a chunk at a time (NumPy only)."""
+"""Shapes to fit eigen-shapes to, from samples or one large array file; the shape model of a run (NumPy only)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from asmnet_tf import geometry, metrics
-from asmnet_tf.config import DatasetSpec
+from asmnet_tf.config import DatasetSpec, crop_scale
 from asmnet_tf.datasets import Sample
-from asmnet_tf.files import InputError, read_array
-from asmnet_tf.shape_model import NETWORK_UNITS, ShapeModel, ShapeStatistics, collect, in_threads, units_of
+from asmnet_tf.files import InputError, free_memory, read_array
+from asmnet_tf.model_zoo import SHAPE_MODELS, find_shape_model
+from asmnet_tf.shape_model import MAX_VALUE, ShapeModel, chunks
 
-CHUNK = 4096  # rows; of 68 points float32 it is 2 MB, which stays in a core's cache
+MEMORY_SHARE = 0.5  # of the free memory; a file that takes more of it as float64 stays on disk
+UNIT_FRAME = np.array([0.0, 0.0, 1.0, 1.0])  # of shapes without an image: their distances are those in the crop
 _WHAT = "--shapes takes float (N, 2L), x0, y0, x1, ... in network units, (p - centre) / size of the crop."
 
 
-class SampleShapes:
-    """The shapes of samples, in the crop frames of their landmark boxes.
+def shapes_of(samples: list[Sample], crop: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the shapes (N, 2L) of samples in network units, and their crop frames (N, 4), of the landmark boxes."""
+    landmarks = np.stack([sample.landmarks for sample in samples]).astype(np.float64)
+    frames = geometry.crop_frame(geometry.landmark_box(landmarks), crop)
+    return geometry.normalise(landmarks, frames), frames
 
-    Args: crop: which crop frame, of its own scale (`config.crop_scale`).
+
+def read_shapes(path: str | Path, spec: DatasetSpec, limit: int | None = None) -> np.ndarray:
+    """Reads shapes (N, 2L) in network units from a `.npy` file of float32 or float64.
+
+    Args:    limit: the first so many rows only.
+    Returns: float64; a memory map of the file where that takes more than `MEMORY_SHARE` of the free memory.
+    Raises:  InputError for a file that is not such an array.
     """
+    try:
+        shapes = read_array(path, mapped=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file. {_WHAT}") from error
+    width = 2 * spec.num_landmarks
+    if shapes.ndim != 2 or shapes.shape[1] != width:
+        raise InputError(f"{path}: shape {shapes.shape}, {spec.title} has (N, {width}). Is --dataset right? {_WHAT}")
+    if shapes.dtype.kind != "f" or shapes.dtype.itemsize not in (4, 8):
+        raise InputError(f"{path}: numbers are {shapes.dtype}, expected float32 or float64. {_WHAT}")
+    shapes = shapes[:limit]
+    if 8 * shapes.size <= MEMORY_SHARE * free_memory():
+        shapes = np.array(shapes, np.float64)
+    else:
+        print(f"{path}: too large for the free memory, so it is read in chunks: several times as slow", file=sys.stderr)
+    total = np.zeros(width)
+    for rows in chunks(len(shapes), "shapes"):
+        bad = np.flatnonzero(~(np.abs(shapes[rows]) <= MAX_VALUE).all(axis=1))  # NaN is not
+        if len(bad):
+            raise InputError(f"{path}, row {rows.start + bad[0]}: a value is not finite or beyond 1e6. Remove it.")
+        total += shapes[rows].sum(axis=0, dtype=np.float64)
+    mean = total / max(len(shapes), 1)
+    if np.abs(mean).max() > 2 or mean[0] > 0:  # point 0 is on the left of the face
+        raise InputError(
+            f"{path}: the mean's first point is ({mean[0]:.4g}, {mean[1]:.4g}), so these are pixels or of the other "
+            f"sign. {_WHAT}"
+        )
+    return shapes
 
-    def __init__(self, samples: list[Sample], spec: DatasetSpec, crop: str) -> None:
-        self.spec = spec
-        self._samples, self._crop = samples, crop
 
-    def _chunks(self, title: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields landmarks (n, L, 2), image pixels, and crop frames (n, 4)."""
-        for first in _starts(len(self._samples), title):
-            chunk = self._samples[first : first + CHUNK]
-            landmarks = np.stack([sample.landmarks for sample in chunk]).astype(np.float64)
-            yield landmarks, geometry.crop_frame(geometry.landmark_box(landmarks), self._crop)
+def smoothing(model: ShapeModel, shapes: np.ndarray, frames: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Returns how far ASM(s) lies from each shape: NME (N,), a fraction of the inter-ocular distance.
 
-    def statistics(self) -> ShapeStatistics:
-        """Returns mean and covariance of the shapes, network units."""
-        return collect(geometry.normalise(*chunk) for chunk in self._chunks("shapes"))
-
-    def smoothing(self, model: ShapeModel) -> np.ndarray:
-        """Returns how far ASM(s) lies from each shape: NME (N,), a fraction of the inter-ocular distance in pixels."""
-
-        def distance(chunk: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-            landmarks, frames = chunk
-            smoothed = geometry.denormalise(model.smooth(geometry.normalise(landmarks, frames)), frames)
-            return metrics.nme(smoothed, landmarks, metrics.normaliser(landmarks, self.spec))
-
-        return np.concatenate(list(in_threads(distance, self._chunks(f"ASM {model.pca_percent:g} %"))))
-
-
-class FileShapes:
-    """The shapes of a `.npy` file, read through a memory map: never more than a few chunks of it are in memory.
-
-    Args:   path: float32 or float64 (N, 2L), network units. limit: the first so many rows only.
-    Raises: InputError for a file that is not such an array.
+    Args: frames: (N, 4), for distances in image pixels, or `UNIT_FRAME`; the same in square crops, not in tight ones.
     """
-
-    def __init__(self, path: str | Path, spec: DatasetSpec, limit: int | None = None) -> None:
-        self.spec = spec
-        self._path = Path(path)
-        try:
-            array = read_array(path, mapped=True)
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file. {_WHAT}") from error
-        width = 2 * spec.num_landmarks
-        if array.ndim != 2 or array.shape[1] != width:
-            raise InputError(f"{path}: shape {array.shape}, {spec.title} has (N, {width}). Is --dataset right? {_WHAT}")
-        if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
-            raise InputError(f"{path}: numbers are {array.dtype}, expected float32 or float64. {_WHAT}")
-        self._array = array[:limit]
-
-    def _chunks(self, title: str) -> Iterator[np.ndarray]:
-        for first in _starts(len(self._array), title):
-            yield np.asarray(self._array[first : first + CHUNK])
-
-    def statistics(self) -> ShapeStatistics:
-        """Returns mean and covariance of the shapes. Raises: InputError for values that are no network units."""
-        try:
-            statistics = collect(self._chunks("shapes"))
-        except ValueError:
-            for first, chunk in zip(_starts(len(self._array)), self._chunks("looking for the row")):
-                rows = np.flatnonzero(~np.isfinite(chunk).all(axis=1))
-                if len(rows):
-                    raise InputError(
-                        f"{self._path}, row {first + rows[0]}: a value is not finite. Remove the row."
-                    ) from None
-            raise
-        if statistics.count and units_of(statistics.mean) != NETWORK_UNITS:
-            raise InputError(
-                f"{self._path}: the mean's first point is ({statistics.mean[0]:.4g}, {statistics.mean[1]:.4g}), so "
-                f"these are pixels or of the other sign. {_WHAT}"
-            )
-        return statistics
-
-    def smoothing(self, model: ShapeModel) -> np.ndarray:
-        """Returns how far ASM(s) lies from each shape: NME (N,), a fraction of the inter-ocular distance in the crop.
-
-        In square crops this is the distance in pixels; a tight crop has another scale for x than for y.
-        """
-
-        def distance(shapes: np.ndarray) -> np.ndarray:
-            smoothed, points = (flat.reshape(len(shapes), -1, 2) for flat in (model.smooth(shapes), shapes))
-            return metrics.nme(smoothed, points, metrics.normaliser(points, self.spec))
-
-        return np.concatenate(list(in_threads(distance, self._chunks(f"ASM {model.pca_percent:g} %"))))
+    frames, errors = np.broadcast_to(frames, (len(shapes), 4)), []
+    for rows in chunks(len(shapes), f"ASM {model.pca_percent:g} %"):
+        smoothed, points = (geometry.denormalise(s, frames[rows]) for s in (model.smooth(shapes[rows]), shapes[rows]))
+        errors.append(metrics.nme(smoothed, points, metrics.normaliser(points, spec)))
+    return np.concatenate(errors)
 
 
-def _starts(count: int, title: str | None = None) -> Iterator[int]:
-    """Returns the first row of every chunk, with a progress bar."""
-    starts = range(0, count, CHUNK)
-    if title is None:
-        return iter(starts)
-    return iter(tqdm(starts, title, unit_scale=CHUNK, unit="face", disable=None, leave=False))
+def load_for(path: str | Path, spec: DatasetSpec, crop: str) -> ShapeModel:
+    """Loads the shape model of a dataset and crop, and says so where it is a shipped one.
+
+    Raises: InputError if it is another dataset's or crop's: its shapes would not fit.
+    """
+    model = ShapeModel.load(path)
+    again = f"pca_builder.py --dataset {spec.name} --crop {crop}"
+    if model.dataset != spec.name:
+        raise InputError(f"{path}: eigen-shapes of {model.dataset}, not of {spec.name}. Make them with {again}.")
+    if model.num_landmarks != spec.num_landmarks or model.units != "network":
+        raise InputError(f"{path}: {model.num_landmarks} landmarks in {model.units} units. Make it anew with {again}.")
+    if (model.crop, model.crop_scale) != (crop, crop_scale(crop)):
+        raise InputError(
+            f"{path}: fitted in {model.crop} crops of scale {model.crop_scale:g}, this run uses {crop}. Make it with "
+            f"{again} --output shape_models_{crop}."
+        )
+    if find_shape_model(path).parent == SHAPE_MODELS:
+        faces = f"{model.n_samples} of {sum(source.expected for source in spec.splits['train'])} training faces"
+        print(f"{path}: the shape model that ships with the package, fitted on {faces}; pca_builder.py makes your own")
+    return model

@@ -23,10 +23,8 @@ NAMES = ("mean_shape", "eigenvectors", "eigenvalues")
 def rows() -> list[Row]:
     """Times the whole loss with and without the ASM term, many times inside one graph, and the loops."""
     samples = training_parts.training_samples()
-    shapes = training_parts.shapes_of(samples)
-    model = training_parts.shape_model.fit(training_parts.shape_model.collect([shapes]), [90.0], "300w", "square", 1.2)[
-        0
-    ]
+    shapes = training_parts.shapes_of(samples, "square")[0]
+    model = training_parts.ShapeModel.fit(shapes, "300w", "square", 1.2).keep(90)
     batch = training_parts.random_batch(BATCH, 32) | {"landmarks_norm": tf.constant(shapes[:BATCH], tf.float32)}
     landmarks, pose = tf.constant(shapes[50 : 50 + BATCH], tf.float32), batch["pose"] * 0.9
     compiled = {}

@@ -10,23 +10,18 @@ import numpy as np
 import tensorflow as tf
 from harness import DATA
 
-from asmnet_tf import config, datasets, losses, models, shape_model, training
-from asmnet_tf.geometry import crop_frame, landmark_box, normalise
+from asmnet_tf import config, datasets, losses, models, training
 from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
+from asmnet_tf.shape_model import ShapeModel
+from asmnet_tf.training_shapes import shapes_of
 
 SPEC = config.DATASETS["300w"]
 
 
-def shapes_of(samples: list[datasets.Sample]) -> np.ndarray:
-    """Returns the flat shapes (N, 2L) of samples in network units of the square crop."""
-    landmarks = np.stack([s.landmarks for s in samples]).astype(np.float64)
-    return normalise(landmarks, crop_frame(landmark_box(landmarks), "square"))
-
-
-def random_shape_model() -> shape_model.ShapeModel:
+def random_shape_model() -> ShapeModel:
     """Returns a 90 % shape model of random shapes, for steps whose speed does not depend on the numbers."""
     shapes = np.random.default_rng(0).normal(size=(500, 136))
-    return shape_model.fit(shape_model.collect([shapes]), [90.0], "300w", "square", 1.2)[0]
+    return ShapeModel.fit(shapes, "300w", "square", 1.2).keep(90)
 
 
 def random_batch(count: int, size: int) -> dict[str, tf.Tensor]:
@@ -52,7 +47,7 @@ def trainer(samples: list[datasets.Sample] | None, size: int, batch: int, folder
     asm = (
         random_shape_model()
         if samples is None
-        else shape_model.fit(shape_model.collect([shapes_of(samples)]), [90.0], "300w", "square", 1.2)[0]
+        else ShapeModel.fit(shapes_of(samples, "square")[0], "300w", "square", 1.2).keep(90)
     )
     loss = losses.MultiTaskLoss(SPEC.flip_map, asm, recipe.landmark_loss)
     schedule = training.Schedule(recipe.lr, recipe.schedule, 1000, 10, 0.0)

@@ -26,6 +26,7 @@ from asmnet_tf import (
     plots,
     pose,
     prediction_files,
+    release_pca,
     shape_model,
     training_shapes,
 )
@@ -203,14 +204,13 @@ def _shapes(points: int = 68, count: int = 40) -> np.ndarray:
 
 @reader("shapes.npy", lambda: [_bytes(np.save, _shapes().astype(t)) for t in ("f4", "f8")], slow=1500)
 def shapes_npy(path: Path) -> None:
-    statistics = training_shapes.FileShapes(path, SPEC).statistics()
-    for model in shape_model.fit(statistics, [90.0], "300w", "square", 1.2):
-        _finite(model.mean_shape, model.eigenvectors, model.eigenvalues)
+    shapes = training_shapes.read_shapes(path, SPEC)
+    model = shape_model.ShapeModel.fit(shapes, "300w", "square", 1.2).keep(90.0)
+    _finite(model.mean_shape, model.eigenvectors, model.eigenvalues)
 
 
 def _shape_model(points: int = 8) -> shape_model.ShapeModel:
-    statistics = shape_model.ShapeStatistics.of(_shapes(points))
-    return shape_model.fit(statistics, [90.0], "300w", "square", 1.2)[0]
+    return shape_model.ShapeModel.fit(_shapes(points), "300w", "square", 1.2).keep(90.0)
 
 
 def _shape_models() -> list[bytes]:
@@ -222,20 +222,20 @@ def _shape_models() -> list[bytes]:
 @reader("model.npz", _shape_models, slow=2500)
 def shape_model_npz(path: Path) -> None:
     model = shape_model.ShapeModel.load(path)
-    _finite(model.smooth(model.mean_shape + 0.01), model.to_network_units().eigenvalues)
+    _finite(model.smooth(model.mean_shape + 0.01), release_pca.to_units(model).eigenvalues)
 
 
-def _original_parts(folder: Path) -> None:
+def _release_parts(folder: Path) -> None:
     model = _shape_model()
     np.save(folder / "ibug_eigenvectors_90.npy", model.eigenvectors)
     np.save(folder / "ibug_meanvector_90.npy", model.mean_shape)
 
 
 @reader(
-    "ibug_eigenvalues_90.npy", lambda: [_bytes(np.save, _shape_model().eigenvalues)], slow=700, prepare=_original_parts
+    "ibug_eigenvalues_90.npy", lambda: [_bytes(np.save, _shape_model().eigenvalues)], slow=700, prepare=_release_parts
 )
-def original_pca(path: Path) -> None:
-    model = shape_model.ShapeModel.load_original(path.parent, "300w", 90)
+def release_pca_npy(path: Path) -> None:
+    model = release_pca.load_release_pca(path.parent, "300w", 90)
     _finite(model.smooth(model.mean_shape + 0.01))
 
 

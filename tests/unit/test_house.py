@@ -16,7 +16,7 @@ ORDER = [
     {"geometry", "metrics", "tables", "detection"},
     {"pose", "shape_model", "augmentation"},
     {"datasets", "face_renderer", "synthetic", "plots", "comparison", "report"},
-    {"training_shapes"},
+    {"training_shapes", "release_pca"},
     {"prediction_files", "evaluation", "face_files", "overlay", "tracking", "video"},
     {"twins", "models", "losses", "patch_cache"},
     {"input_pipeline"},

@@ -12,7 +12,8 @@ import asmnet_tf
 from asmnet_tf import model_zoo, models
 from asmnet_tf.config import DATASETS
 from asmnet_tf.files import InputError
-from asmnet_tf.shape_model import ShapeModel, load_for
+from asmnet_tf.shape_model import ShapeModel
+from asmnet_tf.training_shapes import load_for
 
 PERCENTS = (80, 85, 90, 95, 97, 99)
 

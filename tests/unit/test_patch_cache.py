@@ -378,12 +378,12 @@ def test_auto_chooses_by_the_limit_and_by_free_memory(faces, tmp_path, monkeypat
     assert real <= need <= 3 * real
     monkeypatch.setattr(input_pipeline, "MEMORY_LIMIT_BYTES", need)
     assert chosen() == "memory"
-    monkeypatch.setattr(input_pipeline, "_free_memory", lambda: 2 * need - 2)
+    monkeypatch.setattr(input_pipeline, "free_memory", lambda: 2 * need - 2)
     assert chosen() == "disk"
     monkeypatch.undo()
     monkeypatch.setattr(input_pipeline, "MEMORY_LIMIT_BYTES", need - 1)
     assert chosen() == "disk"
-    assert input_pipeline._free_memory() > 1 << 20
+    assert input_pipeline.free_memory() > 1 << 20
 
 
 def test_the_bound_holds_for_the_largest_faces(tmp_path):

@@ -5,7 +5,6 @@ import pytest
 from sklearn.decomposition import PCA
 
 from asmnet_tf import shape_model
-from asmnet_tf.config import DATASETS
 from asmnet_tf.files import InputError
 from asmnet_tf.shape_model import ShapeModel
 
@@ -16,9 +15,8 @@ def shapes_of(n, size=136, seed=0):
     return rng.normal(size=(n, size)) * spread @ np.linalg.qr(rng.normal(size=(size, size)))[0] + 5.0
 
 
-def model_of(shapes, percent=90.0, chunks=3):
-    statistics = shape_model.collect(np.array_split(shapes, chunks))
-    return shape_model.fit(statistics, [percent], "300w", "square", 1.2)[0]
+def model_of(shapes, percent=90.0):
+    return ShapeModel.fit(shapes, "300w", "square", 1.2).keep(percent)
 
 
 @pytest.mark.parametrize("percent", [50.0, 90.0, 99.5])
@@ -32,11 +30,20 @@ def test_equals_scikit_learn_up_to_sign(percent):
     assert ours.eigenvectors.T * signs[:, None] == pytest.approx(theirs.components_, abs=1e-6)
 
 
-def test_chunks_do_not_matter():
-    shapes = shapes_of(301) + 1e3  # a mean far larger than the spread
-    whole, pieces = model_of(shapes, chunks=1), model_of(shapes, chunks=40)
-    assert pieces.eigenvalues == pytest.approx(whole.eigenvalues, rel=1e-8)
-    assert pieces.eigenvectors == pytest.approx(whole.eigenvectors, abs=1e-7)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_shapes_on_disk_give_what_shapes_in_memory_give(tmp_path, monkeypatch, dtype):
+    """IncrementalPCA, a last chunk of a few rows, and the same signs: the largest entries are positive."""
+    monkeypatch.setattr(shape_model, "CHUNK", 150)
+    np.save(tmp_path / "a.npy", shapes_of(455).astype(dtype))
+    file = np.load(tmp_path / "a.npy", mmap_mode="r")
+    disk, memory = (ShapeModel.fit(shapes, "300w", "square", 1.2) for shapes in (file, np.array(file)))
+    assert (disk.num_components, disk.n_samples) == (memory.num_components, memory.n_samples) == (136, 455)
+    for model in (disk, memory):
+        assert model.eigenvectors.dtype == np.float64
+        assert (model.eigenvectors.max(axis=0) == np.abs(model.eigenvectors).max(axis=0)).all()
+    assert disk.mean_shape == pytest.approx(memory.mean_shape, rel=1e-12)
+    assert disk.eigenvalues == pytest.approx(memory.eigenvalues, abs=1e-12)
+    assert disk.eigenvectors == pytest.approx(memory.eigenvectors, abs=1e-7)
 
 
 def test_smoothing_by_hand():
@@ -71,7 +78,7 @@ def test_all_components_reproduce_the_shape():
 
 
 def test_fewer_shapes_than_coordinates():
-    model = model_of(shapes_of(10), 100.0, chunks=1)
+    model = model_of(shapes_of(10), 100.0)
     assert model.num_components == 9
 
 
@@ -89,7 +96,7 @@ def test_percentage_out_of_range_is_refused(percent):
 
 def test_one_shape_is_not_enough():
     with pytest.raises(InputError, match="1 shapes; an eigen-shape needs two"):
-        model_of(shapes_of(1), chunks=1)
+        model_of(shapes_of(1))
 
 
 def test_saved_and_loaded(tmp_path):
@@ -108,57 +115,33 @@ def test_saved_and_loaded(tmp_path):
 def test_foreign_and_damaged_files_are_named(tmp_path):
     good = tmp_path / "good.npz"
     model_of(shapes_of(50)).save(good)
-    cut, pickled, other = tmp_path / "cut.npz", tmp_path / "pickled.npz", tmp_path / "other.npz"
+    cut, pickled, other, count = (tmp_path / f"{name}.npz" for name in ("cut", "pickled", "other", "count"))
     cut.write_bytes(good.read_bytes()[:500])
     np.savez(other, a=np.zeros(3))
     np.savez(pickled, mean_shape=np.array([{}], object))
-    for path in (cut, pickled, other):
+    np.savez(count, **dict(np.load(good)) | {"n_samples": np.inf})
+    for path in (cut, pickled, other, count):
         with pytest.raises(InputError, match=f"{path.name}: not a shape model"):
             ShapeModel.load(path)
     with pytest.raises(InputError, match=r"no such shape model\. Make it with pca_builder\.py"):
         ShapeModel.load(tmp_path / "none.npz")
 
 
-def test_a_shape_model_belongs_to_one_dataset_and_crop(tmp_path):
-    path = tmp_path / "m.npz"
-    model_of(shapes_of(50)).save(path)
-    assert shape_model.load_for(path, DATASETS["300w"], "square").num_landmarks == 68
-    with pytest.raises(InputError, match="eigen-shapes of 300w, not of wflw"):
-        shape_model.load_for(path, DATASETS["wflw"], "square")
-    with pytest.raises(InputError, match=r"fitted in square crops of scale 1.2, this run uses tight"):
-        shape_model.load_for(path, DATASETS["300w"], "tight")
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-13), (np.float32, 5e-7)])
-def test_precision_of_large_sets(dtype, tolerance):
-    """Eigenvalues over seven decades, a mean ten times the spread: float32 products lose nothing that matters."""
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_precision_of_large_sets(dtype):
+    """Eigenvalues over seven decades, a mean ten times the spread: shapes in float32 lose nothing."""
     rng = np.random.default_rng(0)
     spread = np.geomspace(0.05, 5e-6, 136)
     shapes = (rng.standard_normal((20_000, 136)) * spread + rng.uniform(-0.4, 0.4, 136)).astype(dtype)
-    statistics = shape_model.collect(shapes[i : i + 4096] for i in range(0, len(shapes), 4096))
-    expected = np.cov(shapes.astype(np.float64), rowvar=False)
-    assert statistics.count == 20_000
-    assert statistics.mean == pytest.approx(shapes.astype(np.float64).mean(axis=0), abs=1e-9)
-    values = np.linalg.eigvalsh(expected)[::-1]
-    assert statistics.eigen()[0] == pytest.approx(values, abs=tolerance * values[0])
-
-
-def test_threads_take_chunks_as_they_are_needed():
-    """Results in order, and never many chunks in memory."""
-    made = []
-
-    def chunks():
-        for i in range(100):
-            made.append(i)
-            yield np.full((2, 4), float(i))
-
-    for k, value in enumerate(shape_model.in_threads(lambda chunk: chunk[0, 0], chunks())):
-        assert value == k
-        assert len(made) <= k + 2 * 8 + 1
+    model = model_of(shapes, 100.0)
+    values = np.linalg.eigvalsh(np.cov(shapes.astype(np.float64), rowvar=False))[::-1]
+    assert model.n_samples == 20_000
+    assert model.mean_shape == pytest.approx(shapes.astype(np.float64).mean(axis=0), abs=1e-9)
+    assert model.eigenvalues == pytest.approx(values, abs=1e-11 * values[0])
 
 
 def test_values_that_are_not_finite_are_refused():
     shapes = shapes_of(30)
     shapes[17, 3] = np.inf
-    with pytest.raises(ValueError, match="not finite"):
-        shape_model.collect(np.array_split(shapes, 3))
+    with pytest.raises(ValueError, match="infinity"):
+        model_of(shapes)
