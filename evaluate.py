@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from asmnet_tf import cli
 
 if TYPE_CHECKING:
-    from asmnet_tf.distribution import Replicas
+    from asmnet_tf.training.distribution import Replicas
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -76,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Evaluates, as one of the workers of --strategy; raises InputError for what the user can mend."""
-    from asmnet_tf.distribution import joined
+    from asmnet_tf.training.distribution import joined
 
     with joined(args.strategy) as replicas:
         evaluate(args, replicas)
@@ -84,27 +84,27 @@ def main(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
     """Runs the steps."""
-    from asmnet_tf import evaluation, report
-    from asmnet_tf.datasets import BadSamples
+    from asmnet_tf.data.annotations import BadSamples
+    from asmnet_tf.evaluation import report, truth
     from asmnet_tf.files import make_folder
 
     if replicas.is_chief:
         make_folder(args.output)
 
     # 1. Ground truth: a dataset's faces, or those that the prediction files bring along.
-    files = evaluation.read_files(args.predictions)
+    files = truth.read_files(args.predictions)
     bad = BadSamples(args.on_bad_sample == "skip")
-    spec, samples, faces = evaluation.find_truth(args, files, bad)
-    theirs = evaluation.methods_of_files(files, faces, samples)  # before the models: what is refused is refused early
+    spec, samples, faces = truth.find_truth(args, files, bad)
+    theirs = truth.methods_of_files(files, faces, samples)  # before the models: what is refused is refused early
     if replicas.is_chief:
         bad.write(args.output)
 
     # 2. Every model on these faces.
     methods = []
-    boxes = evaluation.detected_boxes(samples) if args.boxes == "detector" else None
-    for name, path in evaluation.unique_names(args.models, taken={*files, "mean_shape"}):
+    boxes = truth.detected_boxes(samples) if args.boxes == "detector" else None
+    for name, path in truth.unique_names(args.models, taken={*files, "mean_shape"}):
         cli.start_tensorflow()  # only where a model is to be run
-        from asmnet_tf.prediction import score_model
+        from asmnet_tf.evaluation.scoring import score_model
 
         with cli.without_notes() if path.suffix == ".tflite" else contextlib.nullcontext():
             methods.append(score_model(name, path, samples, spec, args.crop, args.flip, boxes, replicas))
@@ -114,16 +114,16 @@ def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
     # 3. Every prediction file, and the mean shape, what a network that has learned nothing would say.
     methods += theirs
     if args.mean_shape is not None:
-        methods.append(evaluation.mean_shape_method(args.mean_shape, spec, faces.landmarks))
+        methods.append(truth.mean_shape_method(args.mean_shape, spec, faces.landmarks))
 
     # 4. Numbers, curves, sheets.
     thresholds = tuple(args.thresholds or spec.thresholds)
-    protocol = evaluation.protocol(args, spec, samples, faces, methods, boxes)
+    protocol = truth.protocol(args, spec, samples, faces, methods, boxes)
     protocol |= {"faces_skipped": len(bad.reasons), "thresholds": thresholds, "commit": cli.commit()}
     reader = (lambda i: samples[i].read_image()) if samples else None
     scores = report.write_report(args.output, methods, faces, thresholds, protocol=protocol, image_reader=reader)
     if args.save_predictions:
-        evaluation.save_predictions(args.output, methods, faces)
+        truth.save_predictions(args.output, methods, faces)
     print(report.text_table(scores, thresholds))
     print(f"{args.output / 'ced.png'}: CED curves; {args.output / 'summary.md'}: all tables")
     if len(methods) > 1:

@@ -15,7 +15,8 @@ import argparse
 from pathlib import Path
 
 from asmnet_tf import cli
-from asmnet_tf.config import DATASETS, PCA_PERCENT, crop_scale
+from asmnet_tf.config import PCA_PERCENT, crop_scale
+from asmnet_tf.data.layouts import DATASETS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,10 +48,11 @@ def main(args: argparse.Namespace) -> None:
     """Runs the steps; raises InputError for what the user can mend."""
     import numpy as np
 
-    from asmnet_tf import plots, training_shapes
-    from asmnet_tf.datasets import BadSamples, read_samples
+    from asmnet_tf.data.annotations import BadSamples, read_samples
+    from asmnet_tf.evaluation import figures
     from asmnet_tf.files import make_folder
-    from asmnet_tf.shape_model import ShapeModel, check_percent
+    from asmnet_tf.shape import training_shapes
+    from asmnet_tf.shape.shape_model import ShapeModel, check_percent
 
     for percent in args.pca_percent:
         check_percent(percent)
@@ -83,7 +85,7 @@ def main(args: argparse.Namespace) -> None:
 
     # 4. Pictures.
     share = full.eigenvalues / full.eigenvalues.sum()
-    plots.shape_model_plots(
+    figures.shape_model_plots(
         args.output, spec.name, full.mean_shape, full.eigenvectors, full.eigenvalues, share, smoothing, spec
     )
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asmnet_tf import cli, model_zoo
+from asmnet_tf import cli
 from asmnet_tf.config import (
     ARCHITECTURES,
     AUGMENTATIONS,
@@ -30,10 +30,11 @@ from asmnet_tf.config import (
     VAL_FRACTION,
     crop_scale,
 )
+from asmnet_tf.data import sidecars
 from asmnet_tf.files import InputError, make_folder, owned
 
 if TYPE_CHECKING:
-    from asmnet_tf.distribution import Replicas
+    from asmnet_tf.training.distribution import Replicas
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -73,13 +74,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--devices {' '.join(args.devices)}: each once, for --strategy mirrored or auto")
     args.threads = args.threads or (cli.cores() if args.deterministic else None)
     args.name = args.name or f"{args.arch}_{args.dataset}_{args.loss}"
-    args.shape_model = args.shape_model or model_zoo.default_shape_model(args.dataset, args.crop)
+    args.shape_model = args.shape_model or sidecars.default_shape_model(args.dataset, args.crop)
     return args
 
 
 def main(args: argparse.Namespace) -> None:
     """Trains, as one of the workers of --strategy; raises InputError for what the user can mend."""
-    from asmnet_tf.distribution import joined
+    from asmnet_tf.training.distribution import joined
 
     with (
         joined(args.strategy, args.devices, args.threads) as replicas,
@@ -114,7 +115,7 @@ def train(args: argparse.Namespace, replicas: Replicas) -> None:
     recipe = RECIPES[args.recipe]
 
     # 1. Faces with landmarks and pose; a fixed part of the training faces is held out for validation.
-    from asmnet_tf.datasets import BadSamples, hold_out, read_samples, trainable, with_pose
+    from asmnet_tf.data.annotations import BadSamples, hold_out, read_samples, trainable, with_pose
 
     spec, data_dir = cli.find_data(args)
     bad = BadSamples(args.on_bad_sample == "skip")
@@ -125,38 +126,40 @@ def train(args: argparse.Namespace, replicas: Replicas) -> None:
         raise InputError(f"--val-fraction {args.val_fraction:g}: all {len(samples)} faces are held out. Use less.")
 
     # 2. The eigen-shapes of these faces in this crop.
-    from asmnet_tf.training_shapes import load_for
+    from asmnet_tf.shape.training_shapes import load_for
 
     shape_model = load_for(args.shape_model, spec, args.crop) if args.loss == "asm" else None
 
     # 3. The network, a plain functional Keras model.
     cli.start_tensorflow()
-    from asmnet_tf import models, training
-    from asmnet_tf.model_files import read_start_weights
+    from asmnet_tf.formats.runners import read_start_weights
+    from asmnet_tf.network import checkpoints
+    from asmnet_tf.network.asmnet import BUILDERS, freeze_batch_norm
+    from asmnet_tf.training import trainer
 
-    training.prepare(args)
+    trainer.prepare(args)
     start, received = None, []
     if args.weights != "none":
         start = read_start_weights(args.weights, recipe.input_range)
     input_range = start.input_range if start else recipe.input_range
     with replicas.strategy.scope():
-        model = models.BUILDERS[args.arch](
+        model = BUILDERS[args.arch](
             spec.num_landmarks, args.input_size, args.dropout, args.l2_heads, input_range, args.head
         )
     if recipe.start_at_mean:
-        training.start_at_mean(model, faces, args.crop)
+        trainer.start_at_mean(model, faces, args.crop)
     if start:
-        received = models.set_weights(model, start, (args.crop, crop_scale(args.crop)))
+        received = checkpoints.set_weights(model, start, (args.crop, crop_scale(args.crop)))
         told = "" if input_range == recipe.input_range else f", pixels become {input_range[0]:g} to {input_range[1]:g}"
         print(f"{args.weights}: weights for {len(received)} layers{told}")
     if args.freeze_batch_norm:
-        models.freeze_batch_norm(model, received)
+        freeze_batch_norm(model, received)
     is_whole = "O_L" in received
     args.lr = args.lr or (FINE_TUNING_LR if is_whole else recipe.lr)
 
     # 4. Augmented batches, the multi-task loss and the schedules.
-    from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
-    from asmnet_tf.losses import MultiTaskLoss
+    from asmnet_tf.data.batches import FacePatches, TrainingBatches
+    from asmnet_tf.network.loss import MultiTaskLoss
 
     frame = (args.crop, crop_scale(args.crop), args.input_size)
     cache = {"cache": args.cache, "cache_dir": args.cache_dir}
@@ -166,14 +169,14 @@ def train(args: argparse.Namespace, replicas: Replicas) -> None:
     held_out = FacePatches(part, *frame, margin=1.0, **cache) if part else None
     loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, args.pose_weight)
     args.lr *= replicas.count if args.scale_lr else 1
-    plan = training.make_plan(args, recipe, batches.steps_per_epoch)
+    plan = trainer.make_plan(args, recipe, batches.steps_per_epoch)
 
     # 5. Train.
-    sidecar = training.make_sidecar(args, spec) | {"head": args.head}
-    trainer = training.Trainer(model, batches, held_out, loss, plan, spec, folder, sidecar, replicas)
-    content = training.content_hashes([*faces, *validation], args.pose_labels, shape_model, args.weights)
+    sidecar = trainer.make_sidecar(args, spec) | {"head": args.head}
+    trainer = trainer.Trainer(model, batches, held_out, loss, plan, spec, folder, sidecar, replicas)
+    content = trainer.content_hashes([*faces, *validation], args.pose_labels, shape_model, args.weights)
     if args.resume:
-        training.check_flags(folder, args, content)
+        trainer.check_flags(folder, args, content)
         trainer.resume()
     if trainer.epoch == args.epochs:
         if replicas.is_chief:
@@ -182,7 +185,7 @@ def train(args: argparse.Namespace, replicas: Replicas) -> None:
         return
     if replicas.is_chief:
         counts = {"train": len(faces), "validation": len(validation), "parameters": model.count_params()}
-        training.write_arguments(folder, args, counts | {"skipped": len(bad.reasons)}, replicas, content)
+        trainer.write_arguments(folder, args, counts | {"skipped": len(bad.reasons)}, replicas, content)
         bad.write(folder)
         print(f"{folder}: {len(faces)} faces, {len(validation)} held out, {model.count_params():,} parameters")
     trainer.run(score_start=is_whole)

@@ -16,11 +16,11 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 _MODULES = {  # public name -> module
-    "FaceAligner": "aligner",
-    "Face": "aligner",
-    "load_pretrained": "models",
-    "pretrained_sidecar": "model_zoo",
-    "pretrained_names": "model_zoo",
+    "FaceAligner": "faces.aligner",
+    "Face": "faces.aligner",
+    "load_pretrained": "network.checkpoints",
+    "pretrained_sidecar": "data.sidecars",
+    "pretrained_names": "data.sidecars",
 }
 
 

@@ -18,18 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NoReturn
 
-from asmnet_tf.config import (
-    ALPHA_SCHEDULES,
-    AUGMENTATIONS,
-    CACHES,
-    CROPS,
-    DATASETS,
-    KERAS,
-    LANDMARK_LOSSES,
-    LOSSES,
-    RECIPES,
-    DatasetSpec,
-)
+from asmnet_tf.config import ALPHA_SCHEDULES, AUGMENTATIONS, CACHES, CROPS, KERAS, LANDMARK_LOSSES, LOSSES, RECIPES
+from asmnet_tf.data.layouts import DATASETS, DatasetSpec
 from asmnet_tf.files import InputError, first_line, read_json
 
 EXIT_BAD_INPUT = 2
@@ -290,7 +280,7 @@ def find_data(args: argparse.Namespace) -> tuple[DatasetSpec, Path]:
     spec = DATASETS[args.dataset or "synthetic"]
     folder = args.data_dir or Path(spec.default_data_dir)
     if spec.is_synthetic:
-        from asmnet_tf.synthetic import ensure_dataset
+        from asmnet_tf.synthetic.dataset import ensure_dataset
 
         ensure_dataset(folder, spec)
     return spec, folder

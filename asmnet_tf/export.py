@@ -19,8 +19,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asmnet_tf import cli, model_zoo
+from asmnet_tf import cli
 from asmnet_tf.config import POSE_RANGE_DEG
+from asmnet_tf.data import sidecars
 from asmnet_tf.files import InputError, replacing, replacing_folder, without_absolute_paths, write_text
 
 if TYPE_CHECKING:
@@ -57,26 +58,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Runs the steps; raises InputError for what the user can mend, before anything is written."""
     # 1. The model, and a place where no other model's side-car is.
-    source = model_zoo.find_model(args.model)
+    source = sidecars.find_model(args.model)
     if source.suffix != ".keras":
         raise InputError(f"{source}: exports start from a .keras model. Give train.py's best.keras or a shipped name.")
     output = args.output or Path("exports") / _file_name(source, args)
     _check_place(output, args.to)
 
     cli.start_tensorflow()
-    from asmnet_tf import converters
-    from asmnet_tf.model_zoo import sidecar_path
-    from asmnet_tf.models import load_model
+    from asmnet_tf.data.sidecars import sidecar_path
+    from asmnet_tf.formats import exporters
+    from asmnet_tf.network.checkpoints import load_model
 
     model, sidecar = load_model(source)
 
     # 2. Faces in the model's crop.
-    crops = converters.face_crops(args.calibrate, args.faces, source, model, sidecar)
+    crops = exporters.face_crops(args.calibrate, args.faces, source, model, sidecar)
 
     # 3. The file, compared before it gets its name; then its side-car.
     with cli.without_notes(), _place(output, args.to) as temporary:
         _write(args, model, temporary, crops[::2])
-        away = converters.differences(model, temporary, crops[1::2])
+        away = exporters.differences(model, temporary, crops[1::2])
         if not away["landmarks_max"] <= LIMITS[args.quantise]:  # so written, it also catches what is not a number
             raise InputError(
                 f"{output}: not written, its landmarks are up to {away['landmarks_max']:.3g} of the crop's side away "
@@ -115,22 +116,22 @@ def _place(output: Path, to: str) -> AbstractContextManager[Path]:
 
 
 def _write(args: argparse.Namespace, model: keras.Model, path: Path, crops: np.ndarray) -> None:
-    from asmnet_tf import converters, original
+    from asmnet_tf.formats import exporters, release
 
     if args.to == "tflite":
-        path.write_bytes(converters.to_tflite(model, args.quantise, crops))
+        path.write_bytes(exporters.to_tflite(model, args.quantise, crops))
     elif args.to == "savedmodel":
-        converters.write_saved_model(model, path)
+        exporters.write_saved_model(model, path)
     else:
-        original.export_original(model, path)
+        release.export_original(model, path)
 
 
 def describe(args: argparse.Namespace, source: Path, model: keras.Model, sidecar: dict) -> dict:
     """Returns the side-car of an export: the model's own, and what the file takes, gives, costs and comes from."""
     import tensorflow as tf
 
-    from asmnet_tf.models import count_multiply_adds
-    from asmnet_tf.original import RELEASE
+    from asmnet_tf.formats.release import RELEASE
+    from asmnet_tf.network.asmnet import count_multiply_adds
 
     size, landmarks = model.input_shape[1], model.output_shape[0][1]
     release = args.to == "h5"

@@ -31,9 +31,9 @@ from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE, FACE_FORMATS, PHOTO_E
 from asmnet_tf.files import InputError, owned, printable
 
 if TYPE_CHECKING:
-    from asmnet_tf.aligner import Face, FaceAligner
-    from asmnet_tf.face_files import BoxRow, Result
-    from asmnet_tf.video import Frame, Video
+    from asmnet_tf.faces.aligner import Face, FaceAligner
+    from asmnet_tf.faces.face_files import BoxRow, Result
+    from asmnet_tf.faces.video import Frame, Video
 
 LINES = 10  # up to so many inputs are told one by one
 OTHER_ENDINGS = (  # of pictures and videos that are not read: to be told, not passed over
@@ -87,8 +87,8 @@ def main(args: argparse.Namespace) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     """`main` in an output folder that is this process's own."""
-    from asmnet_tf.face_files import match_boxes, read_boxes, write_results
-    from asmnet_tf.video import Video
+    from asmnet_tf.faces.face_files import match_boxes, read_boxes, write_results
+    from asmnet_tf.faces.video import Video
 
     # 1. What there is to do, and all that can be wrong with it before the network is read.
     failed = Failures()
@@ -112,7 +112,7 @@ def predict(args: argparse.Namespace) -> None:
 
     # 2. The network on every face.
     cli.start_tensorflow()
-    from asmnet_tf.aligner import FaceAligner
+    from asmnet_tf.faces.aligner import FaceAligner
 
     with cli.without_notes():
         aligner = FaceAligner(args.model, args.min_score, args.detector_size)
@@ -170,7 +170,7 @@ def find_inputs(
     """
     if camera is not None:
         return [], [(camera, f"camera_{camera}")]
-    from asmnet_tf.overlay import is_overlay
+    from asmnet_tf.faces.overlay import is_overlay
 
     if not inputs:
         from matplotlib.cbook import get_sample_data
@@ -233,9 +233,9 @@ def predict_images(
     """Appends the faces of every image; one that cannot be used goes to `failed` and the others go on."""
     from tqdm import tqdm
 
-    from asmnet_tf.face_files import Result, boxes_inside
-    from asmnet_tf.geometry import read_image
-    from asmnet_tf.overlay import write_overlay
+    from asmnet_tf.data.geometry import read_image
+    from asmnet_tf.faces.face_files import Result, boxes_inside
+    from asmnet_tf.faces.overlay import write_overlay
 
     for path, stem in tqdm(images, "images", unit="image", disable=None if len(images) > 1 else True, leave=False):
         if signals.received or failed.full:
@@ -280,9 +280,9 @@ def predict_video(
     signals: cli.StopSignals,
 ) -> None:
     """Follows the faces of an open video; appends one result a frame."""
-    from asmnet_tf.face_files import Result
-    from asmnet_tf.tracking import FaceTracker
-    from asmnet_tf.video import follow_video
+    from asmnet_tf.faces.face_files import Result
+    from asmnet_tf.faces.tracking import FaceTracker
+    from asmnet_tf.faces.video import follow_video
 
     if signals.received or failed.full:
         return

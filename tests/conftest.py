@@ -81,7 +81,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def faces_300w(tmp_path_factory) -> Path:
     """A folder of a few synthetic faces in the layout of 300W (COUNTS_300W); copy it before changing anything."""
-    from asmnet_tf.synthetic import write_dataset
+    from asmnet_tf.synthetic.dataset import write_dataset
 
     folder = tmp_path_factory.mktemp("faces") / "300w"
     write_dataset(folder, "300w", counts=tuple(COUNTS_300W.values()), workers=1, progress=False)
@@ -91,7 +91,7 @@ def faces_300w(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def faces_wflw(tmp_path_factory) -> Path:
     """The same in the layout of WFLW (COUNTS_WFLW)."""
-    from asmnet_tf.synthetic import write_dataset
+    from asmnet_tf.synthetic.dataset import write_dataset
 
     folder = tmp_path_factory.mktemp("faces") / "wflw"
     write_dataset(folder, "wflw", counts=tuple(COUNTS_WFLW.values()), workers=1, progress=False)

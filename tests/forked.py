@@ -27,7 +27,8 @@ def small_network(num_landmarks, input_size, *_):
 def _train(argv: list[str], printed: Path, small: bool, fatal_write: int | None) -> None:
     """A process: train.py, which kills itself before it renames its `fatal_write`-th file."""
     import train
-    from asmnet_tf import cli, models
+    from asmnet_tf import cli
+    from asmnet_tf.network.asmnet import BUILDERS
 
     with open(printed, "a") as file:
         os.dup2(file.fileno(), 1)
@@ -41,7 +42,7 @@ def _train(argv: list[str], printed: Path, small: bool, fatal_write: int | None)
 
     os.replace = fatal
     if small:
-        models.BUILDERS["asmnet"] = small_network
+        BUILDERS["asmnet"] = small_network
     cli.run(train.main, lambda: train.parse_args(argv))
 
 
@@ -52,7 +53,7 @@ class Forked:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", f"{REPO}{os.pathsep}{Path(__file__).parent}")
             self.context = multiprocessing.get_context("forkserver")
-            self.context.set_forkserver_preload(["train", "asmnet_tf.training", "asmnet_tf.shape_model"])
+            self.context.set_forkserver_preload(["train", "asmnet_tf.training.trainer", "asmnet_tf.shape.shape_model"])
             warm_up = self.context.Process(target=int)  # waits for the imports
             warm_up.start()
             warm_up.join()

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from asmnet_tf.config import Augmentation
-from asmnet_tf.geometry import Patch, compose, crop_to_image, invert, warp_patch
+from asmnet_tf.data.geometry import Patch, compose, crop_to_image, invert, warp_patch
 
 _NOISE = np.random.default_rng(20210303).standard_normal(1 << 20).astype(np.float32)
 

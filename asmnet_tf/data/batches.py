@@ -16,13 +16,13 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from asmnet_tf import augmentation as aug
-from asmnet_tf import geometry
 from asmnet_tf.config import CACHES, Augmentation
-from asmnet_tf.datasets import Sample
+from asmnet_tf.data import augmentation as aug
+from asmnet_tf.data import geometry
+from asmnet_tf.data.annotations import Sample
+from asmnet_tf.data.patches import CacheError, DiskPatches, Settings, open_cache
+from asmnet_tf.data.pose import angles_to_unit, cache_folder
 from asmnet_tf.files import InputError, free_memory
-from asmnet_tf.patch_cache import CacheError, DiskPatches, Settings, open_cache
-from asmnet_tf.pose import angles_to_unit, cache_folder
 
 MEMORY_LIMIT_BYTES = 4 << 30  # --cache auto keeps patches in memory up to this, and up to half of what is free
 _BATCHES_AHEAD = 2  # that `batches_of_crops` prepares while the caller works on one

@@ -34,9 +34,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from asmnet_tf.datasets import Sample
+from asmnet_tf.data.annotations import Sample
+from asmnet_tf.data.geometry import PATCH_DETAIL, Patch
 from asmnet_tf.files import InputError, read_array, read_json
-from asmnet_tf.geometry import PATCH_DETAIL, Patch
 
 try:
     import fcntl

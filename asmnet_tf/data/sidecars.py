@@ -9,7 +9,7 @@ from pathlib import Path
 from asmnet_tf.config import CROPS, PCA_PERCENT, crop_scale
 from asmnet_tf.files import InputError, read_json
 
-FOLDER = Path(__file__).parent / "pretrained"  # NAME.keras, NAME.json, runs/NAME/, MODEL_CARD.md
+FOLDER = Path(__file__).parents[1] / "pretrained"  # NAME.keras, NAME.json, runs/NAME/, MODEL_CARD.md
 SHAPE_MODELS = FOLDER / "shape_models"  # 300w_pca<percent>.npz, of square crops
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asmnet_tf import metrics
-from asmnet_tf.tables import NOTE_BELOW_TABLE, md, md_table, number, plain_text, pose_cell, with_interval
+from asmnet_tf.evaluation import metrics
+from asmnet_tf.evaluation.tables import NOTE_BELOW_TABLE, md, md_table, number, plain_text, pose_cell, with_interval
 
 if TYPE_CHECKING:
-    from asmnet_tf.report import Faces, Method
+    from asmnet_tf.evaluation.report import Faces, Method
 
 ALL_PAIRS_UP_TO = 4  # methods; of more, the first is compared with each of the others
 

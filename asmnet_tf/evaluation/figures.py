@@ -14,9 +14,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from asmnet_tf.config import ANGLES, DatasetSpec
+from asmnet_tf.config import ANGLES
+from asmnet_tf.data.geometry import landmark_box
+from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.files import InputError, make_folder, read_text, replacing
-from asmnet_tf.geometry import landmark_box
 
 DPI = 110
 PCA_MARKS = (85.0, 90.0, 95.0, 97.0, 99.0)  # of the variance curve, where the caller asks for none

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asmnet_tf.config import ANGLES, DatasetSpec
+from asmnet_tf.config import ANGLES
+from asmnet_tf.data.layouts import DatasetSpec
 
 BOOTSTRAP_SAMPLES = 1000
 BOOTSTRAP_SEED = 0

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from asmnet_tf.config import DATASETS, DatasetSpec
-from asmnet_tf.datasets import Sample, match_names
+from asmnet_tf.data.annotations import Sample, match_names
+from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.evaluation.report import Faces
 from asmnet_tf.files import InputError, read_arrays, replacing
-from asmnet_tf.report import Faces
 
 FRAME_PX = 1.0  # two truths that differ by more are not of the same image
 IMAGE_SIZES = {"image_size", "image_sizes", "image_shape", "image_shapes", "img_size", "img_shape"}

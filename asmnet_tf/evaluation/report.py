@@ -19,13 +19,13 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from asmnet_tf import comparison, metrics
-from asmnet_tf.config import ANGLES, DatasetSpec
-from asmnet_tf.files import InputError, make_folder, write_text
-from asmnet_tf.geometry import crop_frame, crop_image, crop_to_image, invert, landmark_box, transform
-from asmnet_tf.plots import draw_face, frame_face, line_style, new_figure, save_figure
-from asmnet_tf.pose import draw_axes
-from asmnet_tf.tables import (
+from asmnet_tf.config import ANGLES
+from asmnet_tf.data.geometry import crop_frame, crop_image, crop_to_image, invert, landmark_box, transform
+from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.pose import draw_axes
+from asmnet_tf.evaluation import comparison, metrics
+from asmnet_tf.evaluation.figures import draw_face, frame_face, line_style, new_figure, save_figure
+from asmnet_tf.evaluation.tables import (
     NOTE_BELOW_TABLE,
     cell,
     md,
@@ -38,6 +38,7 @@ from asmnet_tf.tables import (
     with_interval,
     write_csv,
 )
+from asmnet_tf.files import InputError, make_folder, write_text
 
 CED_STEP_PCT = 0.05  # grid of ced.csv and failure_rate.csv
 SHEET_FACES = 12

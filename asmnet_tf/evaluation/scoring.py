@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from asmnet_tf.config import DatasetSpec
-from asmnet_tf.datasets import Sample
-from asmnet_tf.distribution import Replicas
+from asmnet_tf.data.annotations import Sample
+from asmnet_tf.data.batches import FacePatches
+from asmnet_tf.data.geometry import denormalise, flip_landmarks
+from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.pose import estimate_pose, unit_to_angles
+from asmnet_tf.data.sidecars import crop_of
+from asmnet_tf.evaluation.report import Method
 from asmnet_tf.files import InputError
-from asmnet_tf.geometry import denormalise, flip_landmarks
-from asmnet_tf.input_pipeline import FacePatches
-from asmnet_tf.model_files import Infer, open_model
-from asmnet_tf.model_zoo import crop_of
-from asmnet_tf.pose import estimate_pose, unit_to_angles
-from asmnet_tf.report import Method
+from asmnet_tf.formats.runners import Infer, open_model
+from asmnet_tf.training.distribution import Replicas
 
 
 def predict(

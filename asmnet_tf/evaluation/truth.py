@@ -9,18 +9,27 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from asmnet_tf import cli, metrics
-from asmnet_tf.config import VAL_FRACTION, DatasetSpec
-from asmnet_tf.datasets import BadSamples, Sample, hold_out, pose_of, read_samples, select
-from asmnet_tf.detection import detect_faces, overlaps
+from asmnet_tf import cli
+from asmnet_tf.config import VAL_FRACTION
+from asmnet_tf.data.annotations import BadSamples, Sample, hold_out, pose_of, read_samples, select
+from asmnet_tf.data.geometry import crop_frame, denormalise, landmark_box
+from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.pose import align_signs, estimate_pose
+from asmnet_tf.data.sidecars import find_model, read_sidecar, sidecar_path
+from asmnet_tf.evaluation import metrics
+from asmnet_tf.evaluation.predictions import (
+    Predictions,
+    align,
+    check_frame,
+    read_predictions,
+    spec_for,
+    write_predictions,
+)
+from asmnet_tf.evaluation.report import Faces, Method, file_names
+from asmnet_tf.faces.detector import detect_faces, overlaps
 from asmnet_tf.files import InputError
-from asmnet_tf.geometry import crop_frame, denormalise, landmark_box
-from asmnet_tf.model_zoo import find_model, read_sidecar, sidecar_path
-from asmnet_tf.pose import align_signs, estimate_pose
-from asmnet_tf.prediction_files import Predictions, align, check_frame, read_predictions, spec_for, write_predictions
-from asmnet_tf.release_pca import to_units
-from asmnet_tf.report import Faces, Method, file_names
-from asmnet_tf.shape_model import ShapeModel
+from asmnet_tf.formats.release_pca import to_units
+from asmnet_tf.shape.shape_model import ShapeModel
 
 FOUND = 0.4  # IoU of a detection and a landmark box from which on the face is found
 IMPLAUSIBLE = 0.5  # NME; the mean face put on the middle of each has 0.15, points in another order or frame 0.6 or more

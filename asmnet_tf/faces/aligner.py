@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from asmnet_tf import detection
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE
+from asmnet_tf.data.geometry import crop_frame, crop_image, denormalise, landmark_box, read_image
+from asmnet_tf.data.pose import unit_to_angles
+from asmnet_tf.data.sidecars import crop_of, find_model
+from asmnet_tf.evaluation.predictions import spec_with
+from asmnet_tf.faces import detector
 from asmnet_tf.files import first_line
-from asmnet_tf.geometry import crop_frame, crop_image, denormalise, landmark_box, read_image
-from asmnet_tf.model_files import check_process, open_model
-from asmnet_tf.model_zoo import crop_of, find_model
-from asmnet_tf.pose import unit_to_angles
-from asmnet_tf.prediction_files import spec_with
+from asmnet_tf.formats.runners import check_process, open_model
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -82,7 +82,7 @@ class FaceAligner:
     def __init__(
         self,
         model: str | Path = DEFAULT_MODEL,
-        min_score: float = detection.MIN_SCORE,
+        min_score: float = detector.MIN_SCORE,
         detector_size: int = DETECTOR_SIZE,
     ) -> None:
         path = find_model(model)
@@ -99,7 +99,7 @@ class FaceAligner:
         Args:    image: a path or PIL image, turned as its EXIF orientation says; or an array (H, W), (H, W, 1),
                  (H, W, 3) or (H, W, 4), uint8 or uint16, RGB; alpha is ignored. boxes: (N, 4) image pixels, x_min,
                  y_min, x_max, y_max, about where the landmarks' bounding boxes are (brows to chin;
-                 `detection.to_landmark_boxes` for boxes from forehead to chin); None: the detector's. bgr: the
+                 `detector.to_landmark_boxes` for boxes from forehead to chin); None: the detector's. bgr: the
                  channels of the array are in OpenCV's order.
         Raises:  ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
                  the process that opened the model.
@@ -107,7 +107,7 @@ class FaceAligner:
         check_process()  # the detector, too, waits for ever
         image = to_rgb(image, bgr)
         if boxes is None:
-            boxes, scores = detection.detect_faces(image, self.min_score, self.detector_size)
+            boxes, scores = detector.detect_faces(image, self.min_score, self.detector_size)
         else:
             boxes = check_boxes(boxes)
             scores = np.ones(len(boxes))

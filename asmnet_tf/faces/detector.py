@@ -17,7 +17,7 @@ import numpy as np
 from asmnet_tf.config import DETECTOR_SCALE, DETECTOR_SHIFT, DETECTOR_SIZE
 from asmnet_tf.files import InputError
 
-DETECTOR_FILE = Path(__file__).parent / "assets" / "centerface.onnx.xz"
+DETECTOR_FILE = Path(__file__).parents[1] / "assets" / "centerface.onnx.xz"
 MIN_SCORE = 0.5
 COARSE_SIZE = 256  # longest side of the first pass; it sees large faces best
 FINE_MIN_SIZE = 384  # a second pass at less would see little that the first did not

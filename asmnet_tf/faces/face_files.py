@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asmnet_tf.config import ANGLES, FACE_FORMATS, PHOTO_ENDINGS, DatasetSpec
-from asmnet_tf.datasets import pts_text
+from asmnet_tf.config import ANGLES, FACE_FORMATS, PHOTO_ENDINGS
+from asmnet_tf.data.annotations import pts_text
+from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.evaluation.tables import plain, read_csv, write_csv
 from asmnet_tf.files import InputError, utf8, write_text
-from asmnet_tf.tables import plain, read_csv, write_csv
 
 if TYPE_CHECKING:
-    from asmnet_tf.aligner import Face
+    from asmnet_tf.faces.aligner import Face
 
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 

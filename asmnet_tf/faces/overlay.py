@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from asmnet_tf.config import DatasetSpec
+from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.pose import draw_axes
 from asmnet_tf.files import InputError, replacing
-from asmnet_tf.pose import draw_axes
 
 if TYPE_CHECKING:
-    from asmnet_tf.aligner import Face
+    from asmnet_tf.faces.aligner import Face
 
 CONTOUR, POINT = (255, 210, 60), (70, 240, 120)  # RGB
 NOSE_TIP = 30  # of the 68 points

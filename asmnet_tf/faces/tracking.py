@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asmnet_tf.detection import detect_faces, overlaps
+from asmnet_tf.faces.detector import detect_faces, overlaps
 
 if TYPE_CHECKING:
-    from asmnet_tf.aligner import Face, FaceAligner
+    from asmnet_tf.faces.aligner import Face, FaceAligner
 
 SAME_FACE = 0.3  # IoU of a track's box and a detection's from which on they are one face
 TOUCHING = 0.1  # IoU of two tracks from which on the landmarks of one may slide onto the other

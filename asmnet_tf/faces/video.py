@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from asmnet_tf.faces.overlay import MARK, draw_faces
 from asmnet_tf.files import InputError, printable, replacing
-from asmnet_tf.overlay import MARK, draw_faces
 
 if TYPE_CHECKING:
-    from asmnet_tf.aligner import Face
-    from asmnet_tf.tracking import FaceTracker
+    from asmnet_tf.faces.aligner import Face
+    from asmnet_tf.faces.tracking import FaceTracker
 
 USUAL_FPS = 30.0  # where a file or camera does not tell
 CODEC = "mp4v"

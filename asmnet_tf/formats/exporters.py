@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from asmnet_tf.config import DATASETS, PHOTO_ENDINGS, POSE_RANGE_DEG, DatasetSpec
-from asmnet_tf.datasets import read_samples
-from asmnet_tf.engine import keras
-from asmnet_tf.face_renderer import render_face
+from asmnet_tf.config import PHOTO_ENDINGS, POSE_RANGE_DEG
+from asmnet_tf.data.annotations import read_samples
+from asmnet_tf.data.batches import FacePatches
+from asmnet_tf.data.geometry import crop_frame, crop_image, landmark_box, read_image
+from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.files import InputError, first_line
-from asmnet_tf.geometry import crop_frame, crop_image, landmark_box, read_image
-from asmnet_tf.input_pipeline import FacePatches
-from asmnet_tf.model_files import Infer, compiled, open_model
-from asmnet_tf.model_zoo import crop_of
-from asmnet_tf.twins import inference_twin
+from asmnet_tf.formats.runners import Infer, compiled, open_model
+from asmnet_tf.network.engine import keras
+from asmnet_tf.network.fast_graphs import inference_twin
+from asmnet_tf.synthetic.renderer import render_face
 
 SIGNATURE = "serving_default"
 SYNTHETIC = "synthetic"

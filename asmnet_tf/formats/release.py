@@ -17,10 +17,11 @@ import h5py
 import numpy as np
 
 from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG, crop_scale
-from asmnet_tf.engine import keras
+from asmnet_tf.data.hdf5 import BROKEN_HDF5, is_hdf5, read_safely
 from asmnet_tf.files import InputError, first_line, replacing
-from asmnet_tf.hdf5 import BROKEN_HDF5, is_hdf5, read_safely
-from asmnet_tf.models import BUILDERS, read_keras2_weights, set_layer_weights
+from asmnet_tf.network.asmnet import BUILDERS
+from asmnet_tf.network.checkpoints import read_keras2_weights, set_layer_weights
+from asmnet_tf.network.engine import keras
 
 HEADS = ("O_L", "O_P")
 SUFFIXES = (".h5", ".hdf5")

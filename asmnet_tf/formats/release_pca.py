@@ -12,7 +12,7 @@ import numpy as np
 
 from asmnet_tf.config import PCA_PERCENT, crop_scale
 from asmnet_tf.files import InputError, read_array, replacing
-from asmnet_tf.shape_model import MAX_VALUE, ShapeModel
+from asmnet_tf.shape.shape_model import MAX_VALUE, ShapeModel
 
 # Centre c and factor f of each: network = (shape - c) f. release: (centre - p) / size, of the release's networks and
 # its files `ibug_*`. pixels224: 0..224 from the left and upper edges of the crop, of its files `wflw_*`; these count

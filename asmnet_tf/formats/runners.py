@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from asmnet_tf.engine import keras
+from asmnet_tf.data.sidecars import crop_of, read_sidecar
 from asmnet_tf.files import InputError, crashes, first_line
-from asmnet_tf.model_zoo import crop_of, read_sidecar
-from asmnet_tf.models import StartWeights, count_multiply_adds, load_model, read_weights
-from asmnet_tf.original import OURS, Convention, holds_heads, is_original, load_original_model
-from asmnet_tf.twins import inference_twin
+from asmnet_tf.formats.release import OURS, Convention, holds_heads, is_original, load_original_model
+from asmnet_tf.network.asmnet import count_multiply_adds
+from asmnet_tf.network.checkpoints import StartWeights, load_model, read_weights
+from asmnet_tf.network.engine import keras
+from asmnet_tf.network.fast_graphs import inference_twin
 
 _process: int | None = None  # that opened the first model
 MAX_INPUT_SIZE = 4096  # pixels; one image then is 50 MB

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import tensorflow as tf
 
-from asmnet_tf.engine import keras
+from asmnet_tf.network.engine import keras
 
 Record = Callable[[keras.layers.BatchNormalization, tf.Tensor, tf.Tensor], None]
 

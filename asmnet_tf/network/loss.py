@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from asmnet_tf.config import ALPHAS, CLIP_STD, LANDMARK_LOSSES, POSE_WEIGHT
-from asmnet_tf.shape_model import ShapeModel
+from asmnet_tf.shape.shape_model import ShapeModel
 
 WING_WIDTH = 10 / 224  # Feng et al. 2018: 10 and 2 pixels; here in network units of a 224 px crop
 WING_CURVATURE = 2 / 224

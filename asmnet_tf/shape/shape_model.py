@@ -15,8 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from asmnet_tf.config import CLIP_STD, CROPS
+from asmnet_tf.data.sidecars import find_shape_model
 from asmnet_tf.files import InputError, read_arrays, replacing
-from asmnet_tf.model_zoo import find_shape_model
 
 UNITS = ("network", "release", "pixels224")  # of a shape; the others are those of the release's files
 CHUNK = 4096  # shapes at a time, where not all of them fit in memory; more than 2L

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from asmnet_tf import geometry, metrics
-from asmnet_tf.config import DatasetSpec, crop_scale
-from asmnet_tf.datasets import Sample
+from asmnet_tf.config import crop_scale
+from asmnet_tf.data import geometry
+from asmnet_tf.data.annotations import Sample
+from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.sidecars import SHAPE_MODELS, find_shape_model
+from asmnet_tf.evaluation import metrics
 from asmnet_tf.files import InputError, free_memory, read_array
-from asmnet_tf.model_zoo import SHAPE_MODELS, find_shape_model
-from asmnet_tf.shape_model import MAX_VALUE, ShapeModel, chunks
+from asmnet_tf.shape.shape_model import MAX_VALUE, ShapeModel, chunks
 
 MEMORY_SHARE = 0.5  # of the free memory; a file that takes more of it as float64 stays on disk
 UNIT_FRAME = np.array([0.0, 0.0, 1.0, 1.0])  # of shapes without an image: their distances are those in the crop

@@ -18,11 +18,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from asmnet_tf.config import ANGLES, DATASETS, SYNTHETIC_COUNTS, SYNTHETIC_WFLW_COUNTS, DatasetSpec
-from asmnet_tf.datasets import pts_text
-from asmnet_tf.face_renderer import ATTRIBUTES, SyntheticFace, render_face
+from asmnet_tf.config import ANGLES
+from asmnet_tf.data.annotations import pts_text
+from asmnet_tf.data.geometry import landmark_box
+from asmnet_tf.data.layouts import DATASETS, SYNTHETIC_COUNTS, SYNTHETIC_WFLW_COUNTS, DatasetSpec
 from asmnet_tf.files import InputError, make_folder, read_json
-from asmnet_tf.geometry import landmark_box
+from asmnet_tf.synthetic.renderer import ATTRIBUTES, SyntheticFace, render_face
 
 GENERATOR_VERSION = 2
 _CHUNK = 20  # faces of one job

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from asmnet_tf.config import DATASETS
-from asmnet_tf.geometry import landmark_box
-from asmnet_tf.pose import FOCAL, angles_to_matrix, mean_face
+from asmnet_tf.data.geometry import landmark_box
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.pose import FOCAL, angles_to_matrix, mean_face
 
 ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")  # columns of a WFLW list
 

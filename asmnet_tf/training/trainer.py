@@ -30,22 +30,25 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from asmnet_tf import cli, metrics, models
-from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec, Recipe, crop_scale
-from asmnet_tf.datasets import Sample
-from asmnet_tf.distribution import Replicas, set_threads
-from asmnet_tf.engine import keras
+from asmnet_tf import cli
+from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, Recipe, crop_scale
+from asmnet_tf.data.annotations import Sample
+from asmnet_tf.data.batches import FacePatches, TrainingBatches
+from asmnet_tf.data.geometry import crop_frame, landmark_box, normalise
+from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.pose import angles_to_unit
+from asmnet_tf.data.sidecars import find_model
+from asmnet_tf.evaluation import metrics
+from asmnet_tf.evaluation.figures import training_curves
+from asmnet_tf.evaluation.scoring import predict
 from asmnet_tf.files import InputError, make_folder, read_arrays, read_json, replacing, sweep, write_text
-from asmnet_tf.geometry import crop_frame, landmark_box, normalise
-from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
-from asmnet_tf.losses import MultiTaskLoss, alpha_at
-from asmnet_tf.model_files import compiled
-from asmnet_tf.model_zoo import find_model
-from asmnet_tf.plots import training_curves
-from asmnet_tf.pose import angles_to_unit
-from asmnet_tf.prediction import predict
-from asmnet_tf.shape_model import ShapeModel
-from asmnet_tf.twins import TrainingTwin
+from asmnet_tf.formats.runners import compiled
+from asmnet_tf.network import asmnet, checkpoints
+from asmnet_tf.network.engine import keras
+from asmnet_tf.network.fast_graphs import TrainingTwin
+from asmnet_tf.network.loss import MultiTaskLoss, alpha_at
+from asmnet_tf.shape.shape_model import ShapeModel
+from asmnet_tf.training.distribution import Replicas, set_threads
 
 LOG_COLUMNS = (
     *("epoch", "loss", "loss_landmarks", "loss_asm", "loss_pose", "alpha", "lr", "images_per_s", "seconds"),
@@ -354,8 +357,8 @@ class Trainer:
         if not self.replicas.is_chief:
             return
         if is_best:
-            models.save_model(self.model, self.folder / "best.keras", sidecar)
-        models.save_model(self.model, self.folder / "last.keras", sidecar)
+            checkpoints.save_model(self.model, self.folder / "best.keras", sidecar)
+        checkpoints.save_model(self.model, self.folder / "last.keras", sidecar)
 
     def _save_log(self) -> None:
         text = io.StringIO()
@@ -481,11 +484,11 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def start_at_mean(model: keras.Model, samples: list[Sample], crop: str) -> None:
-    """Lets a model start at the mean shape and pose of the training samples; see `models.start_at_mean`."""
+    """Lets a model start at the mean shape and pose of the training samples; see `asmnet.start_at_mean`."""
     landmarks = np.stack([sample.landmarks for sample in samples]).astype(np.float64)
     shapes = normalise(landmarks, crop_frame(landmark_box(landmarks), crop))
     poses = angles_to_unit(np.stack([sample.pose for sample in samples]))
-    models.start_at_mean(model, shapes.mean(axis=0), np.nanmean(poses, axis=0))
+    asmnet.start_at_mean(model, shapes.mean(axis=0), np.nanmean(poses, axis=0))
 
 
 def make_plan(args: argparse.Namespace, recipe: Recipe, steps_per_epoch: int) -> Plan:

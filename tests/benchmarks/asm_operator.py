@@ -6,15 +6,15 @@ import harness
 
 harness.use(harness.OURS)
 
-import tempfile  # noqa: E402 - TensorFlow reads its environment when it is imported
-from pathlib import Path  # noqa: E402
+import tempfile  # TensorFlow reads its environment when it is imported
+from pathlib import Path
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-import training_parts  # noqa: E402
-from harness import Row  # noqa: E402
+import numpy as np
+import tensorflow as tf
+import training_parts
+from harness import Row
 
-from asmnet_tf import losses  # noqa: E402
+from asmnet_tf.network.loss import MultiTaskLoss
 
 BATCH, INSIDE, TURNS = 50, 400, 9
 NAMES = ("mean_shape", "eigenvectors", "eigenvalues")
@@ -29,7 +29,7 @@ def rows() -> list[Row]:
     landmarks, pose = tf.constant(shapes[50 : 50 + BATCH], tf.float32), batch["pose"] * 0.9
     compiled = {}
     for name, asm in (("with", model), ("without", None)):
-        loss = losses.MultiTaskLoss(training_parts.SPEC.flip_map, asm)
+        loss = MultiTaskLoss(training_parts.SPEC.flip_map, asm)
 
         @tf.function
         def repeat(landmarks: tf.Tensor, loss=loss) -> tf.Tensor:

@@ -12,18 +12,19 @@ import harness
 
 harness.use(harness.OURS)
 
-import sys  # noqa: E402 - TensorFlow reads its environment when it is imported
+import sys  # TensorFlow reads its environment when it is imported
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import numpy as np
+import tensorflow as tf
 
-from asmnet_tf.config import AUGMENTATIONS, DATASETS, VAL_FRACTION, crop_scale  # noqa: E402
-from asmnet_tf.datasets import hold_out, read_samples, with_pose  # noqa: E402
-from asmnet_tf.input_pipeline import FacePatches, TrainingBatches  # noqa: E402
-from asmnet_tf.losses import MultiTaskLoss  # noqa: E402
-from asmnet_tf.models import load_pretrained  # noqa: E402
-from asmnet_tf.tables import md_table  # noqa: E402
-from asmnet_tf.twins import TrainingTwin  # noqa: E402
+from asmnet_tf.config import AUGMENTATIONS, VAL_FRACTION, crop_scale
+from asmnet_tf.data.annotations import hold_out, read_samples, with_pose
+from asmnet_tf.data.batches import FacePatches, TrainingBatches
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation.tables import md_table
+from asmnet_tf.network.checkpoints import load_pretrained
+from asmnet_tf.network.fast_graphs import TrainingTwin
+from asmnet_tf.network.loss import MultiTaskLoss
 
 BATCHES, BATCH, SEED = 12, 32, 7
 SPEC, CROP = DATASETS["300w"], "square"

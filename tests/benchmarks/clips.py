@@ -9,8 +9,8 @@ import harness  # noqa: F401 - it puts the repository on the path
 import numpy as np
 from matplotlib.cbook import get_sample_data
 
-from asmnet_tf.geometry import read_image
-from asmnet_tf.video import VideoFile
+from asmnet_tf.data.geometry import read_image
+from asmnet_tf.faces.video import VideoFile
 
 FPS = 25.0
 NOISE = 6.0  # standard deviation of the camera noise, of 255

@@ -6,17 +6,18 @@ import harness
 
 harness.use(harness.OURS)
 
-import time  # noqa: E402 - TensorFlow reads its environment when it is imported
+import time  # TensorFlow reads its environment when it is imported
 
-import numpy as np  # noqa: E402
-import training_parts  # noqa: E402
-from harness import Row  # noqa: E402
+import numpy as np
+import training_parts
+from harness import Row
 
-from asmnet_tf import config, models  # noqa: E402
-from asmnet_tf.geometry import crop_frame, crop_image  # noqa: E402
-from asmnet_tf.input_pipeline import FacePatches  # noqa: E402
-from asmnet_tf.model_files import compiled  # noqa: E402
-from asmnet_tf.prediction import predict  # noqa: E402
+from asmnet_tf import config
+from asmnet_tf.data.batches import FacePatches
+from asmnet_tf.data.geometry import crop_frame, crop_image
+from asmnet_tf.evaluation.scoring import predict
+from asmnet_tf.formats.runners import compiled
+from asmnet_tf.network.asmnet import build_asmnet
 
 FACES, TURNS, SIZE = 500, 3, 224
 ONE_BY_ONE = 100  # faces of a turn of the slow way
@@ -25,7 +26,7 @@ ONE_BY_ONE = 100  # faces of a turn of the slow way
 def rows() -> list[Row]:
     """Both ways read, crop and predict the same images of 300W's LFPW folder."""
     samples = [s for s in training_parts.training_samples() if "lfpw" in s.name][:FACES]
-    model = models.build_asmnet(68, SIZE)
+    model = build_asmnet(68, SIZE)
     infer = compiled(model, folded=True)
 
     def ours() -> float:

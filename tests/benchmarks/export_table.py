@@ -12,18 +12,19 @@ import harness
 
 harness.use(harness.OURS | {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"})
 
-import argparse  # noqa: E402 - TensorFlow reads its environment when it is imported
-import tempfile  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse  # TensorFlow reads its environment when it is imported
+import tempfile
+from pathlib import Path
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from asmnet_tf import export, metrics, report  # noqa: E402
-from asmnet_tf.config import DATASETS  # noqa: E402
-from asmnet_tf.datasets import read_samples, select  # noqa: E402
-from asmnet_tf.model_files import open_model  # noqa: E402
-from asmnet_tf.model_zoo import find_model  # noqa: E402
-from asmnet_tf.prediction import score_model  # noqa: E402
+from asmnet_tf import export
+from asmnet_tf.data.annotations import read_samples, select
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.sidecars import find_model
+from asmnet_tf.evaluation import metrics, report
+from asmnet_tf.evaluation.scoring import score_model
+from asmnet_tf.formats.runners import open_model
 
 SPEC, SUBSET, TURNS = DATASETS["300w"], "lfpw", 200
 KINDS = {

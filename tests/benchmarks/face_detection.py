@@ -26,11 +26,11 @@ import cv2
 import harness
 import numpy as np
 
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import Sample, read_samples
-from asmnet_tf.detection import DETECTOR_FILE, find_boxes, fit_correction, overlaps, to_landmark_boxes
-from asmnet_tf.evaluation import FOUND
-from asmnet_tf.tables import md_table
+from asmnet_tf.data.annotations import Sample, read_samples
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation.tables import md_table
+from asmnet_tf.evaluation.truth import FOUND
+from asmnet_tf.faces.detector import DETECTOR_FILE, find_boxes, fit_correction, overlaps, to_landmark_boxes
 
 Boxes = tuple[np.ndarray, np.ndarray]  # (N, 4) pixels, scores (N,)
 Detector = Callable[[np.ndarray], Boxes]

@@ -10,23 +10,24 @@ import harness
 
 harness.use(harness.OURS)
 
-import json  # noqa: E402 - TensorFlow reads its environment when it is imported
-import os  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from dataclasses import replace  # noqa: E402
-from pathlib import Path  # noqa: E402
+import json  # TensorFlow reads its environment when it is imported
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from harness import Row  # noqa: E402
-from peak_memory import watched_worker  # noqa: E402
+import cv2
+import numpy as np
+from harness import Row
+from peak_memory import watched_worker
 
-from asmnet_tf.config import AUGMENTATIONS, DATASETS  # noqa: E402
-from asmnet_tf.datasets import Sample, read_pts, read_samples, with_pose  # noqa: E402
-from asmnet_tf.synthetic import write_dataset  # noqa: E402
+from asmnet_tf.config import AUGMENTATIONS
+from asmnet_tf.data.annotations import Sample, read_pts, read_samples, with_pose
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.synthetic.dataset import write_dataset
 
 SPEC = DATASETS["300w"]
 COUNTS = (1_000, 10_000, 100_000)
@@ -87,7 +88,7 @@ def work(stage: str, folder: Path, count: int) -> tuple[float, int]:
     if stage == "evaluate":
         return _timed(lambda: _evaluate(samples, folder / f"evaluation{count}")), count
 
-    from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
+    from asmnet_tf.data.batches import FacePatches, TrainingBatches
 
     cache = "none" if stage == "none" else "disk"
     root = folder / "cache"
@@ -115,9 +116,9 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _evaluate(samples: list[Sample], output: Path) -> None:
-    from asmnet_tf import report
-    from asmnet_tf.input_pipeline import FacePatches
-    from asmnet_tf.prediction import predict
+    from asmnet_tf.data.batches import FacePatches
+    from asmnet_tf.evaluation import report
+    from asmnet_tf.evaluation.scoring import predict
 
     patches = FacePatches(samples, "square", 1.2, SIZE, margin=1.0, cache="none")
     landmarks, pose = predict(lambda images: (np.zeros((len(images), 136)), np.zeros((len(images), 3))), patches)

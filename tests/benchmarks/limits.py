@@ -15,11 +15,11 @@ import numpy as np
 from scipy.io import loadmat
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from asmnet_tf import pose
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import Sample, read_samples, select
-from asmnet_tf.geometry import landmark_box
-from asmnet_tf.prediction import score_model
+from asmnet_tf.data import pose
+from asmnet_tf.data.annotations import Sample, read_samples, select
+from asmnet_tf.data.geometry import landmark_box
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation.scoring import score_model
 
 SPEC = DATASETS["300w"]
 YAWS = (0, 15, 30, 45, 60, 90)

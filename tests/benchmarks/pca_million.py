@@ -34,7 +34,7 @@ def make_shapes(path: Path) -> None:
 def work(way: str, path: Path) -> dict:
     """Runs one way. Returns its seconds and the eigenvalues."""
     import pca_builder
-    from asmnet_tf import training_shapes
+    from asmnet_tf.shape import training_shapes
 
     training_shapes.MEMORY_SHARE = 0.0 if way == "disk" else 1.0
     with tempfile.TemporaryDirectory() as output:

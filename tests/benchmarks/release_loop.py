@@ -29,12 +29,12 @@ def release(seconds: float) -> dict[str, float]:
     import tensorflow as tf
     import training_parts
 
-    from asmnet_tf import models
-    from asmnet_tf.geometry import crop_frame, landmark_box, normalise
-    from asmnet_tf.shape_model import ShapeModel
+    from asmnet_tf.data.geometry import crop_frame, landmark_box, normalise
+    from asmnet_tf.network.asmnet import build_asmnet
+    from asmnet_tf.shape.shape_model import ShapeModel
 
     samples = training_parts.training_samples(300)
-    model = models.build_asmnet(68, SIZE)
+    model = build_asmnet(68, SIZE)
     optimizer = keras.optimizers.Adam(1e-2)
     asm = ShapeModel.fit(training_parts.shapes_of(samples, "square")[0], "300w", "tight", 1.0).keep(90)
 

@@ -6,17 +6,17 @@ import harness
 
 harness.use(harness.OURS)
 
-import tempfile  # noqa: E402 - TensorFlow reads its environment when it is imported
-from functools import partial  # noqa: E402
-from pathlib import Path  # noqa: E402
+import tempfile  # TensorFlow reads its environment when it is imported
+from functools import partial
+from pathlib import Path
 
-import numpy as np  # noqa: E402
-from harness import Row  # noqa: E402
+import numpy as np
+from harness import Row
 
-from asmnet_tf import models  # noqa: E402
-from asmnet_tf.converters import to_tflite  # noqa: E402
-from asmnet_tf.geometry import crop_frame, crop_image, denormalise  # noqa: E402
-from asmnet_tf.model_files import compiled, open_model  # noqa: E402
+from asmnet_tf.data.geometry import crop_frame, crop_image, denormalise
+from asmnet_tf.formats.exporters import to_tflite
+from asmnet_tf.formats.runners import compiled, open_model
+from asmnet_tf.network.asmnet import build_asmnet
 
 SIZE, TURNS, CALLS = 224, 12, 10
 
@@ -24,7 +24,7 @@ SIZE, TURNS, CALLS = 224, 12, 10
 def rows() -> list[Row]:
     """The image is random, 400 x 400. A turn is ten calls one after another, so that each way finds its own weights in
     the caches and the other ways' threads asleep, as in use."""
-    model = models.build_asmnet(68, SIZE)
+    model = build_asmnet(68, SIZE)
     image = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
     frame = crop_frame(np.array([60.0, 60.0, 340.0, 340.0]), "square")
     with tempfile.TemporaryDirectory() as folder:

@@ -11,13 +11,13 @@ import harness
 
 harness.use(harness.OURS)
 
-import tempfile  # noqa: E402 - TensorFlow reads its environment when it is imported
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
+import tempfile  # TensorFlow reads its environment when it is imported
+import time
+from pathlib import Path
 
-import numpy as np  # noqa: E402
-import training_parts  # noqa: E402
-from harness import Row  # noqa: E402
+import numpy as np
+import training_parts
+from harness import Row
 
 PREFETCHED = 6  # batches that may be ready before a block starts
 BLOCK = 10

@@ -10,12 +10,17 @@ import numpy as np
 import tensorflow as tf
 from harness import DATA
 
-from asmnet_tf import config, datasets, losses, models, training
-from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
-from asmnet_tf.shape_model import ShapeModel
-from asmnet_tf.training_shapes import shapes_of
+from asmnet_tf import config
+from asmnet_tf.data import annotations
+from asmnet_tf.data.batches import FacePatches, TrainingBatches
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.network.asmnet import build_asmnet
+from asmnet_tf.network.loss import MultiTaskLoss
+from asmnet_tf.shape.shape_model import ShapeModel
+from asmnet_tf.shape.training_shapes import shapes_of
+from asmnet_tf.training.trainer import Plan, Schedule, Trainer
 
-SPEC = config.DATASETS["300w"]
+SPEC = DATASETS["300w"]
 
 
 def random_shape_model() -> ShapeModel:
@@ -25,7 +30,7 @@ def random_shape_model() -> ShapeModel:
 
 
 def random_batch(count: int, size: int) -> dict[str, tf.Tensor]:
-    """Returns a batch of random numbers in the form that `training.Trainer.step` takes."""
+    """Returns a batch of random numbers in the form that `trainer.Trainer.step` takes."""
     rng = np.random.default_rng(0)
     return {
         "image": tf.constant(rng.integers(0, 256, (count, size, size, 3), np.uint8)),
@@ -36,10 +41,10 @@ def random_batch(count: int, size: int) -> dict[str, tf.Tensor]:
     }
 
 
-def trainer(samples: list[datasets.Sample] | None, size: int, batch: int, folder: Path) -> training.Trainer:
+def trainer(samples: list[annotations.Sample] | None, size: int, batch: int, folder: Path) -> Trainer:
     """Returns a Trainer of recipe `tuned` over real faces, or without any (None) for its step alone."""
     recipe = config.RECIPES["tuned"]
-    model = models.build_asmnet(68, size, recipe.dropout, 0.0)
+    model = build_asmnet(68, size, recipe.dropout, 0.0)
     batches = None
     if samples is not None:
         patches = FacePatches(samples, "square", config.SQUARE_CROP_SCALE, size)
@@ -49,10 +54,10 @@ def trainer(samples: list[datasets.Sample] | None, size: int, batch: int, folder
         if samples is None
         else ShapeModel.fit(shapes_of(samples, "square")[0], "300w", "square", 1.2).keep(90)
     )
-    loss = losses.MultiTaskLoss(SPEC.flip_map, asm, recipe.landmark_loss)
-    schedule = training.Schedule(recipe.lr, recipe.schedule, 1000, 10, 0.0)
-    plan = training.Plan(1, schedule, recipe.alpha, 1, 0.0, 0.0, 1, False)
-    return training.Trainer(model, batches, None, loss, plan, SPEC, folder, {})
+    loss = MultiTaskLoss(SPEC.flip_map, asm, recipe.landmark_loss)
+    schedule = Schedule(recipe.lr, recipe.schedule, 1000, 10, 0.0)
+    plan = Plan(1, schedule, recipe.alpha, 1, 0.0, 0.0, 1, False)
+    return Trainer(model, batches, None, loss, plan, SPEC, folder, {})
 
 
 def build(ours: bool, size: int) -> tuple[Callable, Callable, Callable]:
@@ -79,9 +84,9 @@ def build(ours: bool, size: int) -> tuple[Callable, Callable, Callable]:
     return step, tf.function(lambda x: model(x, training=False)), tf.function(lambda x: graph(x, training=True))
 
 
-def training_samples(limit: int | None = None) -> list[datasets.Sample]:
+def training_samples(limit: int | None = None) -> list[annotations.Sample]:
     """Returns the 300W training faces of $ASMNET_DATA with their pose. Raises: SystemExit where there are none."""
     folder = DATA / "300w"
     if not folder.is_dir():
         raise SystemExit(f"{folder}: no 300W here; set ASMNET_DATA to the folder that holds 300w/")
-    return datasets.with_pose(datasets.read_samples(SPEC, folder, "train", limit), SPEC, folder, None)
+    return annotations.with_pose(annotations.read_samples(SPEC, folder, "train", limit), SPEC, folder, None)

@@ -17,13 +17,13 @@ import harness
 import matplotlib.pyplot as plt
 import numpy as np
 
-from asmnet_tf import face_renderer
-from asmnet_tf.aligner import FaceAligner
 from asmnet_tf.config import DEFAULT_MODEL
+from asmnet_tf.data.pose import estimate_pose
+from asmnet_tf.faces.aligner import FaceAligner
+from asmnet_tf.faces.tracking import FaceTracker
+from asmnet_tf.faces.video import Video, follow_video
 from asmnet_tf.files import make_folder
-from asmnet_tf.pose import estimate_pose
-from asmnet_tf.tracking import FaceTracker
-from asmnet_tf.video import Video, follow_video
+from asmnet_tf.synthetic import renderer
 
 FRAMES, PERIOD, YAW, PITCH = 100, 100, 45.0, 5.0  # frames; degrees
 SEED, PERSON, SIZE = 0, 3, 400
@@ -37,13 +37,13 @@ def poses() -> np.ndarray:
 
 def render(pose: np.ndarray) -> np.ndarray:
     """Returns the same person, light and background as ever, with the head at `pose`; RGB uint8 (SIZE, SIZE, 3)."""
-    draw = face_renderer._draw_person
+    draw = renderer._draw_person
 
     def posed(rng: np.random.Generator, hard: bool) -> dict:
         return draw(rng, hard) | {"pose": pose, "occluder": False, "blur": 0.3}
 
-    with patch.object(face_renderer, "_draw_person", posed):
-        return face_renderer.render_face(SEED, PERSON, size=SIZE).image
+    with patch.object(renderer, "_draw_person", posed):
+        return renderer.render_face(SEED, PERSON, size=SIZE).image
 
 
 def main(args: argparse.Namespace) -> None:

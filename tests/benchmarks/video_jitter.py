@@ -16,10 +16,10 @@ import clips
 import harness
 import numpy as np
 
-from asmnet_tf.aligner import FaceAligner
 from asmnet_tf.config import ANGLES, DEFAULT_MODEL
-from asmnet_tf.tables import md_table
-from asmnet_tf.tracking import FaceTracker
+from asmnet_tf.evaluation.tables import md_table
+from asmnet_tf.faces.aligner import FaceAligner
+from asmnet_tf.faces.tracking import FaceTracker
 
 FRAMES, STEP = 75, 4.0
 CASES = {  # detect_every, smooth; None: every frame by itself, detected anew

@@ -32,18 +32,21 @@ def measure(steps: int) -> dict[str, float]:
     harness.use(harness.OURS)
     import training_parts
 
-    from asmnet_tf import config, losses, models, training
-    from asmnet_tf.distribution import joined
+    from asmnet_tf import config
+    from asmnet_tf.network import loss
+    from asmnet_tf.network.asmnet import build_asmnet
+    from asmnet_tf.training import trainer
+    from asmnet_tf.training.distribution import joined
 
     with joined("auto", threads=1) as replicas:
         recipe = config.RECIPES["tuned"]
         with replicas.strategy.scope():
-            model = models.build_asmnet(68, SIZE, recipe.dropout, 0.0)
-        loss = losses.MultiTaskLoss(training_parts.SPEC.flip_map, training_parts.random_shape_model(), "wing")
-        schedule = training.Schedule(recipe.lr, recipe.schedule, 1000, 10, 0.0)
-        plan = training.Plan(1, schedule, recipe.alpha, 1, 0.0, 0.0, 1, False)
+            model = build_asmnet(68, SIZE, recipe.dropout, 0.0)
+        loss = loss.MultiTaskLoss(training_parts.SPEC.flip_map, training_parts.random_shape_model(), "wing")
+        schedule = trainer.Schedule(recipe.lr, recipe.schedule, 1000, 10, 0.0)
+        plan = trainer.Plan(1, schedule, recipe.alpha, 1, 0.0, 0.0, 1, False)
         batches = type("Batches", (), {"batch_size": BATCH * replicas.count})
-        trainer = training.Trainer(model, batches, None, loss, plan, training_parts.SPEC, Path(), {}, replicas)
+        trainer = trainer.Trainer(model, batches, None, loss, plan, training_parts.SPEC, Path(), {}, replicas)
         batch = replicas.split(training_parts.random_batch(BATCH, SIZE))
         seconds = []
         for _ in range(steps + 2):

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from conftest import REPO, TrainedRun
 
-from asmnet_tf.shape_model import ShapeModel
+from asmnet_tf.shape.shape_model import ShapeModel
 
 # What may stand on stderr beside the error: a partial download, an absent side-car, an empty subset.
 INFORMATION = re.compile(r".*: \d+ of \d+ faces \(.*\)$|.* is assumed$|.* left out$|.*: no face of it in ")

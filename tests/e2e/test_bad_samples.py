@@ -12,10 +12,10 @@ from forked import small_network
 import evaluate
 import pca_builder
 import train
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_samples
+from asmnet_tf.data.annotations import read_samples
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
-from asmnet_tf.shape_model import ShapeModel
+from asmnet_tf.shape.shape_model import ShapeModel
 
 HEADER = "version: 1\nn_points: 68\n{\n"
 SPOILT = {  # training faces: an annotation or an image that cannot be used, and the reason's words
@@ -66,9 +66,9 @@ def test_pca_builder_skips_annotations_only(spoilt, tmp_path, capsys):
 
 
 def test_train_skips_every_kind(spoilt, tmp_path, monkeypatch, capsys):
-    from asmnet_tf import models
+    from asmnet_tf.network.asmnet import BUILDERS
 
-    monkeypatch.setitem(models.BUILDERS, "asmnet", small_network)
+    monkeypatch.setitem(BUILDERS, "asmnet", small_network)
     flags = [*data(spoilt), "--loss", "mse", "--input-size", 32, "--epochs", 1, "--batch-size", 16]
     flags += ["--val-fraction", 0, "--output", tmp_path, "--name", "skip", "--on-bad-sample", "skip"]
     run(train, *flags)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO, TIMEOUT_S
 
-from asmnet_tf import models
+from asmnet_tf.network.asmnet import build_asmnet
 
 # Runs train.py and appends one line of JSON for each step (losses, checksums of every copy of the trainable weights)
 # and for each re-estimation of the batch-norm statistics (checksums of every copy of the others).
@@ -27,7 +27,8 @@ import json, sys, zlib
 repo, record, *argv = sys.argv[1:]
 sys.path.insert(0, repo)
 import train
-from asmnet_tf import cli, training
+from asmnet_tf import cli
+from asmnet_tf.training import trainer
 
 def checksums(variables):
     copies = [getattr(v.value, "values", [v.value]) for v in variables]
@@ -37,7 +38,7 @@ def write(**line):
     with open(record, "a") as file:
         file.write(json.dumps(line) + "\\n")
 
-make, reestimate = training.Trainer.__init__, training.Trainer._reestimate
+make, reestimate = trainer.Trainer.__init__, trainer.Trainer._reestimate
 
 def recorded_make(self, *args, **kwargs):
     make(self, *args, **kwargs)
@@ -54,7 +55,7 @@ def recorded_reestimate(self, *args):
     norms = [v for v in self.model.non_trainable_variables if "moving" in v.path]
     write(statistics=checksums(norms))
 
-training.Trainer.__init__, training.Trainer._reestimate = recorded_make, recorded_reestimate
+trainer.Trainer.__init__, trainer.Trainer._reestimate = recorded_make, recorded_reestimate
 cli.run(train.main, lambda: train.parse_args(argv))
 """
 
@@ -147,7 +148,7 @@ def flags(faces_300w):
 def frozen(tmp_path_factory):
     """A network of stored weights whose batch norms stand still, so that a batch may be split."""
     path = tmp_path_factory.mktemp("start") / "backbone.weights.h5"
-    models.build_asmnet(98, 32).save_weights(path)  # its landmarks do not fit 68 points
+    build_asmnet(98, 32).save_weights(path)  # its landmarks do not fit 68 points
     return "--weights", path, "--freeze-batch-norm"
 
 

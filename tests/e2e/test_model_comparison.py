@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import COUNTS_300W
 
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_samples
-from asmnet_tf.prediction_files import write_predictions
+from asmnet_tf.data.annotations import read_samples
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation.predictions import write_predictions
 
 FACES = sum(COUNTS_300W[name] for name in ("helen/testset", "lfpw/testset", "ibug"))
 NAMES = ["net", "net.tflite", "net_saved", "theirs"]

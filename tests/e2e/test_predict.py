@@ -11,7 +11,7 @@ import pytest
 from conftest import REPO
 from matplotlib.cbook import get_sample_data
 
-from asmnet_tf.datasets import read_pts
+from asmnet_tf.data.annotations import read_pts
 
 PHOTOGRAPH = get_sample_data("grace_hopper.jpg", asfileobj=False)
 FRAMES = 14

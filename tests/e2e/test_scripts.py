@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from conftest import COUNTS_300W, COUNTS_WFLW, REPO
 
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import hold_out, read_samples
-from asmnet_tf.prediction_files import read_predictions
+from asmnet_tf.data.annotations import hold_out, read_samples
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation.predictions import read_predictions
 
 LOG_COLUMNS = [
     *("epoch", "loss", "loss_landmarks", "loss_asm", "loss_pose", "alpha", "lr", "images_per_s", "seconds"),
@@ -136,7 +136,7 @@ def refused(call):
         assert "asmnet_tf needs tensorflow, float32, channels_last" in str(error), error
         return True
 def build():
-    from asmnet_tf.models import build_asmnet
+    from asmnet_tf.network.asmnet import build_asmnet
     build_asmnet(input_size=32)
 calls = [lambda: asmnet_tf.FaceAligner(), lambda: asmnet_tf.load_pretrained("asmnet_300w"), build]
 if os.environ.get("KERAS_BACKEND") == "jax":
@@ -337,8 +337,8 @@ def test_saved_model_runs_without_this_package(run_python, run_300w, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1]) == [["O_L", "O_P"], "Functional", 1_439_507]
     ours = (
         "import sys; sys.path.insert(0, sys.argv[1]); import numpy as np\n"
-        "from asmnet_tf.models import load_model\n"
-        "from asmnet_tf.model_files import compiled\n"
+        "from asmnet_tf.network.checkpoints import load_model\n"
+        "from asmnet_tf.formats.runners import compiled\n"
         "infer = compiled(load_model(sys.argv[3])[0])\n"
         "outputs = infer(np.load(f'{sys.argv[2]}/images.npy'))\n"
         "np.savez(f'{sys.argv[2]}/ours.npz', *[o.numpy() for o in outputs])"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from asmnet_tf.model_zoo import pretrained_names
+from asmnet_tf.data.sidecars import pretrained_names
 
 NAME = "asmnet_300w_112_60"
 

@@ -18,19 +18,12 @@ import cv2
 import h5py
 import numpy as np
 
-from asmnet_tf import (
-    datasets,
-    evaluation,
-    face_files,
-    geometry,
-    plots,
-    pose,
-    prediction_files,
-    release_pca,
-    shape_model,
-    training_shapes,
-)
-from asmnet_tf.config import DATASETS
+from asmnet_tf.data import annotations, geometry, pose
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation import figures, predictions, truth
+from asmnet_tf.faces import face_files
+from asmnet_tf.formats import release_pca
+from asmnet_tf.shape import shape_model, training_shapes
 
 SPEC = DATASETS["300w"]
 
@@ -94,7 +87,7 @@ def _pts() -> list[bytes]:
 
 @reader("a.pts", _pts, slow=3000)
 def pts(path: Path) -> None:
-    points = datasets.read_pts(path, 68)
+    points = annotations.read_pts(path, 68)
     assert points.shape == (68, 2)
     _finite(points)
 
@@ -147,7 +140,7 @@ _WFLW_LIST = "wflw/WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rec
 def wflw_list(path: Path) -> None:
     folder = path.parents[2]
     with _silent():
-        samples = datasets.read_samples(DATASETS["wflw"], folder, "train", quiet=True)
+        samples = annotations.read_samples(DATASETS["wflw"], folder, "train", quiet=True)
     for sample in samples:
         assert sample.image_path.resolve().is_relative_to((folder / "WFLW_images").resolve())
         assert sample.name.isprintable() or "\n" not in sample.name
@@ -167,7 +160,7 @@ def _mat() -> list[bytes]:
 
 @reader("COFW_train_color.mat", _mat, slow=1500)
 def cofw_mat(path: Path) -> None:
-    samples = datasets.read_samples(DATASETS["cofw"], path.parent, "train", quiet=True)
+    samples = annotations.read_samples(DATASETS["cofw"], path.parent, "train", quiet=True)
     for sample in samples[:3]:
         _finite(sample.landmarks)
         assert sample.read_image().shape[2] == 3
@@ -248,11 +241,11 @@ def _predictions() -> list[bytes]:
 
 @reader("theirs.npz", _predictions, slow=2500)
 def predictions_npz(path: Path) -> None:
-    file = prediction_files.read_predictions(path)
-    spec = prediction_files.spec_for(file)
+    file = predictions.read_predictions(path)
+    spec = predictions.spec_for(file)
     if file.landmarks_gt is not None:
-        evaluation.methods_of_files({"theirs": file}, evaluation.truth_of_files(file, None)[2], [])
-    chosen = prediction_files.align(file, file.names, spec.num_landmarks)
+        truth.methods_of_files({"theirs": file}, truth.truth_of_files(file, None)[2], [])
+    chosen = predictions.align(file, file.names, spec.num_landmarks)
     assert chosen.landmarks.shape == (len(file.names), spec.num_landmarks, 2)
     assert chosen.pose is None or chosen.pose.shape == (len(file.names), 3)
 
@@ -261,7 +254,7 @@ def predictions_npz(path: Path) -> None:
 
 
 def _log() -> list[bytes]:
-    from asmnet_tf.training import LOG_COLUMNS
+    from asmnet_tf.training.trainer import LOG_COLUMNS
 
     row = ",".join("1.5" for _ in LOG_COLUMNS[1:])
     return [f"{','.join(LOG_COLUMNS)}\n1,{row}\n2,{row}\n3,{'' * 3}\n".encode()]
@@ -269,7 +262,7 @@ def _log() -> list[bytes]:
 
 @reader("log.csv", _log, slow=500, tf=True)
 def training_log(path: Path) -> None:
-    plots._read_log(path)  # what `training_curves` draws, without the second that drawing takes
+    figures._read_log(path)  # what `training_curves` draws, without the second that drawing takes
 
 
 _SIDECAR = {"dataset": "300w", "num_landmarks": 68, "input_size": 112, "crop": "square", "crop_scale": 1.2, "seed": 0}
@@ -277,11 +270,9 @@ _SIDECAR = {"dataset": "300w", "num_landmarks": 68, "input_size": 112, "crop": "
 
 @reader("best.json", lambda: [json.dumps(_SIDECAR, indent=2).encode()], slow=1200, tf=True)
 def sidecar(path: Path) -> None:
-    from asmnet_tf import model_zoo
+    from asmnet_tf.data import sidecars
 
-    crop, scale = model_zoo.crop_of(
-        path.with_suffix(".keras"), model_zoo.read_sidecar(path.with_suffix(".keras")), None
-    )
+    crop, scale = sidecars.crop_of(path.with_suffix(".keras"), sidecars.read_sidecar(path.with_suffix(".keras")), None)
     assert crop in ("square", "tight")
     assert 0.1 < scale < 10
 
@@ -291,9 +282,9 @@ _FLAGS = {"arch": "asmnet", "lr": 0.001, "epochs": 3, "alpha": [2.0, 1.0, 0.5], 
 
 @reader("args.json", lambda: [json.dumps({"flags": _FLAGS, "counts": {"train": 1}}).encode()], slow=600, tf=True)
 def run_arguments(path: Path) -> None:
-    from asmnet_tf import training
+    from asmnet_tf.training import trainer
 
-    training.check_flags(path.parent, argparse.Namespace(deterministic=False, **_FLAGS))
+    trainer.check_flags(path.parent, argparse.Namespace(deterministic=False, **_FLAGS))
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -331,19 +322,19 @@ def _scratch(name: str) -> Path:
 
 
 def _keras_files() -> list[bytes]:
-    from asmnet_tf import models
+    from asmnet_tf.network import checkpoints
 
     def half(path: Path) -> None:
-        models.save_model(_network(), path, {}, half=True)
+        checkpoints.save_model(_network(), path, {}, half=True)
 
     return [_saved(_scratch("a.keras"), _network().save), _saved(_scratch("a.keras"), half)]
 
 
 @reader("best.keras", _keras_files, slow=1000, quick=30, tf=True)
 def keras_file(path: Path) -> None:
-    from asmnet_tf import models
+    from asmnet_tf.network import checkpoints
 
-    model, _ = models.load_model(path)
+    model, _ = checkpoints.load_model(path)
     side = model.input_shape[1]
     if model.input_shape == (None, side, side, 3) and side and side <= 64:
         landmarks, angles = model(np.zeros((1, side, side, 3), np.float32), training=False)
@@ -370,27 +361,28 @@ def _weight_files() -> list[bytes]:
 
 @reader("some.weights.h5", _weight_files, slow=2000, quick=30, tf=True)
 def weights_h5(path: Path) -> None:
-    from asmnet_tf import models
+    from asmnet_tf.network import checkpoints
 
     try:
-        models.set_weights(_network(), models.read_weights(str(path), (-1.0, 1.0)), ("square", 1.2))
+        checkpoints.set_weights(_network(), checkpoints.read_weights(str(path), (-1.0, 1.0)), ("square", 1.2))
     finally:
         _finite(*_network().get_weights())
 
 
 def _release() -> list[bytes]:
-    from asmnet_tf import models, original
+    from asmnet_tf.formats import release
+    from asmnet_tf.network.asmnet import build_asmnet
 
-    model = models.build_asmnet(68, 32, input_range=(0, 1))
-    return [_saved(_scratch("a.h5"), lambda path: original.export_original(model, path))]
+    model = build_asmnet(68, 32, input_range=(0, 1))
+    return [_saved(_scratch("a.h5"), lambda path: release.export_original(model, path))]
 
 
 @reader("ASMNet.h5", _release, slow=200, quick=5, tf=True)
 def release_h5(path: Path) -> None:
-    from asmnet_tf import original
+    from asmnet_tf.formats import release
 
-    assert original.is_original(path) in (True, False)
-    _finite(*original.load_original_model(path)[0].get_weights())
+    assert release.is_original(path) in (True, False)
+    _finite(*release.load_original_model(path)[0].get_weights())
 
 
 def _tflite() -> list[bytes]:
@@ -407,9 +399,9 @@ def _tflite() -> list[bytes]:
 
 @reader("model.tflite", _tflite, slow=1500, quick=40, tf=True)
 def tflite(path: Path) -> None:
-    from asmnet_tf import model_files
+    from asmnet_tf.formats import runners
 
-    model = model_files.open_model(path)
+    model = runners.open_model(path)
     landmarks, angles = model.infer(np.zeros((2, model.input_size, model.input_size, 3), np.uint8))
     assert np.shape(landmarks) == (2, 2 * model.num_landmarks)
     assert np.shape(angles) == (2, 3)
@@ -419,25 +411,27 @@ def tflite(path: Path) -> None:
 def _trainer(folder: Path):
     import dataclasses
 
-    from asmnet_tf import input_pipeline, losses, training
     from asmnet_tf.config import AUGMENTATIONS
+    from asmnet_tf.data import batches
+    from asmnet_tf.network import loss
+    from asmnet_tf.training import trainer
 
     image_path = folder / "face.jpg"
     image_path.write_bytes(_jpeg())
     points = _rng().uniform(2, 22, (68, 2)).astype(np.float32)
     box = geometry.landmark_box(points)
-    face = datasets.Sample("a", image_path, points, box, frozenset(), np.zeros(3))
+    face = annotations.Sample("a", image_path, points, box, frozenset(), np.zeros(3))
     faces = [dataclasses.replace(face, name=str(i)) for i in range(4)]
-    patches = input_pipeline.FacePatches(faces, "square", 1.2, 32, cache="memory")
-    batches = input_pipeline.TrainingBatches(patches, AUGMENTATIONS["tuned"], 2, seed=0)
-    schedule = training.Schedule(lr=1e-3, kind="constant", steps=4, warmup_steps=0, inverse_time_decay=0.0)
-    plan = training.Plan(2, schedule, (2.0, 1.0, 0.5), 2, 0.0, 0.0, 1, False)
-    loss = losses.MultiTaskLoss(SPEC.flip_map, None)
-    return training.Trainer(_network(), batches, None, loss, plan, SPEC, folder, {})
+    patches = batches.FacePatches(faces, "square", 1.2, 32, cache="memory")
+    batches = batches.TrainingBatches(patches, AUGMENTATIONS["tuned"], 2, seed=0)
+    schedule = trainer.Schedule(lr=1e-3, kind="constant", steps=4, warmup_steps=0, inverse_time_decay=0.0)
+    plan = trainer.Plan(2, schedule, (2.0, 1.0, 0.5), 2, 0.0, 0.0, 1, False)
+    loss = loss.MultiTaskLoss(SPEC.flip_map, None)
+    return trainer.Trainer(_network(), batches, None, loss, plan, SPEC, folder, {})
 
 
 def _states() -> list[bytes]:
-    from asmnet_tf.training import LOG_COLUMNS
+    from asmnet_tf.training.trainer import LOG_COLUMNS
 
     folder = _scratch("run")
     folder.mkdir()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from mutations import ANYWHERE, odd_array, odd_json
 
-from asmnet_tf import geometry
-from asmnet_tf.datasets import Sample
-from asmnet_tf.input_pipeline import FacePatches
+from asmnet_tf.data import geometry
+from asmnet_tf.data.annotations import Sample
+from asmnet_tf.data.batches import FacePatches
 
 FILES = 40
 

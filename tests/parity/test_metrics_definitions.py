@@ -10,8 +10,8 @@ import random
 import numpy as np
 import pytest
 
-from asmnet_tf import metrics
-from asmnet_tf.config import DATASETS
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation import metrics
 
 THRESHOLDS = (0.05, 0.08, 0.10)
 EYES_68 = ([36, 37, 38, 39, 40, 41], [42, 43, 44, 45, 46, 47])

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from asmnet_tf import models, original
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_samples
+from asmnet_tf.data.annotations import read_samples
+from asmnet_tf.data.batches import FacePatches
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
-from asmnet_tf.input_pipeline import FacePatches
-from asmnet_tf.model_files import open_model, read_start_weights
-from asmnet_tf.original import OURS, RELEASE, Convention, export_original, is_original, load_original_model
+from asmnet_tf.formats import release as release_format
+from asmnet_tf.formats.release import OURS, RELEASE, Convention, export_original, is_original, load_original_model
+from asmnet_tf.formats.runners import open_model, read_start_weights
+from asmnet_tf.network import checkpoints
+from asmnet_tf.network.asmnet import build_asmnet, build_mobilenet_v2
 
 pytest.importorskip("tf_keras", reason="tf_keras writes the files (tests/requirements.txt)")
 SCRIPT = Path(__file__).with_name("keras2_files.py")
@@ -37,9 +39,9 @@ def exported(release, run_python, tmp_path_factory) -> tuple[Path, dict[str, ker
     """Files that export_original wrote, with what tf_keras makes of them, and the models they were made from."""
     folder, sources = tmp_path_factory.mktemp("exported"), {}
     for name, build, count, input_range in (
-        ("asmnet", models.build_asmnet, 68, (-1.0, 1.0)),
-        ("mnv2", models.build_mobilenet_v2, 98, (-1.0, 1.0)),
-        ("plain", models.build_asmnet, 68, (0.0, 1.0)),
+        ("asmnet", build_asmnet, 68, (-1.0, 1.0)),
+        ("mnv2", build_mobilenet_v2, 98, (-1.0, 1.0)),
+        ("plain", build_asmnet, 68, (0.0, 1.0)),
     ):
         model = build(count, 64, input_range=input_range)
         donor = load_original_model(release / f"{model.name}_{count}.h5")[0]
@@ -119,8 +121,8 @@ def test_training_can_start_from_them(release):
     original, convention = load_original_model(path)
     start = read_start_weights(str(path), (-1.0, 1.0))
     assert (start.input_range, start.crop) == ((0.0, 1.0), ("tight", 1.0))
-    model = models.build_asmnet(68, 64, input_range=start.input_range)
-    received = models.set_weights(model, start, start.crop)
+    model = build_asmnet(68, 64, input_range=start.input_range)
+    received = checkpoints.set_weights(model, start, start.crop)
     assert set(received) == {layer.name for layer in model.layers if layer.weights}
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
     theirs, pose = original(convention.to_network_input(images))
@@ -128,7 +130,7 @@ def test_training_can_start_from_them(release):
     assert np.asarray(ours) == pytest.approx(np.asarray(convention.landmarks_to_network_units(theirs)), abs=1e-4)
     assert np.asarray(our_pose) == pytest.approx(np.asarray(convention.pose_to_network_units(pose)), abs=1e-4)
     with pytest.raises(InputError, match="tight crops"):
-        models.set_weights(model, start, ("square", 1.2))
+        checkpoints.set_weights(model, start, ("square", 1.2))
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,7 @@ def test_a_layer_too_many(release, tmp_path):
 
 
 def test_which_files_are_the_releases(release, tmp_path):
-    model = models.build_asmnet(68, 32)
+    model = build_asmnet(68, 32)
     for name in ("m.keras", "m.h5", "m.weights.h5"):
         model.save_weights(tmp_path / name) if "weights" in name else model.save(tmp_path / name)
     assert is_original(release / "asmnet_68.h5")
@@ -336,7 +338,7 @@ def test_exported_file_comes_back(exported, name):
 def test_a_model_of_the_release_exported_again_is_the_same(release, exported):
     folder, _ = exported
     check_outputs(load_original_model(folder / "again.h5")[0], RELEASE, release / "asmnet_68.h5")
-    first, second = (models._read_layer_weights(path) for path in (release / "asmnet_68.h5", folder / "again.h5"))
+    first, second = (checkpoints._read_layer_weights(path) for path in (release / "asmnet_68.h5", folder / "again.h5"))
     weighted = {name: arrays for name, arrays in first.items() if arrays}
     assert len(weighted) == sum(bool(arrays) for arrays in second.values())
     for name, arrays in weighted.items():
@@ -352,7 +354,7 @@ def test_export_refuses_and_keeps_what_was_there(release, tmp_path, monkeypatch)
     with pytest.raises(InputError, match="layer noise is GaussianNoise"):
         export_original(other, tmp_path / "m.h5")
     (tmp_path / "m.h5").write_text("precious")
-    monkeypatch.setattr(original, "_write_weights", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(release_format, "_write_weights", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(InputError, match=r"m\.h5: cannot be written \(disk full\)"):
         export_original(model, tmp_path / "m.h5")
     assert (tmp_path / "m.h5").read_text() == "precious"

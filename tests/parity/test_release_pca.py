@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from asmnet_tf.config import DATASETS
-from asmnet_tf.evaluation import mean_shape_method
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation.truth import mean_shape_method
 from asmnet_tf.files import InputError
-from asmnet_tf.release_pca import load_release_pca, save_release_pca, to_units
-from asmnet_tf.shape_model import ShapeModel
-from asmnet_tf.training_shapes import load_for
+from asmnet_tf.formats.release_pca import load_release_pca, save_release_pca, to_units
+from asmnet_tf.shape.shape_model import ShapeModel
+from asmnet_tf.shape.training_shapes import load_for
 
 POINTS = {"ibug": 68, "wflw": 98}
 

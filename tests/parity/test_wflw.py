@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from asmnet_tf import metrics, pose
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_samples
-from asmnet_tf.evaluation import truth_of_dataset
-from asmnet_tf.face_renderer import render_face
+from asmnet_tf.data import pose
+from asmnet_tf.data.annotations import read_samples
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation import metrics
+from asmnet_tf.evaluation.truth import truth_of_dataset
+from asmnet_tf.synthetic.renderer import render_face
 
 WFLW, S300W = DATASETS["wflw"], DATASETS["300w"]
 FLIP = np.array(WFLW.flip_map)

@@ -22,9 +22,10 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from asmnet_tf import cli, pose
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_samples
+from asmnet_tf import cli
+from asmnet_tf.data import pose
+from asmnet_tf.data.annotations import read_samples
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import replacing
 
 NOSE_DEPTH = 0.52

@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from asmnet_tf import cli, model_zoo
+from asmnet_tf import cli
+from asmnet_tf.data import sidecars
 from asmnet_tf.files import InputError, read_json, without_absolute_paths, write_text
 
 NOISE_IMAGES = 16
@@ -30,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="what train.py wrote")
     parser.add_argument("name", metavar="NAME", help="small letters, digits and _")
     parser.add_argument(
-        "--output", type=Path, default=model_zoo.FOLDER, help="folder (default: pretrained/ of the package)"
+        "--output", type=Path, default=sidecars.FOLDER, help="folder (default: pretrained/ of the package)"
     )
     return parser.parse_args(argv)
 
@@ -49,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
 
     cli.start_tensorflow()
-    from asmnet_tf.models import load_model, save_model
+    from asmnet_tf.network.checkpoints import load_model, save_model
 
     model, sidecar = load_model(args.run / "best.keras")
 

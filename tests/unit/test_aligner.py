@@ -9,13 +9,13 @@ import pytest
 from matplotlib.cbook import get_sample_data
 
 import asmnet_tf
-from asmnet_tf import aligner as module
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import Sample
+from asmnet_tf.data.annotations import Sample
+from asmnet_tf.data.batches import FacePatches
+from asmnet_tf.data.geometry import landmark_box, read_image
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation.scoring import predict
+from asmnet_tf.faces import aligner as module
 from asmnet_tf.files import InputError
-from asmnet_tf.geometry import landmark_box, read_image
-from asmnet_tf.input_pipeline import FacePatches
-from asmnet_tf.prediction import predict
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_an_unknown_model_lists_those_there_are():
 
 
 def test_overlays_are_thin_and_leave_the_image_alone(photograph, face):
-    from asmnet_tf.overlay import draw_faces
+    from asmnet_tf.faces.overlay import draw_faces
 
     before = photograph.copy()
     drawn = draw_faces(photograph, [face], DATASETS["300w"])

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from asmnet_tf import augmentation, geometry, losses
-from asmnet_tf.config import AUGMENTATIONS, DATASETS, Augmentation
-from asmnet_tf.datasets import BadSamples, Sample, trainable
-from asmnet_tf.distribution import Replicas
+from asmnet_tf.config import AUGMENTATIONS, Augmentation
+from asmnet_tf.data import augmentation, geometry
+from asmnet_tf.data.annotations import BadSamples, Sample, trainable
+from asmnet_tf.data.batches import FacePatches, TrainingBatches
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
-from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
+from asmnet_tf.network import loss
+from asmnet_tf.training.distribution import Replicas
 
 SPEC = DATASETS["300w"]
 MOTIONS = [
@@ -77,7 +79,7 @@ def test_moving_in_the_graph_equals_numpy():
     shapes = rng.uniform(-0.5, 0.5, (len(MOTIONS), 136))
     frame = np.array([10.0, 20.0, 120.0, 150.0])
     moved = [augmentation.motion(frame, **change) for change in MOTIONS]
-    there = losses.move(
+    there = loss.move(
         tf.constant(shapes),
         tf.constant(np.stack([m.affine for m in moved])),
         tf.constant([m.flip for m in moved]),

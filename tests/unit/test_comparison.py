@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from asmnet_tf import comparison, metrics, report
-from asmnet_tf.config import DATASETS
-from asmnet_tf.pose import estimate_pose, mean_face
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.pose import estimate_pose, mean_face
+from asmnet_tf.evaluation import comparison, metrics, report
 
 SPEC = DATASETS["300w"]
 IN_PAIRS = "## In pairs, on the same faces"

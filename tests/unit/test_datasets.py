@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from asmnet_tf import datasets
-from asmnet_tf.config import DATASETS
+from asmnet_tf.data import annotations
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
 
 SPEC = DATASETS["300w"]
@@ -30,7 +30,7 @@ def write_face(folder, stem, points=POINTS, header=True, ending=".jpg"):
 @pytest.mark.parametrize("header", [True, False])
 def test_pts_with_and_without_header_are_one_based(tmp_path, header):
     write_face(tmp_path, "a", header=header)
-    assert datasets.read_pts(tmp_path / "a.pts", 68) == pytest.approx(POINTS - 1)
+    assert annotations.read_pts(tmp_path / "a.pts", 68) == pytest.approx(POINTS - 1)
 
 
 PLAIN_PTS = "version: 1\nn_points:  68\n{\n" + "".join(f"{x} {y:.1f}\n" for x, y in POINTS) + "}\n"
@@ -54,7 +54,7 @@ ROWS = PLAIN_PTS.split("{\n")[1]
 )
 def test_pts_as_programs_write_them(tmp_path, content):
     (tmp_path / "a.pts").write_bytes(content)
-    assert datasets.read_pts(tmp_path / "a.pts", 68) == pytest.approx(POINTS - 1, abs=0.06)
+    assert annotations.read_pts(tmp_path / "a.pts", 68) == pytest.approx(POINTS - 1, abs=0.06)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_pts_as_programs_write_them(tmp_path, content):
 def test_bad_pts_is_named(tmp_path, content, message):
     (tmp_path / "b.pts").write_text(content)
     with pytest.raises(InputError, match=message):
-        datasets.read_pts(tmp_path / "b.pts", 68)
+        annotations.read_pts(tmp_path / "b.pts", 68)
 
 
 def test_300w_order_names_tags_and_the_line_on_what_is_missing(tmp_path, capsys):
@@ -82,14 +82,14 @@ def test_300w_order_names_tags_and_the_line_on_what_is_missing(tmp_path, capsys)
     write_face(tmp_path / "lfpw/trainset", "image_0001", ending=".jpeg")
     write_face(tmp_path / "helen/trainset", "9_1")
     write_face(tmp_path / "afw", "10_1", header=False, ending=".JPG")
-    samples = datasets.read_samples(SPEC, tmp_path, "train")
+    samples = annotations.read_samples(SPEC, tmp_path, "train")
     names = ["helen/trainset/9_1", "lfpw/trainset/image_0001", "lfpw/trainset/image_0002", "afw/10_1"]
     assert [s.name for s in samples] == names
     assert [sorted(s.tags) for s in samples] == [["helen"], ["lfpw"], ["lfpw"], ["afw"]]
     assert samples[0].landmarks.dtype == np.float32
     assert samples[0].bbox == pytest.approx([9.25, 65.5, 143.25, 99.0])
     assert capsys.readouterr().err == "300W train: 4 of 3148 faces (HELEN 1/2000, LFPW 2/811, AFW 1/337)\n"
-    assert [s.name for s in datasets.read_samples(SPEC, tmp_path, "train", limit=2)] == names[:2]
+    assert [s.name for s in annotations.read_samples(SPEC, tmp_path, "train", limit=2)] == names[:2]
     assert capsys.readouterr().err == ""
 
 
@@ -97,7 +97,7 @@ def test_the_endings_of_files(tmp_path, capsys):
     for k, ending in enumerate((".bmp", ".JPG", ".webp", ".TIFF", ".PNG", ".jpeg")):
         write_face(tmp_path / "afw", f"{k}", ending=ending)
     (tmp_path / "afw/0.pts").rename(tmp_path / "afw/0.PTS")
-    samples = datasets.read_samples(SPEC, tmp_path, "train", quiet=True)
+    samples = annotations.read_samples(SPEC, tmp_path, "train", quiet=True)
     assert [s.name for s in samples] == [f"afw/{k}" for k in range(6)]
     assert all(s.read_image().shape == (120, 160, 3) for s in samples)
     assert capsys.readouterr().err == ""
@@ -108,7 +108,7 @@ def test_a_face_of_two_files_counts_once(tmp_path, capsys):
     write_face(tmp_path / "afw", "b")
     (tmp_path / "afw/a.PTS").write_text("another program's")
     shutil.copy(tmp_path / "afw/b.jpg", tmp_path / "afw/b.png")
-    samples = datasets.read_samples(SPEC, tmp_path, "train", quiet=True)
+    samples = annotations.read_samples(SPEC, tmp_path, "train", quiet=True)
     assert [(s.name, s.image_path.name) for s in samples] == [("afw/a", "a.jpg"), ("afw/b", "b.jpg")]
     assert capsys.readouterr().err == f"{tmp_path / 'afw'}: 2 more files of the same faces (a.PTS), left out\n"
 
@@ -123,7 +123,7 @@ def test_an_image_with_exif_orientation_is_upright_for_its_points(tmp_path, caps
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "afw/b.jpg", exif=exif, quality=100)
-    a, b = datasets.read_samples(SPEC, tmp_path, "train")
+    a, b = annotations.read_samples(SPEC, tmp_path, "train")
     assert np.abs(b.read_image().astype(int) - upright).mean() < 2
     assert a.read_image().shape == (120, 160, 3)
     said = [line for line in capsys.readouterr().err.splitlines() if "EXIF" in line]
@@ -137,24 +137,24 @@ def test_a_face_outside_its_image_is_a_bad_sample(tmp_path, move):
     write_face(tmp_path / "afw", "a")
     write_face(tmp_path / "afw", "b", points=move(POINTS))
     with pytest.raises(InputError, match=r"b\.jpg: \d+ of 68 landmarks of afw/b .* 160 x 120 .*another size"):
-        datasets.read_samples(SPEC, tmp_path, "train", quiet=True)
+        annotations.read_samples(SPEC, tmp_path, "train", quiet=True)
     for images in (True, False):
-        bad = datasets.BadSamples(skip=True, images=images)
-        assert [s.name for s in datasets.read_samples(SPEC, tmp_path, "train", quiet=True, bad=bad)] == ["afw/a"]
+        bad = annotations.BadSamples(skip=True, images=images)
+        assert [s.name for s in annotations.read_samples(SPEC, tmp_path, "train", quiet=True, bad=bad)] == ["afw/a"]
         assert list(bad.reasons) == ["afw/b"]
 
 
 def test_points_outside_the_image_are_kept(tmp_path):
     write_face(tmp_path / "ibug", "far out", points=POINTS - 60.0)
-    sample = datasets.read_samples(SPEC, tmp_path, "test")[0]
+    sample = annotations.read_samples(SPEC, tmp_path, "test")[0]
     assert sample.landmarks == pytest.approx(POINTS - 61.0, abs=1e-4)
 
 
 def test_test_subsets_of_300w(tmp_path):
     for folder in ("helen/testset", "lfpw/testset", "ibug"):
         write_face(tmp_path / folder, "a")
-    samples = datasets.read_samples(SPEC, tmp_path, "test")
-    found = {name: datasets.select(samples, SPEC, name).tolist() for name in SPEC.subsets}
+    samples = annotations.read_samples(SPEC, tmp_path, "test")
+    found = {name: annotations.select(samples, SPEC, name).tolist() for name in SPEC.subsets}
     assert found == {
         "full": [True, True, True],
         "common": [True, True, False],
@@ -165,22 +165,22 @@ def test_test_subsets_of_300w(tmp_path):
         "afw": [False, False, False],
     }
     with pytest.raises(InputError, match=r"subset 'private': 300W has full"):
-        datasets.select(samples, SPEC, "private")
+        annotations.select(samples, SPEC, "private")
 
 
 def test_a_pts_without_image_is_left_out_and_said(tmp_path, capsys):
     write_face(tmp_path / "afw", "a")
     write_face(tmp_path / "afw", "b")
     (tmp_path / "afw/b.jpg").unlink()
-    assert [s.name for s in datasets.read_samples(SPEC, tmp_path, "train", quiet=True)] == ["afw/a"]
+    assert [s.name for s in annotations.read_samples(SPEC, tmp_path, "train", quiet=True)] == ["afw/a"]
     assert "1 .pts without an image (b.pts), left out" in capsys.readouterr().err
 
 
 def test_missing_and_empty_folders_are_named(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
-        datasets.read_samples(SPEC, tmp_path / "nowhere", "train")
+        annotations.read_samples(SPEC, tmp_path / "nowhere", "train")
     with pytest.raises(InputError, match="no 300W train face in it"):
-        datasets.read_samples(SPEC, tmp_path, "train")
+        annotations.read_samples(SPEC, tmp_path, "train")
 
 
 def wflw_line(image="0--Parade/a.jpg", flags="0 1 0 0 0 1", shift=0.0):
@@ -199,7 +199,7 @@ def write_wflw(folder, lines, split="test"):
 
 def test_wflw_list_columns_flags_and_names(tmp_path):
     write_wflw(tmp_path, [wflw_line(), wflw_line(flags="1 0 1 1 1 0", shift=5)])
-    samples = datasets.read_samples(WFLW, tmp_path, "test", quiet=True)
+    samples = annotations.read_samples(WFLW, tmp_path, "test", quiet=True)
     assert [s.name for s in samples] == ["0--Parade/a#0", "0--Parade/a#1"]
     assert samples[0].tags == {"test", "expression", "blur"}
     assert samples[1].tags == {"test", "largepose", "illumination", "makeup", "occlusion"}
@@ -220,9 +220,9 @@ def test_wflw_list_columns_flags_and_names(tmp_path):
 )
 def test_wflw_lists_as_programs_write_them(tmp_path, change):
     path = write_wflw(tmp_path, [wflw_line(), wflw_line(shift=5)])
-    expected = datasets.read_samples(WFLW, tmp_path, "test", quiet=True)
+    expected = annotations.read_samples(WFLW, tmp_path, "test", quiet=True)
     path.write_bytes(change(path.read_text()))
-    samples = datasets.read_samples(WFLW, tmp_path, "test", quiet=True)
+    samples = annotations.read_samples(WFLW, tmp_path, "test", quiet=True)
     assert [(s.name, s.image_path, s.tags) for s in samples] == [(s.name, s.image_path, s.tags) for s in expected]
     assert all(np.array_equal(s.landmarks, e.landmarks) for s, e in zip(samples, expected))
 
@@ -242,14 +242,14 @@ def test_wflw_lists_as_programs_write_them(tmp_path, change):
 def test_bad_wflw_line_is_named(tmp_path, line, message):
     write_wflw(tmp_path, [wflw_line(), line])
     with pytest.raises(InputError, match=message):
-        datasets.read_samples(WFLW, tmp_path, "test")
+        annotations.read_samples(WFLW, tmp_path, "test")
 
 
 def test_bad_wflw_lines_are_skipped_and_the_names_of_the_others_stay(tmp_path):
     not_a_number = wflw_line().replace("10.333333", "ten", 1)
     path = write_wflw(tmp_path, [wflw_line(), not_a_number, "1 2 3", wflw_line(image="../a.jpg"), wflw_line(shift=5)])
-    bad = datasets.BadSamples(skip=True)
-    samples = datasets.read_samples(WFLW, tmp_path, "test", quiet=True, bad=bad)
+    bad = annotations.BadSamples(skip=True)
+    samples = annotations.read_samples(WFLW, tmp_path, "test", quiet=True, bad=bad)
     assert [s.name for s in samples] == ["0--Parade/a#0", "0--Parade/a#2"]
     assert list(bad.reasons) == [f"{path.name}, line {number}" for number in (2, 3, 4)]
 
@@ -267,7 +267,7 @@ def test_cofw_file(tmp_path):
         grey = file.create_dataset("#refs#/b", data=image[..., 0].T)
         cells = file.create_dataset("IsT", (1, 2), dtype=h5py.ref_dtype)
         cells[0, 0], cells[0, 1] = colour.ref, grey.ref
-    samples = datasets.read_samples(spec, tmp_path, "test", quiet=True)
+    samples = annotations.read_samples(spec, tmp_path, "test", quiet=True)
     assert [s.name for s in samples] == ["test/0000", "test/0001"]
     assert samples[0].landmarks[3] == pytest.approx([3.0, 7.0])
     assert samples[0].tags == {"test", "occlusion"}
@@ -278,11 +278,11 @@ def test_cofw_file(tmp_path):
     with h5py.File(tmp_path / "COFW_test_color.mat", "r+") as file:
         file["phisT"][:29, 1] += 30
     with pytest.raises(InputError, match=r"mat: 0 of 29 landmarks of test/0001 lie in its 30 x 40 pixels"):
-        datasets.read_samples(spec, tmp_path, "test", quiet=True)
+        annotations.read_samples(spec, tmp_path, "test", quiet=True)
 
 
 def faces_named(*names):
-    return [datasets.Sample(name, Path("a.jpg"), np.zeros((1, 2)), np.zeros(4), frozenset()) for name in names]
+    return [annotations.Sample(name, Path("a.jpg"), np.zeros((1, 2)), np.zeros(4), frozenset()) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def faces_named(*names):
     ],
 )
 def test_photograph_of_a_face(name, photograph):
-    assert datasets.photograph(name) == photograph
+    assert annotations.photograph(name) == photograph
 
 
 def test_hold_out_keeps_photographs_whole_and_needs_no_other_face():
@@ -306,32 +306,32 @@ def test_hold_out_keeps_photographs_whole_and_needs_no_other_face():
         f"{source}/{k}_{face}" for source in ("helen/trainset", "afw") for k in range(1000, 2000) for face in (1, 2)
     ]
     samples = faces_named(*names)
-    train, held = datasets.hold_out(samples, 0.1)
+    train, held = annotations.hold_out(samples, 0.1)
     assert {s.name for s in train} | {s.name for s in held} == set(names)
     assert len(train) + len(held) == len(names)
-    assert not {datasets.photograph(s.name) for s in train} & {datasets.photograph(s.name) for s in held}
+    assert not {annotations.photograph(s.name) for s in train} & {annotations.photograph(s.name) for s in held}
     for source in ("helen", "afw"):  # in expectation: 200 of 2,000, standard deviation 19
         assert 140 < sum(s.name.startswith(source) for s in held) < 260
     fewer = [s for s in samples if int(s.name[-3]) % 3]
-    assert datasets.hold_out(fewer, 0.1)[1] == [s for s in held if s in fewer]
-    assert [s.name for s in datasets.hold_out(samples[::-1], 0.1)[1]] == [s.name for s in held][::-1]
-    assert datasets.hold_out(samples, 0.0) == (samples, [])
+    assert annotations.hold_out(fewer, 0.1)[1] == [s for s in held if s in fewer]
+    assert [s.name for s in annotations.hold_out(samples[::-1], 0.1)[1]] == [s.name for s in held][::-1]
+    assert annotations.hold_out(samples, 0.0) == (samples, [])
 
 
 def test_of_few_photographs_the_one_with_the_smallest_hash_is_held_out():
-    train, held = datasets.hold_out(faces_named("a/11_1", "a/11_2", "a/12_1"), 1e-9)
+    train, held = annotations.hold_out(faces_named("a/11_1", "a/11_2", "a/12_1"), 1e-9)
     assert [s.name for s in held] in (["a/11_1", "a/11_2"], ["a/12_1"])
     assert len(train) == 3 - len(held)
-    train, held = datasets.hold_out(faces_named("a/11_1", "a/11_2", "a/11_3"), 1e-9)  # all of one: each by itself
+    train, held = annotations.hold_out(faces_named("a/11_1", "a/11_2", "a/11_3"), 1e-9)  # all of one: each by itself
     assert (len(train), len(held)) == (2, 1)
-    assert datasets.hold_out([], 0.1) == ([], [])
+    assert annotations.hold_out([], 0.1) == ([], [])
 
 
 def test_names_match_whole_with_ending_or_by_their_unique_last_part():
     wanted = ["lfpw/testset/image_0001", "helen/testset/7_1", "ibug/7_1"]
-    assert datasets.match_names(wanted, ["ibug/7_1.jpg", "image_0001", "helen/testset/7_1"]) == [1, 2, 0]
-    assert datasets.match_names(wanted[:1], ["helen/testset/image_0001"]) == [None]  # another folder's face
-    assert datasets.match_names(wanted[1:], ["7_1"]) == [None, None]  # two faces of that name
+    assert annotations.match_names(wanted, ["ibug/7_1.jpg", "image_0001", "helen/testset/7_1"]) == [1, 2, 0]
+    assert annotations.match_names(wanted[:1], ["helen/testset/image_0001"]) == [None]  # another folder's face
+    assert annotations.match_names(wanted[1:], ["7_1"]) == [None, None]  # two faces of that name
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_names_match_whole_with_ending_or_by_their_unique_last_part():
     ],
 )
 def test_names_of_other_folders(wanted, given, rows):
-    assert datasets.match_names(wanted.split(), given.split()) == rows
+    assert annotations.match_names(wanted.split(), given.split()) == rows
 
 
 def test_flip_maps_are_involutions_that_mirror_the_contours():

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from matplotlib.cbook import get_sample_data
 
-from asmnet_tf import detection
+from asmnet_tf.data.geometry import read_image
+from asmnet_tf.faces import detector
 from asmnet_tf.files import InputError
-from asmnet_tf.geometry import read_image
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def photograph():
 
 @pytest.fixture(scope="module")
 def box(photograph):
-    boxes, scores = detection.detect_faces(photograph)
+    boxes, scores = detector.detect_faces(photograph)
     assert boxes.shape == (1, 4)
     assert 0.8 < scores[0] <= 1
     return boxes[0]
@@ -25,7 +25,7 @@ def box(photograph):
 
 def test_the_corrected_box_by_hand():
     """10 x 40: d = 20, centre (5, 20) moves by (2, -4), the square has the side 10."""
-    corrected = detection.to_landmark_boxes(np.array([[0.0, 0.0, 10.0, 40.0]]), 0.5, (0.1, -0.2))
+    corrected = detector.to_landmark_boxes(np.array([[0.0, 0.0, 10.0, 40.0]]), 0.5, (0.1, -0.2))
     assert corrected[0] == pytest.approx([2, 11, 12, 21])
 
 
@@ -33,12 +33,12 @@ def test_the_fit_finds_the_correction_that_was_applied():
     rng = np.random.default_rng(0)
     low = rng.uniform(0, 100, (9, 2))
     boxes = np.concatenate([low, low + rng.uniform(20, 60, (9, 2))], axis=1)
-    scale, shift = detection.fit_correction(boxes, detection.to_landmark_boxes(boxes, 0.9, (0.03, 0.15)))
+    scale, shift = detector.fit_correction(boxes, detector.to_landmark_boxes(boxes, 0.9, (0.03, 0.15)))
     assert (scale, *shift) == pytest.approx((0.9, 0.03, 0.15))
 
 
 def test_overlaps_by_hand():
-    table = detection.overlaps(np.array([[0.0, 0, 2, 2]]), np.array([[0.0, 0, 2, 2], [1, 1, 3, 3], [2, 0, 4, 2]]))
+    table = detector.overlaps(np.array([[0.0, 0, 2, 2]]), np.array([[0.0, 0, 2, 2], [1, 1, 3, 3], [2, 0, 4, 2]]))
     assert table[0] == pytest.approx([1, 1 / 7, 0])
 
 
@@ -50,14 +50,14 @@ def test_the_box_is_where_the_face_is(box):
 
 def test_the_box_moves_with_the_image(photograph, box):
     moved = cv2.copyMakeBorder(photograph, 40, 0, 90, 0, cv2.BORDER_REPLICATE)
-    found = detection.detect_faces(moved)[0][0]
+    found = detector.detect_faces(moved)[0][0]
     assert np.abs(found - (box + np.array([90, 40, 90, 40]))).max() < 0.1 * (box[2] - box[0])
 
 
 def test_a_large_and_a_small_copy_give_the_same_box(photograph, box):
     for factor in (0.25, 4):
         resized = cv2.resize(photograph, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-        found = (detection.detect_faces(resized)[0][0] + 0.5) / factor - 0.5
+        found = (detector.detect_faces(resized)[0][0] + 0.5) / factor - 0.5
         assert np.abs(found - box).max() < 0.1 * (box[2] - box[0])
 
 
@@ -67,15 +67,15 @@ def test_small_faces_need_the_second_view(photograph):
     corners = [(100, 100), (1000, 300), (500, 900)]
     for x, y in corners:
         crowd[y : y + 90, x : x + 77] = face
-    boxes = detection.detect_faces(crowd)[0]
+    boxes = detector.detect_faces(crowd)[0]
     centres = {tuple(np.round((box[:2] + box[2:]) / 2 / 100).astype(int)) for box in boxes}
     assert centres == {(1, 1), (10, 3), (5, 9)}
-    assert len(detection.detect_faces(crowd, size=256)[0]) < 3
+    assert len(detector.detect_faces(crowd, size=256)[0]) < 3
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 500), (500, 2), (31, 33)])
 def test_odd_images_hold_no_face(shape):
-    boxes, scores = detection.detect_faces(np.full((*shape, 3), 90, np.uint8))
+    boxes, scores = detector.detect_faces(np.full((*shape, 3), 90, np.uint8))
     assert boxes.shape == (0, 4)
     assert scores.shape == (0,)
 
@@ -85,8 +85,8 @@ def test_an_absent_or_damaged_detector_is_said(tmp_path, monkeypatch, content, w
     path = tmp_path / "detector.xz"
     if content:
         path.write_bytes(content)
-    monkeypatch.setattr(detection, "DETECTOR_FILE", path)
-    detection._network.cache_clear()
+    monkeypatch.setattr(detector, "DETECTOR_FILE", path)
+    detector._network.cache_clear()
     with pytest.raises(InputError, match=rf"detector\.xz: .*{words}.*Install the package again"):
-        detection.detect_faces(np.zeros((64, 64, 3), np.uint8))
-    detection._network.cache_clear()
+        detector.detect_faces(np.zeros((64, 64, 3), np.uint8))
+    detector._network.cache_clear()

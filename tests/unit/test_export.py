@@ -8,11 +8,15 @@ import pytest
 import tensorflow as tf
 
 import asmnet_tf
-from asmnet_tf import converters, export, files, model_zoo, models
-from asmnet_tf.face_renderer import render_face
+from asmnet_tf import export, files
+from asmnet_tf.data import sidecars
+from asmnet_tf.data.geometry import crop_frame, crop_image, landmark_box
 from asmnet_tf.files import InputError
-from asmnet_tf.geometry import crop_frame, crop_image, landmark_box
-from asmnet_tf.model_files import open_model
+from asmnet_tf.formats import exporters
+from asmnet_tf.formats.runners import open_model
+from asmnet_tf.network import checkpoints
+from asmnet_tf.network.asmnet import build_asmnet, count_multiply_adds, start_at_mean
+from asmnet_tf.synthetic.renderer import render_face
 
 SIZE = 64
 SIDECAR = {"dataset": "300w", "crop": "square", "crop_scale": 1.2, "commit": "abc", "stored": "as float16"}
@@ -27,7 +31,7 @@ KINDS = {
 
 
 def save(model, path, sidecar=SIDECAR):
-    models.save_model(model, path, sidecar)
+    checkpoints.save_model(model, path, sidecar)
     return path
 
 
@@ -39,7 +43,7 @@ def run(*args):
 def model():
     """An ASMNet of 64 px with trained weights, whose maps have the ranges of a real one."""
     trained = asmnet_tf.load_pretrained("asmnet_300w_112_60")
-    model = models.build_asmnet(68, SIZE)
+    model = build_asmnet(68, SIZE)
     model.set_weights(trained.get_weights())
     return model
 
@@ -76,7 +80,7 @@ def test_an_export_says_what_its_model_says(folder, model, crops, kind):
         assert away[0].mean() < on_average
         assert away[1].max() < at_most
     assert (opened.num_landmarks, opened.input_size) == (68, SIZE)
-    assert (opened.parameters, opened.multiply_adds) == (1_439_507, models.count_multiply_adds(model))
+    assert (opened.parameters, opened.multiply_adds) == (1_439_507, count_multiply_adds(model))
 
 
 def test_sizes(folder):
@@ -105,7 +109,7 @@ def test_saved_model_signature(folder):
 
 
 def test_side_cars(folder, faces_300w):
-    facts = {kind: json.loads(model_zoo.sidecar_path(folder / name).read_text()) for kind, (name, *_) in KINDS.items()}
+    facts = {kind: json.loads(sidecars.sidecar_path(folder / name).read_text()) for kind, (name, *_) in KINDS.items()}
     for kind, fact in facts.items():
         assert fact.items() >= {"dataset": "300w", "crop": "square", "crop_scale": 1.2, "commit": "abc"}.items(), kind
         assert fact.items() >= {"input_size": SIZE, "num_landmarks": 68, "source_model": "m.keras"}.items()
@@ -125,7 +129,7 @@ def test_side_cars(folder, faces_300w):
 
 def test_int8_biases_take_off_what_rounding_adds(folder, model, faces_300w):
     """On the faces it was calibrated on, the mean error is small against the error of one face."""
-    crops = converters.face_crops(str(faces_300w), 20, folder / "m.keras", model, SIDECAR)[::2]
+    crops = exporters.face_crops(str(faces_300w), 20, folder / "m.keras", model, SIDECAR)[::2]
     exact = np.asarray(model(crops.astype(np.float32), training=False)[0])
     away = np.asarray(open_model(folder / KINDS["int8"][0]).infer(crops)[0]) - exact
     print(f"{np.abs(away.mean(axis=0)).mean():.1e} of {np.abs(away).mean():.1e}")
@@ -134,7 +138,7 @@ def test_int8_biases_take_off_what_rounding_adds(folder, model, faces_300w):
 
 def test_calibration_faces(model, faces_300w, tmp_path):
     def crops(source, count):
-        return converters.face_crops(str(source), count, tmp_path / "m.keras", model, SIDECAR)
+        return exporters.face_crops(str(source), count, tmp_path / "m.keras", model, SIDECAR)
 
     assert crops(faces_300w, 1000).shape == (48, SIZE, SIZE, 3)  # 24 + 12 + 12 training faces, no test face
     assert np.array_equal(crops(faces_300w, 4), crops(faces_300w, 48)[::12])
@@ -150,15 +154,15 @@ def test_calibration_faces(model, faces_300w, tmp_path):
 
 
 def test_a_spatial_head_too(tmp_path):
-    model = models.build_asmnet(68, SIZE, head="spatial")
-    models.start_at_mean(model, np.zeros(136), np.zeros(3))
+    model = build_asmnet(68, SIZE, head="spatial")
+    start_at_mean(model, np.zeros(136), np.zeros(3))
     save(model, tmp_path / "s.keras")
     run(tmp_path / "s.keras", "--to", "tflite", "--faces", 2, "--output", tmp_path / "s_lite.tflite")
     assert open_model(tmp_path / "s_lite.tflite").parameters == 1_477_715
 
 
 def test_a_model_of_no_use_is_not_written(model, tmp_path):
-    broken = models.build_asmnet(68, SIZE)
+    broken = build_asmnet(68, SIZE)
     broken.set_weights(model.get_weights())
     broken.get_layer("O_L").bias.assign(np.full(136, np.nan))
     save(broken, tmp_path / "m.keras")

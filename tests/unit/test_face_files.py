@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from asmnet_tf.aligner import Face
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_pts
-from asmnet_tf.face_files import Result, boxes_of, read_boxes, write_results
+from asmnet_tf.data.annotations import read_pts
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.faces.aligner import Face
+from asmnet_tf.faces.face_files import Result, boxes_of, read_boxes, write_results
 from asmnet_tf.files import InputError
 
 SPEC = DATASETS["300w"]

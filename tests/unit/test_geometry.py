@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from asmnet_tf import geometry
+from asmnet_tf.data import geometry
 from asmnet_tf.files import InputError
 
 

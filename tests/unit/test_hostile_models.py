@@ -7,8 +7,11 @@ import keras
 import numpy as np
 import pytest
 
-from asmnet_tf import model_files, model_zoo, models
+from asmnet_tf.data import sidecars
 from asmnet_tf.files import InputError
+from asmnet_tf.formats import runners
+from asmnet_tf.network import checkpoints
+from asmnet_tf.network.asmnet import build_asmnet
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def with_lambda(tmp_path):
 def test_a_lambda_layer_is_refused_and_not_run(with_lambda, tmp_path, name):
     model, marker = with_lambda
     model.save(tmp_path / name)
-    for opened in (models.load_model, model_files.open_model):
+    for opened in (checkpoints.load_model, runners.open_model):
         with pytest.raises(
             InputError, match=rf"{name}: not a model that Keras loads \(it holds a Lambda layer"
         ) as error:
@@ -47,7 +50,7 @@ def test_weights_of_a_file_with_a_lambda_layer_are_refused(with_lambda, tmp_path
     model, marker = with_lambda
     model.save(tmp_path / "a.keras")
     with pytest.raises(InputError, match="Lambda"):
-        models.read_weights(str(tmp_path / "a.keras"), (-1.0, 1.0))
+        checkpoints.read_weights(str(tmp_path / "a.keras"), (-1.0, 1.0))
     assert not marker.exists()
 
 
@@ -62,20 +65,22 @@ def test_members_of_an_archive_stay_where_they_are(tmp_path, member):
     with zipfile.ZipFile(folder / "a.keras", "a") as archive:
         archive.writestr(member, "escaped")
     before = sorted(tmp_path.rglob("*"))
-    models.load_model(folder / "a.keras")
+    checkpoints.load_model(folder / "a.keras")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_refused(tmp_path, value):
-    model = models.build_asmnet(68, 32)
+    model = build_asmnet(68, 32)
     before = model.get_weights()
-    spoiled = models.build_asmnet(68, 32)
+    spoiled = build_asmnet(68, 32)
     kernel = spoiled.get_layer("block_3_expand").kernel
     kernel.assign(kernel * value)
     spoiled.save(tmp_path / "a.keras")
     with pytest.raises(InputError, match=r"layer block_3_expand holds values that are not finite"):
-        models.set_weights(model, models.read_weights(str(tmp_path / "a.keras"), (-1.0, 1.0)), ("square", 1.2))
+        checkpoints.set_weights(
+            model, checkpoints.read_weights(str(tmp_path / "a.keras"), (-1.0, 1.0)), ("square", 1.2)
+        )
     after = model.get_layer("block_3_expand").get_weights()
     assert all(np.isfinite(w).all() for w in model.get_weights())
     assert np.array_equal(
@@ -86,4 +91,4 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
 def test_a_sidecar_of_any_size_is_refused(tmp_path):
     (tmp_path / "best.json").write_text(json.dumps({"x": "y" * (17 << 20)}))
     with pytest.raises(InputError, match=r"best\.json: not JSON \(more than 16 MB\)"):
-        model_zoo.read_sidecar(tmp_path / "best.keras")
+        sidecars.read_sidecar(tmp_path / "best.keras")

@@ -61,12 +61,12 @@ def test_imports_go_one_way(module):
             other = name.split(".")[1]
             assert rank(other) <= rank(module), f"{module} imports {other}"
     if {"models", "losses"} >= {module}:
-        assert "asmnet_tf.datasets" not in imports_of(PACKAGE / f"{module}.py")
+        assert "asmnet_tf.data.annotations" not in imports_of(PACKAGE / f"{module}.py")
 
 
 def test_models_and_losses_do_not_know_each_other():
-    assert "asmnet_tf.losses" not in imports_of(PACKAGE / "models.py")
-    assert "asmnet_tf.models" not in imports_of(PACKAGE / "losses.py")
+    assert "asmnet_tf.network.loss" not in imports_of(PACKAGE / "models.py")
+    assert "asmnet_tf.network.checkpoints" not in imports_of(PACKAGE / "losses.py")
 
 
 @pytest.mark.parametrize("module", sorted(STANDARD_LIBRARY_ONLY))

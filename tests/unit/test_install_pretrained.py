@@ -12,11 +12,11 @@ import pytest
 from tools import install_pretrained
 
 import asmnet_tf
-from asmnet_tf import models
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_samples
+from asmnet_tf.data.annotations import read_samples
+from asmnet_tf.data.batches import FacePatches
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError, without_absolute_paths
-from asmnet_tf.input_pipeline import FacePatches
+from asmnet_tf.network import checkpoints
 
 SIDECAR = {"crop": "square", "crop_scale": 1.2}
 
@@ -33,7 +33,7 @@ def trained():
 @pytest.fixture(scope="module")
 def run_folder(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    models.save_model(trained, folder / "best.keras", SIDECAR)
+    checkpoints.save_model(trained, folder / "best.keras", SIDECAR)
     data, weights = (str(folder.with_name(name)) for name in ("300w", "w.h5"))  # absolute, that is all they must be
     flags = {"data_dir": data, "lr": 0.001, "name": None, "weights": "imagenet", "alpha": [2, 1, 0.5]}
     command = [str(folder / "train.py"), "--data-dir", data, f"--weights={weights}", "--lr", "1e-3"]
@@ -63,8 +63,8 @@ def test_what_is_written(shipped, run_folder):
     assert (shipped / "mine_112.keras").stat().st_size < 0.55 * (run_folder / "best.keras").stat().st_size
     assert json.loads((shipped / "mine_112.json").read_text()) == SIDECAR | {"stored": "large kernels as float16"}
     assert (shipped / "runs/mine_112/log.csv").read_text() == "epoch,loss\n1,0.5\n"
-    large = [a for a in stored_weights(shipped / "mine_112.keras") if a.size > models.HALF_ABOVE]
-    small = [a for a in stored_weights(shipped / "mine_112.keras") if a.size <= models.HALF_ABOVE]
+    large = [a for a in stored_weights(shipped / "mine_112.keras") if a.size > checkpoints.HALF_ABOVE]
+    small = [a for a in stored_weights(shipped / "mine_112.keras") if a.size <= checkpoints.HALF_ABOVE]
     assert {a.dtype for a in large} == {np.dtype(np.float16)}
     assert sum(a.size for a in large) > 0.85 * 1_439_507
     assert np.dtype(np.float16) not in {a.dtype for a in small}
@@ -115,5 +115,5 @@ def test_what_cannot_be_shipped_changes_nothing(shipped, run_folder, trained, tm
     huge = keras.models.clone_model(trained)
     kernel = huge.get_layer("O_L").kernel
     kernel.assign(kernel + 70_000)
-    models.save_model(huge, tmp_path / "run/best.keras", {})
+    checkpoints.save_model(huge, tmp_path / "run/best.keras", {})
     assert "beyond +-65504" in refused(tmp_path / "run")

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from asmnet_tf import augmentation, losses
-from asmnet_tf.config import DATASETS
-from asmnet_tf.shape_model import ShapeModel
+from asmnet_tf.data import augmentation
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.network import loss as losses
+from asmnet_tf.network.loss import MultiTaskLoss
+from asmnet_tf.shape.shape_model import ShapeModel
 
 SPEC = DATASETS["300w"]
 
@@ -106,7 +108,7 @@ def test_total_is_the_papers_sum():
     model = shape_model()
     truth, guess = rng.uniform(-0.5, 0.5, (2, 5, 136))
     pose_gt, pose = rng.uniform(-1, 1, (2, 5, 3))
-    loss = losses.MultiTaskLoss(SPEC.flip_map, model)
+    loss = MultiTaskLoss(SPEC.flip_map, model)
     result = loss(tf.constant(guess, tf.float32), tf.constant(pose, tf.float32), still_batch(truth, pose_gt), 2.0)
     mse, asm = np.mean((truth - guess) ** 2), np.mean((model.smooth(truth) - guess) ** 2)
     angles = np.mean((pose - pose_gt) ** 2)
@@ -118,7 +120,7 @@ def test_total_is_the_papers_sum():
 
 def test_without_a_shape_model_there_is_no_asm_term():
     truth = np.zeros((1, 136))
-    loss = losses.MultiTaskLoss(SPEC.flip_map, None)
+    loss = MultiTaskLoss(SPEC.flip_map, None)
     result = loss(tf.ones((1, 136)), tf.zeros((1, 3)), still_batch(truth, np.zeros((1, 3))), 2.0)
     assert float(result["loss"]) == pytest.approx(1.0)
     assert float(result["loss_asm"]) == 0.0
@@ -127,7 +129,7 @@ def test_without_a_shape_model_there_is_no_asm_term():
 def test_a_perfect_prediction_of_a_smooth_shape_costs_nothing():
     model = shape_model()
     truth = model.smooth(np.random.default_rng(3).uniform(-0.5, 0.5, (3, 136)))
-    loss = losses.MultiTaskLoss(SPEC.flip_map, model)
+    loss = MultiTaskLoss(SPEC.flip_map, model)
     result = loss(tf.constant(truth, tf.float32), tf.zeros((3, 3)), still_batch(truth, np.zeros((3, 3))), 2.0)
     assert float(result["loss"]) == pytest.approx(0.0, abs=1e-9)
 
@@ -157,7 +159,7 @@ def test_loss_is_the_same_for_a_face_and_its_moved_copy():
     model, rng = shape_model(), np.random.default_rng(5)
     truth, guess = rng.uniform(-0.5, 0.5, (2, 1, 136))
     moved = augmentation.motion(np.array([0.0, 0, 100, 100]), flip=True, rotation_deg=25.0, shift=(0.1, -0.05))
-    loss = losses.MultiTaskLoss(SPEC.flip_map, model)
+    loss = MultiTaskLoss(SPEC.flip_map, model)
     still = loss(tf.constant(guess, tf.float32), tf.zeros((1, 3)), still_batch(truth, np.zeros((1, 3))), 1.0)
     batch = still_batch(truth, np.zeros((1, 3)))
     batch["affine"] = tf.constant(moved.affine[None], tf.float32)
@@ -170,4 +172,4 @@ def test_loss_is_the_same_for_a_face_and_its_moved_copy():
 
 def test_a_foreign_shape_model_is_refused():
     with pytest.raises(ValueError, match="68 landmarks"):
-        losses.MultiTaskLoss(DATASETS["wflw"].flip_map, shape_model())
+        MultiTaskLoss(DATASETS["wflw"].flip_map, shape_model())

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asmnet_tf import metrics
-from asmnet_tf.config import DATASETS
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 S300W, WFLW = DATASETS["300w"], DATASETS["wflw"]

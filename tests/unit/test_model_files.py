@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_samples
-from asmnet_tf.evaluation import unique_names
+from asmnet_tf.data.annotations import read_samples
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation.scoring import score_model
+from asmnet_tf.evaluation.truth import unique_names
 from asmnet_tf.files import InputError
-from asmnet_tf.model_files import open_model
-from asmnet_tf.models import count_multiply_adds, save_model
-from asmnet_tf.prediction import score_model
+from asmnet_tf.formats.runners import open_model
+from asmnet_tf.network.asmnet import count_multiply_adds
+from asmnet_tf.network.checkpoints import save_model
 
 SPEC = DATASETS["300w"]
 SIZE = 32

@@ -9,11 +9,13 @@ import pytest
 from conftest import REPO
 
 import asmnet_tf
-from asmnet_tf import model_zoo, models
-from asmnet_tf.config import DATASETS
+from asmnet_tf.data import sidecars
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
-from asmnet_tf.shape_model import ShapeModel
-from asmnet_tf.training_shapes import load_for
+from asmnet_tf.network import checkpoints
+from asmnet_tf.network.asmnet import build_asmnet
+from asmnet_tf.shape.shape_model import ShapeModel
+from asmnet_tf.shape.training_shapes import load_for
 
 PERCENTS = (80, 85, 90, 95, 97, 99)
 
@@ -30,16 +32,16 @@ def strings(value):
         yield value
 
 
-@pytest.mark.parametrize("name", model_zoo.pretrained_names())
+@pytest.mark.parametrize("name", sidecars.pretrained_names())
 def test_a_model_by_name(name):
     model, sidecar = asmnet_tf.load_pretrained(name), asmnet_tf.pretrained_sidecar(name)
     assert model.output_names == ["O_L", "O_P"]
     assert model.input_shape == (None, sidecar["input_size"], sidecar["input_size"], 3)
     assert model.output_shape[0] == (None, 2 * sidecar["num_landmarks"])
     assert {w.dtype for w in model.trainable_weights} == {"float32"}
-    assert name in (model_zoo.FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert name in (sidecars.FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
     for file in ("args.json", "log.csv"):
-        assert (model_zoo.FOLDER / "runs" / name / file).is_file()
+        assert (sidecars.FOLDER / "runs" / name / file).is_file()
 
 
 def test_the_package_root_brings_tensorflow_only_when_asked(run_python):
@@ -56,31 +58,31 @@ def test_the_package_root_brings_tensorflow_only_when_asked(run_python):
 
 
 def test_an_unknown_name_lists_the_names_there_are():
-    there = ", ".join(model_zoo.pretrained_names())
-    for load in (asmnet_tf.load_pretrained, asmnet_tf.pretrained_sidecar, models.load_model):
+    there = ", ".join(sidecars.pretrained_names())
+    for load in (asmnet_tf.load_pretrained, asmnet_tf.pretrained_sidecar, checkpoints.load_model):
         with pytest.raises(InputError, match=f"asmnet_300v: no .*{there}"):
             load("asmnet_300v")
     with pytest.raises(InputError, match=r"300w_pca93: no such shape model.*300w_pca80, 300w_pca85"):
         ShapeModel.load("300w_pca93")
     with pytest.raises(InputError, match=r"runs/x\.keras: no such model"):
-        models.load_model("runs/x.keras")
+        checkpoints.load_model("runs/x.keras")
     with pytest.raises(InputError):
         asmnet_tf.load_pretrained("../pretrained/asmnet_300w_112_60")
 
 
 def test_a_path_wins_over_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    name = model_zoo.pretrained_names()[0]
-    assert model_zoo.find_model(name) == model_zoo.FOLDER / f"{name}.keras"
+    name = sidecars.pretrained_names()[0]
+    assert sidecars.find_model(name) == sidecars.FOLDER / f"{name}.keras"
     Path(name).write_text("a file of the user's")
-    assert model_zoo.find_model(name) == Path(name)
+    assert sidecars.find_model(name) == Path(name)
 
 
 def test_weights_of_a_shipped_model_by_name():
-    model = models.build_asmnet(input_size=32)
+    model = build_asmnet(input_size=32)
     weighted = sum(bool(layer.weights) for layer in model.layers)
-    start = models.read_weights("asmnet_300w_112_60", (0.0, 1.0))
-    assert len(models.set_weights(model, start, ("square", 1.2))) == weighted
+    start = checkpoints.read_weights("asmnet_300w_112_60", (0.0, 1.0))
+    assert len(checkpoints.set_weights(model, start, ("square", 1.2))) == weighted
     assert (start.input_range, start.crop) == ((-1.0, 1.0), ("square", 1.2))
     shipped = asmnet_tf.load_pretrained("asmnet_300w_112_60")
     assert np.array_equal(model.get_layer("O_L").kernel, shipped.get_layer("O_L").kernel)
@@ -98,18 +100,18 @@ def test_shape_models_by_name(percent, capsys):
 def test_the_default_shape_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = Path("shape_models/300w_pca90.npz")
-    assert model_zoo.default_shape_model("300w", "square") == Path("300w_pca90")
-    assert model_zoo.default_shape_model("300w", "tight") == made  # absent: the error names it
-    assert model_zoo.default_shape_model("wflw", "square") == Path("shape_models/wflw_pca90.npz")
+    assert sidecars.default_shape_model("300w", "square") == Path("300w_pca90")
+    assert sidecars.default_shape_model("300w", "tight") == made  # absent: the error names it
+    assert sidecars.default_shape_model("wflw", "square") == Path("shape_models/wflw_pca90.npz")
     ShapeModel.load("300w_pca97").save(made)
-    assert model_zoo.default_shape_model("300w", "square") == made
+    assert sidecars.default_shape_model("300w", "square") == made
 
 
 def test_no_absolute_path_is_shipped():
-    for path in model_zoo.FOLDER.rglob("*.json"):
+    for path in sidecars.FOLDER.rglob("*.json"):
         found = [s for s in strings(json.loads(path.read_text())) if s.rpartition("=")[2].startswith(("/", "\\", "~"))]
         assert found == [], path.name
-    for path in model_zoo.SHAPE_MODELS.glob("*.npz"):
+    for path in sidecars.SHAPE_MODELS.glob("*.npz"):
         with np.load(path, allow_pickle=False) as file:
             assert not [k for k in file.files if file[k].dtype.kind == "U" and "/" in str(file[k])], path.name
 
@@ -117,6 +119,6 @@ def test_no_absolute_path_is_shipped():
 def test_what_is_loaded_by_name_is_in_the_wheel():
     patterns = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["asmnet_tf"]
     packed = {path for pattern in patterns for path in (REPO / "asmnet_tf").glob(pattern) if path.is_file()}
-    needed = {*model_zoo.FOLDER.glob("*.*"), *model_zoo.SHAPE_MODELS.glob("*.npz")}
+    needed = {*sidecars.FOLDER.glob("*.*"), *sidecars.SHAPE_MODELS.glob("*.npz")}
     assert len(needed) >= 3 + len(PERCENTS)
     assert needed <= packed

@@ -6,36 +6,46 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from asmnet_tf import models
 from asmnet_tf.files import InputError
-from asmnet_tf.twins import FusedBatchNormalization, SamePaddedDepthwise, TrainingTwin, inference_twin
+from asmnet_tf.network import checkpoints
+from asmnet_tf.network.asmnet import (
+    ASMNET_TAPS,
+    BUILDERS,
+    SPATIAL_CHANNELS,
+    build_asmnet,
+    build_mobilenet_v2,
+    count_multiply_adds,
+    freeze_batch_norm,
+    start_at_mean,
+)
+from asmnet_tf.network.fast_graphs import FusedBatchNormalization, SamePaddedDepthwise, TrainingTwin, inference_twin
 
 SQUARE = ("square", 1.2)
 
 
 @pytest.fixture(scope="module")
 def asmnet():
-    return models.build_asmnet(input_size=64, dropout=0.0)
+    return build_asmnet(input_size=64, dropout=0.0)
 
 
 def test_parameters_of_the_paper():
     """paper.md section 4: 1,439,507 with 68 points, 1,471,727 with 98."""
-    assert models.build_asmnet().count_params() == 1_439_507
-    assert models.build_asmnet(98, 32).count_params() == 1_471_727
-    assert models.build_mobilenet_v2(68, 32).count_params() == 2_436_043
+    assert build_asmnet().count_params() == 1_439_507
+    assert build_asmnet(98, 32).count_params() == 1_471_727
+    assert build_mobilenet_v2(68, 32).count_params() == 2_436_043
 
 
 def test_multiply_adds_are_half_the_papers_flops():
     """0.51 and 0.60 GFLOPs in the paper count a multiplication and an addition as two."""
-    assert round(2 * models.count_multiply_adds(models.build_asmnet()) / 1e9, 2) == 0.51
-    assert round(2 * models.count_multiply_adds(models.build_mobilenet_v2()) / 1e9, 2) == 0.60
+    assert round(2 * count_multiply_adds(build_asmnet()) / 1e9, 2) == 0.51
+    assert round(2 * count_multiply_adds(build_mobilenet_v2()) / 1e9, 2) == 0.60
 
 
 def test_taps_heads_and_names(asmnet):
     assert asmnet.output_names == ["O_L", "O_P"]
     assert [tuple(o.shape) for o in asmnet.outputs] == [(None, 136), (None, 3)]
     assert asmnet.get_layer("features").output.shape[-1] == 536
-    widths = [asmnet.get_layer(f"pool_{name}").output.shape[-1] for name in models.ASMNET_TAPS]
+    widths = [asmnet.get_layer(f"pool_{name}").output.shape[-1] for name in ASMNET_TAPS]
     assert widths == [24, 32, 64, 96, 160, 160]
     assert asmnet.get_layer("O_L").activation is keras.activations.linear
     deepest = max(int(layer.name.split("_")[1]) for layer in asmnet.layers if layer.name.startswith("block_"))
@@ -43,17 +53,17 @@ def test_taps_heads_and_names(asmnet):
 
 
 def test_head_l2_is_in_the_models_losses():
-    model = models.build_asmnet(input_size=32, l2_heads=0.01)
+    model = build_asmnet(input_size=32, l2_heads=0.01)
     assert len(model.losses) == 4
     kernel = model.get_layer("O_L").kernel.numpy()
     assert float(model.losses[0]) == pytest.approx(0.01 * np.square(kernel).sum(), rel=1e-5)
-    assert models.build_asmnet(input_size=32, l2_heads=0.0).losses == []
+    assert build_asmnet(input_size=32, l2_heads=0.0).losses == []
 
 
 def test_an_untrained_model_can_start_at_the_mean():
-    model = models.build_asmnet(input_size=32)
+    model = build_asmnet(input_size=32)
     shape, pose = np.linspace(-0.5, 0.5, 136), np.array([0.1, -0.2, 0.0])
-    models.start_at_mean(model, shape, pose)
+    start_at_mean(model, shape, pose)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
     landmarks, angles = model(images)
     assert landmarks.numpy() == pytest.approx(np.tile(shape, (4, 1)), abs=0.05)
@@ -62,60 +72,60 @@ def test_an_untrained_model_can_start_at_the_mean():
 
 def test_too_small_an_input_is_refused():
     with pytest.raises(ValueError, match="--input-size 16"):
-        models.build_asmnet(input_size=16)
+        build_asmnet(input_size=16)
 
 
 @pytest.mark.parametrize("size", [32, 64, 96, 112, 128, 160, 192, 224, 256])
 def test_parameters_of_the_spatial_head_at_every_input_size(size):
     """2,560 of the projection, 64 of its batch norm, 256 more inputs to 139 outputs."""
-    assert models.build_asmnet(input_size=size, head="spatial").count_params() == 1_439_507 + 2_560 + 64 + 256 * 139
+    assert build_asmnet(input_size=size, head="spatial").count_params() == 1_439_507 + 2_560 + 64 + 256 * 139
     assert 1_439_507 + 2_560 + 64 + 256 * 139 == 1_477_715 <= 1_480_000
 
 
 def test_the_spatial_head_knows_where():
     """Moved along its map, a feature is pooled to the same number but lands in another of the 16 cells."""
-    model = models.build_asmnet(input_size=224, head="spatial")
+    model = build_asmnet(input_size=224, head="spatial")
     assert model.get_layer("features_spatial").output.shape[-1] == 536 + 256
     tail = keras.Model(model.get_layer("spatial_grid").input, model.get_layer("spatial").output)
-    maps = np.zeros((3, 7, 7, models.SPATIAL_CHANNELS), np.float32)
+    maps = np.zeros((3, 7, 7, SPATIAL_CHANNELS), np.float32)
     maps[0, 0, 0, 5] = maps[1, 0, 6, 5] = 1.0
     maps[2] = 0.25
-    cells = tail(maps).numpy().reshape(3, 4, 4, models.SPATIAL_CHANNELS)
+    cells = tail(maps).numpy().reshape(3, 4, 4, SPATIAL_CHANNELS)
     assert cells[0, 0, 0, 5] == cells[1, 0, 3, 5] == pytest.approx(0.625**2)  # 7 to 4: the first cell is at 0.375
     assert np.count_nonzero(cells[:2]) == 2
     assert cells[2] == pytest.approx(0.25)
     with pytest.raises(ValueError, match="'round'"):
-        models.build_asmnet(head="round")
+        build_asmnet(head="round")
     with pytest.raises(ValueError, match="mobilenet_v2 has the pooled one only"):
-        models.build_mobilenet_v2(head="spatial")
+        build_mobilenet_v2(head="spatial")
 
 
 def test_weights_of_a_small_input_fit_a_large_one(tmp_path):
     """All layers of a 112 px model, heads too, go into one of 224 px; of the spatial head, all but the heads."""
-    small = models.build_asmnet(input_size=112, head="spatial")
-    models.save_model(small, tmp_path / "best.keras", {})
+    small = build_asmnet(input_size=112, head="spatial")
+    checkpoints.save_model(small, tmp_path / "best.keras", {})
     weighted = [layer.name for layer in small.layers if layer.weights]
-    large = models.build_asmnet(input_size=224, head="spatial")
-    start = models.read_weights(str(tmp_path / "best.keras"), (-1.0, 1.0))
-    assert models.set_weights(large, start, SQUARE) == weighted
+    large = build_asmnet(input_size=224, head="spatial")
+    start = checkpoints.read_weights(str(tmp_path / "best.keras"), (-1.0, 1.0))
+    assert checkpoints.set_weights(large, start, SQUARE) == weighted
     for name in weighted:
         for a, b in zip(large.get_layer(name).get_weights(), small.get_layer(name).get_weights()):
             assert np.array_equal(a, b), name
-    pooled = models.build_asmnet(input_size=64)
-    assert len(models.set_weights(pooled, start, SQUARE)) == len(weighted) - 4
+    pooled = build_asmnet(input_size=64)
+    assert len(checkpoints.set_weights(pooled, start, SQUARE)) == len(weighted) - 4
 
 
 def test_weights_of_the_pooled_head_start_a_spatial_one_that_says_the_same(tmp_path):
-    pooled = models.build_asmnet(input_size=96)
+    pooled = build_asmnet(input_size=96)
     for name in ("O_L", "O_P"):
         pooled.get_layer(name).kernel.assign(pooled.get_layer(name).kernel * 1e3)  # untrained features are small
-    models.save_model(pooled, tmp_path / "pooled.keras", {})
-    spatial = models.build_asmnet(input_size=96, head="spatial")
-    start = models.read_weights(str(tmp_path / "pooled.keras"), (-1.0, 1.0))
-    received = models.set_weights(spatial, start, SQUARE)
+    checkpoints.save_model(pooled, tmp_path / "pooled.keras", {})
+    spatial = build_asmnet(input_size=96, head="spatial")
+    start = checkpoints.read_weights(str(tmp_path / "pooled.keras"), (-1.0, 1.0))
+    received = checkpoints.set_weights(spatial, start, SQUARE)
     weighted = {layer.name for layer in spatial.layers if layer.weights}
     assert weighted - set(received) == {"spatial_project", "spatial_project_BN"}
-    models.freeze_batch_norm(spatial, received)  # the batch norm that is new goes on learning
+    freeze_batch_norm(spatial, received)  # the batch norm that is new goes on learning
     trained = [layer.name for layer in spatial.layers if "BatchNorm" in type(layer).__name__ and layer.trainable]
     assert trained == ["spatial_project_BN"]
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype(np.float32)
@@ -125,10 +135,10 @@ def test_weights_of_the_pooled_head_start_a_spatial_one_that_says_the_same(tmp_p
 
 
 def test_the_spatial_head_saves_and_exports_without_this_package(tmp_path, run_python):
-    model = models.build_asmnet(input_size=96, head="spatial")
+    model = build_asmnet(input_size=96, head="spatial")
     assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype(np.float32)
-    models.save_model(model, tmp_path / "best.keras", {})
+    checkpoints.save_model(model, tmp_path / "best.keras", {})
     np.savez(tmp_path / "expected.npz", images, *(np.asarray(output) for output in model(images)))
     code = (
         "import sys, keras, numpy as np, tensorflow as tf\n"
@@ -166,14 +176,14 @@ def test_weights_by_name_from_each_format(asmnet, tmp_path):
             group.attrs["weight_names"] = [name.encode() for name in names]
             for name, w in zip(names, layer.weights):
                 group[name] = w.numpy()
-    models.save_model(asmnet, tmp_path / "m.keras", {})
+    checkpoints.save_model(asmnet, tmp_path / "m.keras", {})
     asmnet.save_weights(tmp_path / "m.weights.h5")
     backbone = [layer.name for layer in asmnet.layers if layer.weights and not layer.name.startswith("O_")]
     for path in (keras2, tmp_path / "m.keras", tmp_path / "m.weights.h5"):
-        same, other = models.build_asmnet(68, 32), models.build_asmnet(98, 32)
-        start = models.read_weights(str(path), (0.0, 1.0))
-        assert set(models.set_weights(same, start, SQUARE)) == {*backbone, "O_L", "O_P"}, path.name
-        assert set(models.set_weights(other, start, SQUARE)) == {*backbone, "O_P"}, path.name  # O_L does not fit
+        same, other = build_asmnet(68, 32), build_asmnet(98, 32)
+        start = checkpoints.read_weights(str(path), (0.0, 1.0))
+        assert set(checkpoints.set_weights(same, start, SQUARE)) == {*backbone, "O_L", "O_P"}, path.name
+        assert set(checkpoints.set_weights(other, start, SQUARE)) == {*backbone, "O_P"}, path.name  # O_L does not fit
         assert start.input_range == ((-1.0, 1.0) if path.suffix == ".keras" else (0.0, 1.0))
         for name in (*backbone, "O_L", "O_P"):
             for a, b in zip(same.get_layer(name).get_weights(), asmnet.get_layer(name).get_weights()):
@@ -182,18 +192,18 @@ def test_weights_by_name_from_each_format(asmnet, tmp_path):
 
 def test_weights_say_their_input_range_and_crop(tmp_path, capsys):
     """Else a network would be fed other numbers than it was trained with, or find landmarks in other units."""
-    model = models.build_asmnet(68, 32, input_range=(0.0, 1.0))
-    models.save_model(model, tmp_path / "a.keras", {"crop": "tight", "crop_scale": 1.0})
-    start = models.read_weights(str(tmp_path / "a.keras"), (-1.0, 1.0))
+    model = build_asmnet(68, 32, input_range=(0.0, 1.0))
+    checkpoints.save_model(model, tmp_path / "a.keras", {"crop": "tight", "crop_scale": 1.0})
+    start = checkpoints.read_weights(str(tmp_path / "a.keras"), (-1.0, 1.0))
     assert (start.input_range, start.crop) == ((0.0, 1.0), ("tight", 1.0))
-    assert "O_L" in models.set_weights(models.build_asmnet(68, 32), start, ("tight", 1.0))
+    assert "O_L" in checkpoints.set_weights(build_asmnet(68, 32), start, ("tight", 1.0))
     with pytest.raises(InputError, match=r"tight crops of 1 x the box, this run has square ones of 1\.2"):
-        models.set_weights(models.build_asmnet(68, 32), start, SQUARE)
-    assert "O_L" not in models.set_weights(models.build_asmnet(98, 32), start, SQUARE)  # a backbone has no crop
+        checkpoints.set_weights(build_asmnet(68, 32), start, SQUARE)
+    assert "O_L" not in checkpoints.set_weights(build_asmnet(98, 32), start, SQUARE)  # a backbone has no crop
     backbone = keras.Model(model.inputs, model.get_layer("block_15_add").output)
     backbone.save_weights(tmp_path / "b.weights.h5")
     capsys.readouterr()
-    assert models.read_weights(str(tmp_path / "b.weights.h5"), (0.0, 1.0)).input_range == (-1.0, 1.0)
+    assert checkpoints.read_weights(str(tmp_path / "b.weights.h5"), (0.0, 1.0)).input_range == (-1.0, 1.0)
     assert "b.weights.h5: does not say its input range" in capsys.readouterr().err
 
 
@@ -201,11 +211,11 @@ def test_foreign_weights_are_refused(tmp_path):
     text = tmp_path / "x.h5"
     text.write_text("no hdf5")
     with pytest.raises(InputError, match=r"x\.h5: no weights can be read"):
-        models.read_weights(str(text), (-1.0, 1.0))
+        checkpoints.read_weights(str(text), (-1.0, 1.0))
     other = tmp_path / "other.weights.h5"
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="elsewhere")]).save_weights(other)
     with pytest.raises(InputError, match="no layer of this model in it"):
-        models.set_weights(models.build_asmnet(68, 32), models.read_weights(str(other), (-1.0, 1.0)), SQUARE)
+        checkpoints.set_weights(build_asmnet(68, 32), checkpoints.read_weights(str(other), (-1.0, 1.0)), SQUARE)
 
 
 def test_nan_weights_are_refused(asmnet, tmp_path):
@@ -213,17 +223,17 @@ def test_nan_weights_are_refused(asmnet, tmp_path):
     kernel = model.get_layer("Conv1").kernel
     kernel.assign(kernel.numpy() * np.nan)
     model.save_weights(tmp_path / "nan.weights.h5")
-    start = models.read_weights(str(tmp_path / "nan.weights.h5"), (-1.0, 1.0))
+    start = checkpoints.read_weights(str(tmp_path / "nan.weights.h5"), (-1.0, 1.0))
     with pytest.raises(InputError, match="layer Conv1 holds values that are not finite"):
-        models.set_weights(models.build_asmnet(68, 32), start, SQUARE)
+        checkpoints.set_weights(build_asmnet(68, 32), start, SQUARE)
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
 
 
 def test_saved_and_loaded(asmnet, tmp_path):
-    models.save_model(asmnet, tmp_path / "best.keras", {"crop": "tight"})
-    loaded, sidecar = models.load_model(tmp_path / "best.keras")
+    checkpoints.save_model(asmnet, tmp_path / "best.keras", {"crop": "tight"})
+    loaded, sidecar = checkpoints.load_model(tmp_path / "best.keras")
     assert sidecar == {"crop": "tight"}
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
     for a, b in zip(loaded(images), asmnet(images)):
@@ -232,23 +242,23 @@ def test_saved_and_loaded(asmnet, tmp_path):
 
 def test_a_model_that_cannot_be_loaded_is_named_and_the_old_one_kept(asmnet, tmp_path):
     path = tmp_path / "best.keras"
-    models.save_model(asmnet, path, {})
+    checkpoints.save_model(asmnet, path, {})
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"best\.keras: not a model that Keras loads \(truncated"):
-        models.load_model(path)
+        checkpoints.load_model(path)
     with pytest.raises(InputError, match="no such model"):
-        models.load_model(tmp_path / "none.keras")
+        checkpoints.load_model(tmp_path / "none.keras")
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
     with pytest.raises(InputError, match="expected landmarks"):
-        models.load_model(tmp_path / "other.keras")
+        checkpoints.load_model(tmp_path / "other.keras")
 
 
 def test_lambda_layers_are_refused(tmp_path):
     inputs = keras.Input((3,))
     keras.Model(inputs, keras.layers.Lambda(lambda x: x * 2)(inputs)).save(tmp_path / "lambda.keras")
     with pytest.raises(InputError, match="not a model that Keras loads"):
-        models.load_model(tmp_path / "lambda.keras")
+        checkpoints.load_model(tmp_path / "lambda.keras")
 
 
 # --- fused batch norm -------------------------------------------------------------------------------------------------
@@ -309,7 +319,7 @@ def test_training_twin_shares_every_variable_and_leaves_nothing_in_the_model(asm
 @pytest.mark.parametrize("size", [64, 75])
 def test_twin_equals_the_stock_model_in_training(size):
     """75: maps of 38, 19, 10, 5 pixels, so that the padding of odd and even sides is compared."""
-    model = models.build_asmnet(input_size=size, dropout=0.0)
+    model = build_asmnet(input_size=size, dropout=0.0)
     images = tf.random.stateless_uniform((8, size, size, 3), (1, 2)) * 255
     start = model.get_weights()
     ours = [o.numpy() for o in TrainingTwin(model).model(images, training=True)]
@@ -322,7 +332,7 @@ def test_twin_equals_the_stock_model_in_training(size):
 @pytest.mark.parametrize("size", [64, 75])
 @pytest.mark.parametrize("arch", ["asmnet", "mobilenet_v2"])
 def test_folded_model_equals_the_model_in_inference(arch, size):
-    model = models.BUILDERS[arch](input_size=size)
+    model = BUILDERS[arch](input_size=size)
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -352,12 +362,12 @@ def test_reestimated_statistics_are_plain_averages(batch_norms):
 def test_mixed_precision_model_is_saved_in_float32(tmp_path):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        model = models.build_asmnet(input_size=32)
+        model = build_asmnet(input_size=32)
         TrainingTwin(model).model(tf.zeros((2, 32, 32, 3)), training=True)
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    models.save_model(model, tmp_path / "m.keras", {})
-    loaded = models.load_model(tmp_path / "m.keras")[0]
+    checkpoints.save_model(model, tmp_path / "m.keras", {})
+    loaded = checkpoints.load_model(tmp_path / "m.keras")[0]
     assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
     for a, b in zip(loaded.get_weights(), model.get_weights()):
         assert np.array_equal(a, b)

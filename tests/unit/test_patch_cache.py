@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from asmnet_tf import geometry, input_pipeline, patch_cache
 from asmnet_tf.config import AUGMENTATIONS
-from asmnet_tf.datasets import Sample
+from asmnet_tf.data import batches, geometry
+from asmnet_tf.data import patches as patch_cache
+from asmnet_tf.data.annotations import Sample
+from asmnet_tf.data.batches import FacePatches, TrainingBatches
 from asmnet_tf.files import InputError
-from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
 
 COUNT = 70  # four shards
 
@@ -217,9 +218,9 @@ WRITER = """
 import resource, sys, time
 from pathlib import Path
 import numpy as np
-from asmnet_tf import input_pipeline
-from asmnet_tf.datasets import Sample
-from asmnet_tf.geometry import landmark_box
+from asmnet_tf.data import batches
+from asmnet_tf.data.annotations import Sample
+from asmnet_tf.data.geometry import landmark_box
 root, images, pause, limit = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 faces = []
 for path, landmarks in zip(sorted(images.glob("*.png")), np.load(images / "landmarks.npy", allow_pickle=False)):
@@ -232,7 +233,7 @@ Sample.read_image = slow
 sys.stdin.readline()
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-patches = input_pipeline.FacePatches(faces, "square", 1.2, 32, cache="disk", cache_dir=root)
+patches = batches.FacePatches(faces, "square", 1.2, 32, cache="disk", cache_dir=root)
 print(len(patches), int(patches.crops().sum(dtype=np.int64)), flush=True)
 """
 
@@ -311,7 +312,7 @@ def test_a_folder_that_cannot_be_written_is_named_or_gone_without(faces, tmp_pat
     (tmp_path / "file").write_text("kept")
     with pytest.raises(InputError, match=r"file/c.*Choose another"):
         on_disk(faces, tmp_path / "file/c")
-    monkeypatch.setattr(input_pipeline, "MEMORY_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(batches, "MEMORY_LIMIT_BYTES", 1000)
     patches = FacePatches(faces, "square", 1.2, 32, cache_dir=tmp_path / "file/c")
     assert patches.cache == "none"
     (line,) = capsys.readouterr().err.splitlines()
@@ -376,14 +377,14 @@ def test_auto_chooses_by_the_limit_and_by_free_memory(faces, tmp_path, monkeypat
     assert patches.cache == "memory"
     need, real = patches._bytes(), sum(patches.patch(i).pixels.nbytes for i in range(COUNT))
     assert real <= need <= 3 * real
-    monkeypatch.setattr(input_pipeline, "MEMORY_LIMIT_BYTES", need)
+    monkeypatch.setattr(batches, "MEMORY_LIMIT_BYTES", need)
     assert chosen() == "memory"
-    monkeypatch.setattr(input_pipeline, "free_memory", lambda: 2 * need - 2)
+    monkeypatch.setattr(batches, "free_memory", lambda: 2 * need - 2)
     assert chosen() == "disk"
     monkeypatch.undo()
-    monkeypatch.setattr(input_pipeline, "MEMORY_LIMIT_BYTES", need - 1)
+    monkeypatch.setattr(batches, "MEMORY_LIMIT_BYTES", need - 1)
     assert chosen() == "disk"
-    assert input_pipeline.free_memory() > 1 << 20
+    assert batches.free_memory() > 1 << 20
 
 
 def test_the_bound_holds_for_the_largest_faces(tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from asmnet_tf.data.geometry import image_size, read_image
 from asmnet_tf.files import InputError
-from asmnet_tf.geometry import image_size, read_image
 
 # 24 x 16, four quarters: red, green / blue, white
 PICTURE = np.zeros((16, 24, 3), np.uint8)

@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import pytest
 
-from asmnet_tf import pose
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_pts, read_samples
+from asmnet_tf.data import pose
+from asmnet_tf.data.annotations import read_pts, read_samples
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
 
 SPEC = DATASETS["300w"]

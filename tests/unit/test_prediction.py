@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from asmnet_tf.config import DATASETS
-from asmnet_tf.geometry import flip_landmarks
-from asmnet_tf.model_files import compiled
-from asmnet_tf.prediction import with_mirror
+from asmnet_tf.data.geometry import flip_landmarks
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation.scoring import with_mirror
+from asmnet_tf.formats.runners import compiled
 
 SPEC = DATASETS["300w"]
 SIZE = 32

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import evaluate
-from asmnet_tf import evaluation, report
-from asmnet_tf.config import DATASETS
-from asmnet_tf.pose import estimate_pose, mean_face
-from asmnet_tf.prediction_files import read_predictions
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.pose import estimate_pose, mean_face
+from asmnet_tf.evaluation import report
+from asmnet_tf.evaluation.predictions import read_predictions
+from asmnet_tf.evaluation.truth import find_truth, methods_of_files, protocol
 
 SPEC = DATASETS["300w"]
 COUNT = 12
@@ -30,7 +31,7 @@ def theirs(tmp_path, faces: report.Faces, **changes):
 
 
 def scored(faces: report.Faces, file) -> tuple[report.Method, dict]:
-    (method,) = evaluation.methods_of_files({"theirs": file}, faces, [])
+    (method,) = methods_of_files({"theirs": file}, faces, [])
     return method, report.score([method], faces, (0.08,))["theirs"]["all"]
 
 
@@ -72,14 +73,14 @@ def test_a_pose_of_the_other_sign_is_recognised_against_any_truth(tmp_path, caps
 
     own = theirs(tmp_path, faces, pose=other, landmarks_gt=faces.landmarks, pose_gt=other)
     args = evaluate.parse_args(["--predictions", "theirs=theirs.npz"])
-    spec, samples, truth = evaluation.find_truth(args, {"theirs": own}, None)
+    spec, samples, truth = find_truth(args, {"theirs": own}, None)
     assert np.allclose(truth.pose, faces.pose)
     assert "theirs.npz, pose_gt: roll " in capsys.readouterr().err
     methods = [scored(truth, own)[0], method]
     assert report.score(methods[:1], truth, ())["theirs"]["all"]["pose_mae_deg"]["roll"] == pytest.approx(0, abs=1e-6)
-    protocol = evaluation.protocol(args, spec, samples, truth, methods, None)
-    assert protocol["pose_labels"] == "pose_gt of the first prediction file; negated: roll"
-    assert protocol["pose_negated"] == "roll of theirs; roll of theirs"
+    told = protocol(args, spec, samples, truth, methods, None)
+    assert told["pose_labels"] == "pose_gt of the first prediction file; negated: roll"
+    assert told["pose_negated"] == "roll of theirs; roll of theirs"
 
 
 def test_predictions_of_another_frame_or_order_are_doubted(tmp_path, capsys):

@@ -9,20 +9,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from asmnet_tf import (
-    datasets,
-    files,
-    geometry,
-    losses,
-    metrics,
-    model_zoo,
-    pose,
-    prediction_files,
-    release_pca,
-    shape_model,
-    tables,
-)
-from asmnet_tf.config import CROPS, DATASETS
+from asmnet_tf import files
+from asmnet_tf.config import CROPS
+from asmnet_tf.data import annotations, geometry, pose, sidecars
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation import metrics, predictions, tables
+from asmnet_tf.formats import release_pca
+from asmnet_tf.network import loss
+from asmnet_tf.shape import shape_model
 
 quick = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 SPECS = st.sampled_from([DATASETS[name] for name in ("300w", "wflw", "cofw")])
@@ -258,7 +252,7 @@ def test_pts_round_trip(points, header, end):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.pts"
         path.write_bytes((end.join(lines) + end).encode())
-        assert np.array_equal(datasets.read_pts(path, 68), points - 1)
+        assert np.array_equal(annotations.read_pts(path, 68), points - 1)
 
 
 @quick
@@ -271,8 +265,8 @@ def test_prediction_file_round_trip(names, with_pose, with_truth, data):
     truth = np.zeros((len(names), 68, 2)) if with_truth else None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.npz"
-        prediction_files.write_predictions(path, names, landmarks, angles, truth)
-        read = prediction_files.read_predictions(path)
+        predictions.write_predictions(path, names, landmarks, angles, truth)
+        read = predictions.read_predictions(path)
     assert read.names == names
     for ours, theirs in ((landmarks, read.landmarks), (angles, read.pose), (truth, read.landmarks_gt)):
         assert (ours is None) == (theirs is None)
@@ -284,9 +278,9 @@ def test_prediction_file_round_trip(names, with_pose, with_truth, data):
 def test_names_find_their_rows_in_any_order(names, random):
     names = [f"helen/{i}_{name}x" for i, name in enumerate(names)]
     given_names = random.sample(names, len(names))
-    assert [given_names[row] for row in datasets.match_names(names, given_names)] == names
+    assert [given_names[row] for row in annotations.match_names(names, given_names)] == names
     with_endings = [f"{name}.jpg" for name in given_names]
-    assert [given_names[row] for row in datasets.match_names(names, with_endings)] == names
+    assert [given_names[row] for row in annotations.match_names(names, with_endings)] == names
 
 
 JSON = st.recursive(
@@ -301,8 +295,8 @@ JSON = st.recursive(
 def test_sidecar_round_trip(sidecar):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "best.keras"
-        files.write_text(model_zoo.sidecar_path(path), json.dumps(tables.plain(sidecar)))
-        assert model_zoo.read_sidecar(path) == sidecar
+        files.write_text(sidecars.sidecar_path(path), json.dumps(tables.plain(sidecar)))
+        assert sidecars.read_sidecar(path) == sidecar
 
 
 @quick
@@ -320,12 +314,12 @@ def test_an_error_is_one_printable_line(text):
 @quick
 @given(st.integers(1, 500), st.lists(numbers(0, 5), min_size=3, max_size=3))
 def test_alpha_goes_through_its_three_values_in_thirds(length, alphas):
-    seen = [losses.alpha_at(epoch, length, tuple(alphas)) for epoch in range(length)]
+    seen = [loss.alpha_at(epoch, length, tuple(alphas)) for epoch in range(length)]
     firsts = [sum(3 * epoch < (k + 1) * length for epoch in range(length)) for k in range(3)]
     expected = [alphas[0]] * firsts[0] + [alphas[1]] * (firsts[1] - firsts[0]) + [alphas[2]] * (length - firsts[1])
     assert seen == expected
     assert abs(firsts[0] - length / 3) < 1
-    assert losses.alpha_at(length + 7, length, tuple(alphas)) == alphas[2]
+    assert loss.alpha_at(length + 7, length, tuple(alphas)) == alphas[2]
 
 
 @quick
@@ -333,15 +327,15 @@ def test_alpha_goes_through_its_three_values_in_thirds(length, alphas):
 def test_held_out_faces_are_whole_photographs_whoever_else_is_there(faces, fraction):
     point = np.zeros((1, 2), np.float32)
     names = [f"helen/trainset/{10_000 + photograph}_{face}" for photograph, face in faces]
-    samples = [datasets.Sample(name, Path("a"), point, np.zeros(4), frozenset()) for name in names]
-    train, held = datasets.hold_out(samples, fraction)
+    samples = [annotations.Sample(name, Path("a"), point, np.zeros(4), frozenset()) for name in names]
+    train, held = annotations.hold_out(samples, fraction)
     assert sorted(id(s) for s in (*train, *held)) == sorted(map(id, samples))
     if len({photograph for photograph, _ in faces}) > 1:
-        assert not {datasets.photograph(s.name) for s in train} & {datasets.photograph(s.name) for s in held}
+        assert not {annotations.photograph(s.name) for s in train} & {annotations.photograph(s.name) for s in held}
     assert bool(held) == (fraction > 0)
     without = [s for s in samples if s is not train[0]] if train else samples
-    if len(held) > 1 and len({datasets.photograph(s.name) for s in without}) > 1:
-        assert datasets.hold_out(without, fraction)[1] == held
+    if len(held) > 1 and len({annotations.photograph(s.name) for s in without}) > 1:
+        assert annotations.hold_out(without, fraction)[1] == held
 
 
 @quick

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import train
-from asmnet_tf import distribution
-from asmnet_tf.distribution import Replicas, joined
 from asmnet_tf.files import InputError
+from asmnet_tf.training import distribution
+from asmnet_tf.training.distribution import Replicas, joined
 
 CLUSTER = {"chief": ["a:1"], "worker": ["b:2", "c:3"]}
 

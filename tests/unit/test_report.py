@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from asmnet_tf import metrics, plots, report
-from asmnet_tf.config import DATASETS
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.pose import estimate_pose, mean_face
+from asmnet_tf.evaluation import figures, metrics, report
 from asmnet_tf.files import InputError
-from asmnet_tf.pose import estimate_pose, mean_face
 
 SPEC = DATASETS["300w"]
 THRESHOLDS = (0.08, 0.10)
@@ -385,7 +385,7 @@ def test_text_table_is_aligned():
 def test_training_curves(tmp_path, rows):
     log = tmp_path / "log.csv"
     log.write_text("\n".join([LOG_HEADER, *rows]) + "\n", encoding="utf-8")
-    plots.training_curves(log, tmp_path / "curves.png")
+    figures.training_curves(log, tmp_path / "curves.png")
     assert_png(tmp_path / "curves.png")
 
 
@@ -401,10 +401,10 @@ def test_training_curves(tmp_path, rows):
 def test_training_curves_of_a_bad_log(tmp_path, text, message):
     (tmp_path / "log.csv").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
-        plots.training_curves(tmp_path / "log.csv", tmp_path / "curves.png")
+        figures.training_curves(tmp_path / "log.csv", tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
     with pytest.raises(InputError, match="cannot be read"):
-        plots.training_curves(tmp_path / "absent.csv", tmp_path / "curves.png")
+        figures.training_curves(tmp_path / "absent.csv", tmp_path / "curves.png")
 
 
 @pytest.mark.parametrize(("modes", "smoothing"), [(1, {}), (8, {90: np.array([0.05])}), (8, "many")])
@@ -416,7 +416,7 @@ def test_shape_model_plots(tmp_path, modes, smoothing):
     ratios = values / values.sum()
     if smoothing == "many":
         smoothing = {percent: rng.gamma(3, 1 / percent, 200) for percent in (80, 90.5, 97)}
-    files = plots.shape_model_plots(tmp_path, "300w", mean, vectors, values, ratios, smoothing, SPEC)
+    files = figures.shape_model_plots(tmp_path, "300w", mean, vectors, values, ratios, smoothing, SPEC)
     names = ["300w_modes.png", "300w_variance.png"] + (["300w_smoothing.png"] if smoothing else [])
     assert [path.name for path in files] == names
     for path in files:
@@ -424,6 +424,6 @@ def test_shape_model_plots(tmp_path, modes, smoothing):
 
 
 def test_variance_marks_count_components():
-    figure = plots._variance_figure(np.array([0.6, 0.3, 0.1]), [60, 61, 90, 100])
+    figure = figures._variance_figure(np.array([0.6, 0.3, 0.1]), [60, 61, 90, 100])
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["60 %: 1 component", "61 %: 2 components", "90 %: 2 components", "100 %: 3 components"]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from asmnet_tf import shape_model
 from asmnet_tf.files import InputError
-from asmnet_tf.shape_model import ShapeModel
+from asmnet_tf.shape import shape_model
+from asmnet_tf.shape.shape_model import ShapeModel
 
 
 def shapes_of(n, size=136, seed=0):

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from asmnet_tf import face_renderer, synthetic
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import pts_text, read_samples
+from asmnet_tf.data.annotations import pts_text, read_samples
+from asmnet_tf.data.geometry import read_image
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.pose import estimate_pose, mean_face, read_pose_labels
 from asmnet_tf.files import InputError
-from asmnet_tf.geometry import read_image
-from asmnet_tf.pose import estimate_pose, mean_face, read_pose_labels
+from asmnet_tf.synthetic import dataset, renderer
 
 SPEC_68, SPEC_98 = DATASETS["synthetic"], DATASETS["synthetic_wflw"]
 TINY = (3, 1, 1, 1, 1, 1)
@@ -22,13 +22,11 @@ def _files(folder):
 
 @pytest.fixture(scope="module")
 def faces():
-    return [face_renderer.render_face(7, i) for i in range(24)] + [
-        face_renderer.render_face(7, i, "hard") for i in range(12)
-    ]
+    return [renderer.render_face(7, i) for i in range(24)] + [renderer.render_face(7, i, "hard") for i in range(12)]
 
 
 def test_same_seed_same_face_and_other_seed_other_face():
-    first, again, other = (face_renderer.render_face(seed, 3) for seed in (1, 1, 2))
+    first, again, other = (renderer.render_face(seed, 3) for seed in (1, 1, 2))
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.landmarks_98, again.landmarks_98)
     assert not np.array_equal(first.landmarks_68, other.landmarks_68)
@@ -37,13 +35,13 @@ def test_same_seed_same_face_and_other_seed_other_face():
 
 
 def test_size_and_difficulty_are_checked():
-    assert face_renderer.render_face(0, 0, size=200).image.shape == (200, 200, 3)
+    assert renderer.render_face(0, 0, size=200).image.shape == (200, 200, 3)
     with pytest.raises(ValueError, match="difficulty"):
-        face_renderer.render_face(0, 0, "easy")
+        renderer.render_face(0, 0, "easy")
 
 
 def test_base_shapes_mirror_exactly_and_start_from_the_mean_face():
-    face, more = face_renderer.base_landmarks()
+    face, more = renderer.base_landmarks()
     assert np.array_equal(face, mean_face())
     for points, spec in ((face, SPEC_68), (more, SPEC_98)):
         assert np.array_equal(points[spec.flip_map] * [-1, 1, 1], points)
@@ -81,7 +79,7 @@ def test_eyes_are_where_the_image_has_contrast(faces):
 
 
 def test_exact_pose_agrees_with_pnp_on_exact_landmarks():
-    faces = [face_renderer.render_face(5, i, size=64) for i in range(100)]
+    faces = [renderer.render_face(5, i, size=64) for i in range(100)]
     pose = np.array([face.pose for face in faces])
     for name, spec in (("landmarks_68", SPEC_68), ("landmarks_98", SPEC_98)):
         error = np.abs(estimate_pose(np.array([getattr(face, name) for face in faces]), spec) - pose).mean(axis=0)
@@ -92,9 +90,9 @@ def test_exact_pose_agrees_with_pnp_on_exact_landmarks():
 
 
 def test_300w_layout_does_not_depend_on_workers(tmp_path):
-    one = synthetic.write_dataset(tmp_path / "one", counts=(41, 1, 1, 1, 1, 1), workers=1, progress=False)
-    two = synthetic.write_dataset(tmp_path / "two", counts=(41, 1, 1, 1, 1, 1), workers=2, progress=False)
-    more = synthetic.write_dataset(tmp_path / "more", counts=(2, 1, 1, 1, 1, 1), workers=1, progress=False)
+    one = dataset.write_dataset(tmp_path / "one", counts=(41, 1, 1, 1, 1, 1), workers=1, progress=False)
+    two = dataset.write_dataset(tmp_path / "two", counts=(41, 1, 1, 1, 1, 1), workers=2, progress=False)
+    more = dataset.write_dataset(tmp_path / "more", counts=(2, 1, 1, 1, 1, 1), workers=1, progress=False)
     files = _files(one)
     assert files == _files(two)
     small = _files(more)
@@ -104,8 +102,8 @@ def test_300w_layout_does_not_depend_on_workers(tmp_path):
 
 
 def test_pts_files_are_one_based(tmp_path):
-    folder = synthetic.write_dataset(tmp_path / "d", counts=TINY, seed=4, progress=False)
-    face = face_renderer.render_face(4, 2, split=0)
+    folder = dataset.write_dataset(tmp_path / "d", counts=TINY, seed=4, progress=False)
+    face = renderer.render_face(4, 2, split=0)
     lines = (folder / "helen/trainset/face_000002.pts").read_text().splitlines()
     assert lines[:3] == ["version: 1", "n_points:  68", "{"]
     assert lines[-1] == "}"
@@ -121,7 +119,7 @@ def test_pts_files_are_one_based(tmp_path):
     assert about["seed"] == 4
     assert about["counts"] == list(TINY)
     assert about["layout"] == "300w"
-    hard = face_renderer.render_face(4, 0, "hard", split=5)
+    hard = renderer.render_face(4, 0, "hard", split=5)
     assert np.abs(labels["ibug/face_000000"] - hard.pose).max() < 1e-3
 
 
@@ -131,7 +129,7 @@ def test_pts_text_by_hand():
 
 
 def test_wflw_list_has_207_columns(tmp_path):
-    folder = synthetic.write_dataset(tmp_path / "w", layout="wflw", counts=(3, 2), progress=False)
+    folder = dataset.write_dataset(tmp_path / "w", layout="wflw", counts=(3, 2), progress=False)
     lists = folder / "WFLW_annotations/list_98pt_rect_attr_train_test"
     labels = read_pose_labels(folder / "pose.csv")
     for name, split, count in (("train", 0, 3), ("test", 1, 2)):
@@ -139,42 +137,42 @@ def test_wflw_list_has_207_columns(tmp_path):
         assert len(rows) == count
         for i, row in enumerate(rows):
             assert len(row) == 207
-            face = face_renderer.render_face(0, i, split=split)
+            face = renderer.render_face(0, i, split=split)
             points = np.array(row[:196], float).reshape(98, 2)
             assert np.abs(points - face.landmarks_98).max() < 1e-3
             x_min, y_min, x_max, y_max = map(int, row[196:200])
             assert x_min <= points[:, 0].min()
             assert x_max >= points[:, 0].max()
             assert y_min < y_max
-            assert [bool(int(flag)) for flag in row[200:206]] == [face.attributes[a] for a in face_renderer.ATTRIBUTES]
+            assert [bool(int(flag)) for flag in row[200:206]] == [face.attributes[a] for a in renderer.ATTRIBUTES]
             assert (folder / "WFLW_images" / row[206]).is_file()
             assert np.abs(labels[f"{row[206].removesuffix('.jpg')}#0"] - face.pose).max() < 1e-3
 
 
 @pytest.mark.parametrize(("spec", "counts", "columns"), [(SPEC_68, TINY, 68), (SPEC_98, (3, 2), 98)])
 def test_the_reader_of_real_datasets_reads_it(tmp_path, spec, counts, columns):
-    folder = synthetic.write_dataset(tmp_path / "d", layout=spec.layout, counts=counts, progress=False)
+    folder = dataset.write_dataset(tmp_path / "d", layout=spec.layout, counts=counts, progress=False)
     labels = read_pose_labels(folder / "pose.csv")
     samples = [sample for split in ("train", "test") for sample in read_samples(spec, folder, split, quiet=True)]
     assert {sample.name for sample in samples} == set(labels)
-    face = face_renderer.render_face(0, 0)
+    face = renderer.render_face(0, 0)
     ours = face.landmarks_68 if columns == 68 else face.landmarks_98
     assert np.abs(samples[0].landmarks - ours).max() < 1e-3
     assert samples[0].read_image().shape == face.image.shape
 
 
 def test_complete_folder_stays_and_foreign_folder_is_refused(tmp_path):
-    folder = synthetic.write_dataset(tmp_path / "d", counts=(1, 0, 0, 0, 0, 0), progress=False)
+    folder = dataset.write_dataset(tmp_path / "d", counts=(1, 0, 0, 0, 0, 0), progress=False)
     before = _files(folder)
-    synthetic.write_dataset(folder, counts=TINY, seed=9, progress=False)
+    dataset.write_dataset(folder, counts=TINY, seed=9, progress=False)
     assert _files(folder) == before
     with pytest.raises(InputError, match="layout"):
-        synthetic.write_dataset(folder, layout="wflw", counts=(1, 1), progress=False)
+        dataset.write_dataset(folder, layout="wflw", counts=(1, 1), progress=False)
     foreign = tmp_path / "photos"
     foreign.mkdir()
     (foreign / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="photos") as caught:
-        synthetic.write_dataset(foreign, counts=TINY, progress=False)
+        dataset.write_dataset(foreign, counts=TINY, progress=False)
     assert "\n" not in str(caught.value)
     assert _files(foreign) == {"mine.txt": b"mine"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "photos"]
@@ -184,31 +182,31 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(job):
         raise RuntimeError("stop")
 
-    monkeypatch.setattr(synthetic, "_run_job", fail)
+    monkeypatch.setattr(dataset, "_run_job", fail)
     with pytest.raises(RuntimeError):
-        synthetic.write_dataset(tmp_path / "d", counts=(1, 0, 0, 0, 0, 0), progress=False)
+        dataset.write_dataset(tmp_path / "d", counts=(1, 0, 0, 0, 0, 0), progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_two_writers_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
-    write = synthetic._fill
+    write = dataset._fill
 
     def overtaken(root, *rest):
         write(root, *rest)
-        monkeypatch.setattr(synthetic, "_fill", write)
-        synthetic.write_dataset(tmp_path / "d", counts=TINY, seed=1, progress=False)  # the other one is done first
+        monkeypatch.setattr(dataset, "_fill", write)
+        dataset.write_dataset(tmp_path / "d", counts=TINY, seed=1, progress=False)  # the other one is done first
 
-    monkeypatch.setattr(synthetic, "_fill", overtaken)
-    folder = synthetic.write_dataset(tmp_path / "d", counts=TINY, seed=2, progress=False)
+    monkeypatch.setattr(dataset, "_fill", overtaken)
+    folder = dataset.write_dataset(tmp_path / "d", counts=TINY, seed=2, progress=False)
     assert json.loads((folder / "synthetic.json").read_text())["seed"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_ensure_dataset(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(synthetic, "SYNTHETIC_WFLW_COUNTS", (2, 1))
-    synthetic.ensure_dataset(tmp_path / "w", SPEC_98)
+    monkeypatch.setattr(dataset, "SYNTHETIC_WFLW_COUNTS", (2, 1))
+    dataset.ensure_dataset(tmp_path / "w", SPEC_98)
     assert "rendering 3 synthetic faces" in capsys.readouterr().err
-    synthetic.ensure_dataset(tmp_path / "w", SPEC_98)
+    dataset.ensure_dataset(tmp_path / "w", SPEC_98)
     assert capsys.readouterr().err == ""
     with pytest.raises(ValueError, match="no synthetic"):
-        synthetic.ensure_dataset(tmp_path / "x", DATASETS["300w"])
+        dataset.ensure_dataset(tmp_path / "x", DATASETS["300w"])

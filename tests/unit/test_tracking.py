@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from asmnet_tf import tracking
-from asmnet_tf.aligner import Face
-from asmnet_tf.tracking import FaceTracker, OneEuroFilter, match, still_there
+from asmnet_tf.faces import tracking
+from asmnet_tf.faces.aligner import Face
+from asmnet_tf.faces.tracking import FaceTracker, OneEuroFilter, match, still_there
 
 IMAGE = np.zeros((200, 300, 3), np.uint8)
 

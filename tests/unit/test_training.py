@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 import train
-from asmnet_tf.config import DATASETS, RECIPES
-from asmnet_tf.datasets import read_samples, with_pose
+from asmnet_tf.config import RECIPES
+from asmnet_tf.data.annotations import read_samples, with_pose
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
-from asmnet_tf.losses import alpha_at
-from asmnet_tf.shape_model import ShapeModel
-from asmnet_tf.training import Schedule, check_flags, content_hashes, make_plan, write_arguments
+from asmnet_tf.network.loss import alpha_at
+from asmnet_tf.shape.shape_model import ShapeModel
+from asmnet_tf.training.trainer import Schedule, check_flags, content_hashes, make_plan, write_arguments
 
 
 def test_constant_schedule_with_inverse_time_decay():

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from asmnet_tf import geometry, shape_model, training_shapes
-from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_samples
+from asmnet_tf.data import geometry
+from asmnet_tf.data.annotations import read_samples
+from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation.metrics import nme, normaliser
 from asmnet_tf.files import InputError
-from asmnet_tf.metrics import nme, normaliser
-from asmnet_tf.shape_model import ShapeModel
-from asmnet_tf.training_shapes import load_for, read_shapes, shapes_of, smoothing
+from asmnet_tf.shape import shape_model, training_shapes
+from asmnet_tf.shape.shape_model import ShapeModel
+from asmnet_tf.shape.training_shapes import load_for, read_shapes, shapes_of, smoothing
 
 SPEC = DATASETS["300w"]
 

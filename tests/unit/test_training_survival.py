@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from asmnet_tf import cli, files, training
-from asmnet_tf.config import AUGMENTATIONS, DATASETS
-from asmnet_tf.datasets import read_samples, with_pose
+from asmnet_tf import cli, files
+from asmnet_tf.config import AUGMENTATIONS
+from asmnet_tf.data.annotations import read_samples, with_pose
+from asmnet_tf.data.batches import FacePatches, TrainingBatches
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
-from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
-from asmnet_tf.losses import MultiTaskLoss
-from asmnet_tf.training import Plan, Schedule, Trainer
+from asmnet_tf.network.loss import MultiTaskLoss
+from asmnet_tf.training import trainer
+from asmnet_tf.training.trainer import Plan, Schedule, Trainer
 
 SPEC = DATASETS["300w"]
 SIZE, EPOCHS, STEPS = 16, 3, 4
@@ -35,7 +37,7 @@ def faces(faces_300w):
 def no_pictures():
     """Drawing curves.png costs more than all else here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "training_curves", lambda *_: None)
+        patch.setattr(trainer, "training_curves", lambda *_: None)
         yield
 
 

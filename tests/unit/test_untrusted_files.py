@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from asmnet_tf import datasets, files, hdf5
-from asmnet_tf.config import DATASETS
+from asmnet_tf import files
+from asmnet_tf.data import annotations, hdf5
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are copied on Linux only")
@@ -110,9 +111,9 @@ def wflw(tmp_path):
         folder.mkdir(parents=True)
     numbers = " ".join(str(i % 50) for i in range(196))
 
-    def listing(name: str) -> list[datasets.Sample]:
+    def listing(name: str) -> list[annotations.Sample]:
         path.write_bytes(f"{numbers} 1 2 3 4 0 0 0 0 0 0 {name}\n".encode())
-        return datasets.read_samples(DATASETS["wflw"], tmp_path / "data", "train", quiet=True)
+        return annotations.read_samples(DATASETS["wflw"], tmp_path / "data", "train", quiet=True)
 
     (tmp_path / "outside.jpg").write_bytes(b"x")
     return listing

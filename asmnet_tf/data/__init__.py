@@ -1,0 +1,1 @@
+"""From a face on disk to a training batch."""

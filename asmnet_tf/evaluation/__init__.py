@@ -1,0 +1,1 @@
+"""What a prediction is worth: truth, metrics, reports."""

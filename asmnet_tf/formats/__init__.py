@@ -1,0 +1,1 @@
+"""Models of other runtimes and of the authors' release."""
