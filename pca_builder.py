@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
 
     from asmnet_tf.data.annotations import BadSamples, read_samples
-    from asmnet_tf.evaluation import figures
+    from asmnet_tf.evaluation import figures, metrics
     from asmnet_tf.files import make_folder
     from asmnet_tf.shape import training_shapes
     from asmnet_tf.shape.shape_model import ShapeModel, check_percent
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
     # 1. Training shapes, in network units of the crop, unaligned.
     if args.shapes is not None:
         spec = DATASETS[args.dataset]
-        shapes, frames = training_shapes.read_shapes(args.shapes, spec, args.limit), training_shapes.UNIT_FRAME
+        shapes, frames = training_shapes.read_shapes(args.shapes, spec, args.limit), metrics.UNIT_FRAME
     else:
         spec, data_dir = cli.find_data(args)
         bad = BadSamples(args.on_bad_sample == "skip", images=False)
@@ -71,22 +71,22 @@ def main(args: argparse.Namespace) -> None:
 
     # 2. All eigen-shapes; a shape model keeps the first ones, for a percentage of the variance.
     full = ShapeModel.fit(shapes, spec.name, args.crop, crop_scale(args.crop))
-    smoothing = {}
+    moved = {}
     for percent in args.pca_percent:
         model = full.keep(percent)
         # 3. How far ASM(s) moves real shapes: what the network is first trained towards.
-        smoothing[percent] = training_shapes.smoothing(model, shapes, frames, spec)
+        moved[percent] = metrics.smoothing_distance(model, shapes, frames, spec)
         path = args.output / f"{spec.name}_pca{percent:g}.npz"
         model.save(path)
         print(
             f"{path}: {model.num_components} of {2 * model.num_landmarks} components from {model.n_samples} faces, "
-            f"{args.crop} crop; ASM moves a shape by {100 * np.nanmean(smoothing[percent]):.2f} % inter-ocular"
+            f"{args.crop} crop; ASM moves a shape by {100 * np.nanmean(moved[percent]):.2f} % inter-ocular"
         )
 
     # 4. Pictures.
     share = full.eigenvalues / full.eigenvalues.sum()
     figures.shape_model_plots(
-        args.output, spec.name, full.mean_shape, full.eigenvectors, full.eigenvalues, share, smoothing, spec
+        args.output, spec.name, full.mean_shape, full.eigenvectors, full.eigenvalues, share, moved, spec
     )
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from asmnet_tf.files import InputError
 
 
 @dataclass(frozen=True)
@@ -252,3 +255,11 @@ DATASETS: dict[str, DatasetSpec] = {
         subset_counts={"test": 507},
     ),
 }
+
+
+def spec_with(num_landmarks: int, path: Path) -> DatasetSpec:
+    """Returns the spec whose faces have so many points; `path`: what has them, for the error. Raises: InputError."""
+    for name in ("300w", "wflw", "cofw"):
+        if DATASETS[name].num_landmarks == num_landmarks:
+            return DATASETS[name]
+    raise InputError(f"{path}: {num_landmarks} points per face; 29, 68 and 98 have a meaning here.")

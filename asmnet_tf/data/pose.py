@@ -34,8 +34,7 @@ from tqdm import tqdm
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG
 from asmnet_tf.data.geometry import landmark_box
 from asmnet_tf.data.layouts import DatasetSpec
-from asmnet_tf.evaluation.tables import read_csv
-from asmnet_tf.files import InputError, read_array, replacing
+from asmnet_tf.files import InputError, read_array, read_csv, replacing
 
 FOCAL = 2.4  # focal length over the longer side of the landmark box
 LABELS_VERSION = 2  # of what `estimate_pose` says of the same landmarks; 1: box and camera not turned upright

@@ -10,10 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from asmnet_tf.config import ANGLES
+from asmnet_tf.data import geometry
 from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.shape.shape_model import ShapeModel, chunks
 
 BOOTSTRAP_SAMPLES = 1000
 BOOTSTRAP_SEED = 0
+UNIT_FRAME = np.array([0.0, 0.0, 1.0, 1.0])  # of shapes without an image: their distances are those in the crop
 TIE = 1e-5  # NMEs closer than this are equal: one network in two formats differs by rounding on every face
 
 
@@ -60,6 +63,18 @@ def nme(landmarks_pred: np.ndarray, landmarks_gt: np.ndarray, lengths: np.ndarra
 def _parts(count: int) -> list[slice]:
     """Returns slices of some thousand faces: what is computed on the way need not be there for all of them at once."""
     return [slice(first, first + 4096) for first in range(0, count, 4096)]
+
+
+def smoothing_distance(model: ShapeModel, shapes: np.ndarray, frames: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Returns how far ASM(s) lies from each shape: NME (N,), a fraction of the inter-ocular distance.
+
+    Args: frames: (N, 4), for distances in image pixels, or `UNIT_FRAME`; the same in square crops, not in tight ones.
+    """
+    frames, errors = np.broadcast_to(frames, (len(shapes), 4)), []
+    for rows in chunks(len(shapes), f"ASM {model.pca_percent:g} %"):
+        smoothed, points = (geometry.denormalise(s, frames[rows]) for s in (model.smooth(shapes[rows]), shapes[rows]))
+        errors.append(nme(smoothed, points, normaliser(points, spec)))
+    return np.concatenate(errors)
 
 
 # A face without a prediction has the error NaN (or infinity). It is a failure, beyond every threshold in FR, AUC and

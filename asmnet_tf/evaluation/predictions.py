@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from asmnet_tf.data.annotations import Sample, match_names
-from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.data.layouts import DatasetSpec, spec_with
 from asmnet_tf.evaluation.report import Faces
 from asmnet_tf.files import InputError, read_arrays, replacing
 
@@ -118,14 +118,6 @@ def spec_for(predictions: Predictions) -> DatasetSpec:
     Raises: InputError for a number of points no dataset here has.
     """
     return spec_with(predictions.landmarks.shape[1], predictions.path)
-
-
-def spec_with(num_landmarks: int, path: Path) -> DatasetSpec:
-    """Returns the spec whose faces have so many points; `path`: what has them, for the error. Raises: InputError."""
-    for name in ("300w", "wflw", "cofw"):
-        if DATASETS[name].num_landmarks == num_landmarks:
-            return DATASETS[name]
-    raise InputError(f"{path}: {num_landmarks} points per face; 29, 68 and 98 have a meaning here.")
 
 
 def align(predictions: Predictions, names: list[str], num_landmarks: int) -> Predictions:

@@ -32,13 +32,11 @@ from asmnet_tf.evaluation.tables import (
     md_table,
     number,
     of_faces,
-    plain,
     plain_text,
     pose_cell,
     with_interval,
-    write_csv,
 )
-from asmnet_tf.files import InputError, make_folder, write_text
+from asmnet_tf.files import InputError, make_folder, plain, write_csv, write_text
 
 CED_STEP_PCT = 0.05  # grid of ced.csv and failure_rate.csv
 SHEET_FACES = 12

@@ -13,9 +13,9 @@ import numpy as np
 
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE
 from asmnet_tf.data.geometry import crop_frame, crop_image, denormalise, landmark_box, read_image
+from asmnet_tf.data.layouts import spec_with
 from asmnet_tf.data.pose import unit_to_angles
 from asmnet_tf.data.sidecars import crop_of, find_model
-from asmnet_tf.evaluation.predictions import spec_with
 from asmnet_tf.faces import detector
 from asmnet_tf.files import first_line
 from asmnet_tf.formats.runners import check_process, open_model

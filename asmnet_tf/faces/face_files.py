@@ -17,8 +17,7 @@ import numpy as np
 from asmnet_tf.config import ANGLES, FACE_FORMATS, PHOTO_ENDINGS
 from asmnet_tf.data.annotations import pts_text
 from asmnet_tf.data.layouts import DatasetSpec
-from asmnet_tf.evaluation.tables import plain, read_csv, write_csv
-from asmnet_tf.files import InputError, utf8, write_text
+from asmnet_tf.files import InputError, plain, read_csv, utf8, write_csv, write_text
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import Face

@@ -12,12 +12,10 @@ from asmnet_tf.data import geometry
 from asmnet_tf.data.annotations import Sample
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.sidecars import SHAPE_MODELS, find_shape_model
-from asmnet_tf.evaluation import metrics
 from asmnet_tf.files import InputError, free_memory, read_array
 from asmnet_tf.shape.shape_model import MAX_VALUE, ShapeModel, chunks
 
 MEMORY_SHARE = 0.5  # of the free memory; a file that takes more of it as float64 stays on disk
-UNIT_FRAME = np.array([0.0, 0.0, 1.0, 1.0])  # of shapes without an image: their distances are those in the crop
 _WHAT = "--shapes takes float (N, 2L), x0, y0, x1, ... in network units, (p - centre) / size of the crop."
 
 
@@ -62,18 +60,6 @@ def read_shapes(path: str | Path, spec: DatasetSpec, limit: int | None = None) -
             f"sign. {_WHAT}"
         )
     return shapes
-
-
-def smoothing(model: ShapeModel, shapes: np.ndarray, frames: np.ndarray, spec: DatasetSpec) -> np.ndarray:
-    """Returns how far ASM(s) lies from each shape: NME (N,), a fraction of the inter-ocular distance.
-
-    Args: frames: (N, 4), for distances in image pixels, or `UNIT_FRAME`; the same in square crops, not in tight ones.
-    """
-    frames, errors = np.broadcast_to(frames, (len(shapes), 4)), []
-    for rows in chunks(len(shapes), f"ASM {model.pca_percent:g} %"):
-        smoothed, points = (geometry.denormalise(s, frames[rows]) for s in (model.smooth(shapes[rows]), shapes[rows]))
-        errors.append(metrics.nme(smoothed, points, metrics.normaliser(points, spec)))
-    return np.concatenate(errors)
 
 
 def load_for(path: str | Path, spec: DatasetSpec, crop: str) -> ShapeModel:

@@ -13,7 +13,8 @@ from asmnet_tf import files
 from asmnet_tf.config import CROPS
 from asmnet_tf.data import annotations, geometry, pose, sidecars
 from asmnet_tf.data.layouts import DATASETS
-from asmnet_tf.evaluation import metrics, predictions, tables
+from asmnet_tf.evaluation import metrics, predictions
+from asmnet_tf.files import plain
 from asmnet_tf.formats import release_pca
 from asmnet_tf.network import loss
 from asmnet_tf.shape import shape_model
@@ -295,7 +296,7 @@ JSON = st.recursive(
 def test_sidecar_round_trip(sidecar):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "best.keras"
-        files.write_text(sidecars.sidecar_path(path), json.dumps(tables.plain(sidecar)))
+        files.write_text(sidecars.sidecar_path(path), json.dumps(plain(sidecar)))
         assert sidecars.read_sidecar(path) == sidecar
 
 

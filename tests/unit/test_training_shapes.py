@@ -6,11 +6,11 @@ import pytest
 from asmnet_tf.data import geometry
 from asmnet_tf.data.annotations import read_samples
 from asmnet_tf.data.layouts import DATASETS
-from asmnet_tf.evaluation.metrics import nme, normaliser
+from asmnet_tf.evaluation.metrics import UNIT_FRAME, nme, normaliser, smoothing_distance
 from asmnet_tf.files import InputError
 from asmnet_tf.shape import shape_model, training_shapes
 from asmnet_tf.shape.shape_model import ShapeModel
-from asmnet_tf.shape.training_shapes import load_for, read_shapes, shapes_of, smoothing
+from asmnet_tf.shape.training_shapes import load_for, read_shapes, shapes_of
 
 SPEC = DATASETS["300w"]
 
@@ -40,10 +40,10 @@ def test_shapes_of_samples_and_how_far_the_asm_operator_moves_them(samples, crop
         assert np.ptp(points, axis=0).max() == pytest.approx({"square": 1 / 1.2, "tight": 1.0}[crop])
         assert points * frame[2:] + frame[:2] == pytest.approx(sample.landmarks, abs=1e-3)
     model = ShapeModel.fit(shapes, "300w", crop, 1.2).keep(80)
-    moved = smoothing(model, shapes, frames, SPEC)
+    moved = smoothing_distance(model, shapes, frames, SPEC)
     smoothed = geometry.denormalise(model.smooth(shapes), frames)
     assert moved == pytest.approx(nme(smoothed, landmarks, normaliser(landmarks, SPEC)), rel=1e-3)
-    in_crop = smoothing(model, shapes, training_shapes.UNIT_FRAME, SPEC)
+    in_crop = smoothing_distance(model, shapes, UNIT_FRAME, SPEC)
     assert (in_crop == pytest.approx(moved, rel=1e-6)) == (crop == "square")  # a tight crop scales x and y differently
 
 
@@ -57,7 +57,7 @@ def test_number_formats_and_the_order_of_the_array_do_not_matter(shapes, tmp_pat
     assert read == pytest.approx(shapes, abs=1e-6)
     models = [ShapeModel.fit(s, "300w", "square", 1.2).keep(90) for s in (read, shapes)]
     assert models[0].eigenvalues == pytest.approx(models[1].eigenvalues, abs=1e-6)
-    moved = [smoothing(model, s, training_shapes.UNIT_FRAME, SPEC) for model, s in zip(models, (read, shapes))]
+    moved = [smoothing_distance(model, s, UNIT_FRAME, SPEC) for model, s in zip(models, (read, shapes))]
     assert moved[0] == pytest.approx(moved[1], abs=1e-5)
 
 
