@@ -1,6 +1,6 @@
 # make demo   the three scripts on synthetic faces, from nothing to the metrics table
 # make test   ruff and the quick tests
-# make test-slow   all tests: 20 kills, 26,000 damaged files, several workers (about half an hour)
+# make test-slow   all tests: 20 kills, 20,000 damaged files, several workers (about an hour)
 # make bench  every benchmark as one table of ratios (a quiet machine, about half an hour)
 # All make .venv with the pinned requirements first; `make .venv` makes the environment alone.
 
@@ -12,11 +12,11 @@ DEMO := demo
 
 .PHONY: demo test test-slow bench lint clean
 
-$(VENV): requirements.txt tests/requirements.txt
+$(VENV): requirements.txt tests/requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.11 or newer is needed. Try: make PYTHON=python3.12" >&2; exit 2; }
 	@started=$$SECONDS; rm -rf $(VENV); $(PYTHON) -m venv $(VENV) \
-	  && $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt \
+	  && $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt -e . \
 	  || { rm -rf $(VENV); exit 1; }; echo "packages installed in $$((SECONDS - started)) s"
 	@touch $(VENV)
 
@@ -36,10 +36,10 @@ bench: $(VENV)
 	@$(BIN)/python tests/benchmarks/run_all.py
 
 test: lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 test-slow: lint
-	@$(BIN)/python -m pytest -m "slow or not slow"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 clean:
 	rm -rf $(DEMO) build *.egg-info .pytest_cache .ruff_cache

@@ -14,7 +14,7 @@ stands above brings its own when it is first used.
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _MODULES = {  # public name -> module
     "FaceAligner": "faces.aligner",
     "Face": "faces.aligner",
