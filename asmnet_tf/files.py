@@ -5,13 +5,11 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
-import faulthandler
 import json
 import math
 import os
 import re
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -21,28 +19,27 @@ import time
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import h5py
     import numpy as np
 
-# what numpy.load and zipfile raise for a file that is cut short, damaged or of another kind
-BROKEN_ARRAY_FILE = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, SyntaxError, OverflowError, MemoryError),
-    *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+# what h5py, numpy.load and zipfile raise for a file that is cut short, damaged or of another kind
+BROKEN_HDF5 = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError),
+    *(RuntimeError, SystemError),
 )
+BROKEN_ARRAY_FILE = (*(*BROKEN_HDF5, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error),)
 _TEMPORARY = ".writing-"
 _LOCK = ".lock"
-
 
 # A small file can unpack to any size. Genuine ones of ours take a few times their size on disk.
 MAX_UNPACKED_BYTES = 256 << 20
 MAX_EXPANSION = 20
 MAX_TEXT_BYTES = 16 << 20
-TRIAL_SECONDS = 60
-TRIAL_BYTES = 2 << 30
 _MAX_MESSAGE = 800  # characters
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -58,6 +55,15 @@ class InputError(ValueError):
         if len(text) > _MAX_MESSAGE:
             text = f"{text[: _MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 4 :]}"
         super().__init__(text)
+
+
+class OutputError(InputError):
+    """A file or folder cannot be written."""
+
+    @classmethod
+    def of(cls, path: str | os.PathLike, error: OSError) -> OutputError:
+        """Returns the error that names `path` and the system's reason."""
+        return cls(f"{path}: cannot be written ({error.strerror or error}). Choose another output.")
 
 
 def printable(text: str) -> str:
@@ -110,7 +116,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner may read
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Choose another output.") from error
+        raise OutputError.of(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -137,9 +143,7 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
     try:
         make_folder(path.parent)
         if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / known_by).is_file())):
-            raise InputError(
-                f"{path}: holds something else, no {known_by}, and is not replaced. Choose another output."
-            )
+            raise InputError(f"{path}: holds something else, no {known_by}, is not replaced. Choose another output.")
         temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
         (temporary / "new").mkdir()
         yield temporary / "new"
@@ -148,7 +152,7 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
         os.rename(temporary / "new", path)
         shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Choose another output.") from error
+        raise OutputError.of(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -181,38 +185,46 @@ def without_absolute_paths(value: object) -> object:
 
 
 def make_folder(path: str | os.PathLike) -> Path:
-    """Makes a folder with its parents. Raises: InputError if it cannot be made or written to."""
+    """Makes a folder with its parents. Raises: OutputError if it cannot be made or written to."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{path}: this folder cannot be made ({error.strerror or error}). Choose another output."
-        ) from error
+        raise OutputError.of(path, error) from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: this folder cannot be written to. Choose another output.")
+        raise OutputError(f"{path}: this folder cannot be written to. Choose another output.")
     return path
 
 
 @contextlib.contextmanager
 def owned(
-    folder: str | os.PathLike, hint: str = "Wait until it has ended, or choose another output."
+    folder: str | os.PathLike, hint: str = "Wait until it has ended, or choose another output.", waiting: str = ""
 ) -> Iterator[Path]:
     """Makes a folder and keeps it for this process alone; yields its path. One that stays empty is removed again.
 
     The system frees the lock of a process that is killed; where it has no such locks (Windows, some network folders),
     the lock file tells which process, begun when, has to be running for it to count.
 
-    Raises: InputError that names the process whose the folder is, with `hint`; if the folder cannot be written.
+    Args:   waiting: wait for the other process, and after two seconds say this on stderr.
+    Raises: InputError that names the process whose the folder is, with `hint`; OutputError if it cannot be written.
     """
     folder = Path(folder)
-    made = not folder.exists()
-    make_folder(folder)
-    path = folder / _LOCK
-    try:
-        handle = _lock(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Choose another output.") from error
+    path, made, waited = folder / _LOCK, False, 0
+    while True:
+        made = made or not folder.exists()
+        make_folder(folder)
+        try:
+            handle = _lock(path)
+        except FileNotFoundError:  # its last owner has just removed it
+            continue
+        except OSError as error:
+            raise OutputError.of(path, error) from error
+        if handle is not None or not waiting:
+            break
+        waited += 1
+        if waited == 20:
+            print(f"{waiting}; waiting", file=sys.stderr)
+        time.sleep(0.1)
     if handle is None:
         owner = _lock_owner(path)
         told = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
@@ -323,7 +335,8 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     import numpy as np
 
     try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
+        with np.errstate(over="raise"):  # of a shape that no file can have
+            array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
         if not isinstance(array, np.ndarray):
             array.close()
             raise ValueError("an archive of arrays")
@@ -397,51 +410,33 @@ def free_memory() -> int:
     return free
 
 
-@contextlib.contextmanager
-def limited_memory(more: int) -> Iterator[None]:
-    """Lets this process take at most so many bytes more (Linux; elsewhere: any). Beyond, allocating them fails."""
-    if not sys.platform.startswith("linux"):
-        yield
-        return
-    import resource
-
-    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
-    limits = [limit for limit in (before, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min([taken + more, *limits]), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
+# --- HDF5: arrays of one file alone, of bounded size ---
 
 
-def crashes(trial: Callable[[], object]) -> bool:
-    """Says whether `trial` ends the process, hangs or takes far too much memory: it is run in a copy of the process.
+def is_hdf5(path: str | os.PathLike) -> bool:
+    """Returns whether a file begins as HDF5; False where it cannot be read."""
+    import h5py
 
-    For native libraries that trust what they read. An exception is no crash: it will come again outside the copy. Where
-    processes cannot be copied safely (Windows, macOS) the answer is always no.
+    return os.path.isfile(path) and h5py.is_hdf5(path)
+
+
+def read_dataset(group: h5py.Group, name: str | h5py.Reference) -> np.ndarray:
+    """Reads one array.
+
+    Raises: ValueError for a group, for data that lie in another file, and for an array that is far larger than the
+        file; else one of BROKEN_HDF5.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    import resource
+    import h5py
+    import numpy as np
 
-    process = os.fork()
-    if not process:
-        try:
-            faulthandler.disable()
-            quiet = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(quiet, 1)
-            os.dup2(quiet, 2)
-            for hang in (signal.SIGPROF, signal.SIGALRM):
-                signal.signal(hang, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_PROF, TRIAL_SECONDS)  # of the processors: a busy machine is no hang
-            signal.alarm(1 + int(10 * TRIAL_SECONDS))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            with limited_memory(TRIAL_BYTES):
-                trial()
-        finally:
-            os._exit(0)  # whatever came: no exception handlers, no clean-up of what belongs to the original
-    return os.waitpid(process, 0)[1] != 0
+    dataset = group[name]
+    said = name[:60] if isinstance(name, str) else "what a reference names"
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{said} is a {type(dataset).__name__.lower()} instead of an array")
+    if dataset.file.filename != group.file.filename or dataset.external or dataset.is_virtual:
+        raise ValueError(f"the data of {said} lie in another file")
+    check_expansion(dataset.size * dataset.dtype.itemsize, os.path.getsize(group.file.filename))
+    return np.asarray(dataset)
 
 
 # --- csv and JSON ---

@@ -29,7 +29,7 @@ from asmnet_tf.config import PHOTO_ENDINGS
 from asmnet_tf.data.geometry import image_size, landmark_box, read_image
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, Source
 from asmnet_tf.data.pose import align_signs, cached_pose, read_pose_labels
-from asmnet_tf.files import InputError, parse_numbers, read_text, write_text
+from asmnet_tf.files import BROKEN_HDF5, InputError, parse_numbers, read_dataset, read_text, write_text
 
 if TYPE_CHECKING:
     import h5py
@@ -540,8 +540,6 @@ def _read_cofw_image(path: Path, index: int) -> np.ndarray:
 def _reading_mat(path: Path, wanted: str) -> Iterator[tuple]:
     """Yields an open COFW file and the function that reads an array of it. Raises: InputError for a damaged file."""
     import h5py  # comes with Keras; only this dataset needs it
-
-    from asmnet_tf.data.hdf5 import BROKEN_HDF5, read_dataset
 
     try:
         with h5py.File(path, "r") as file:

@@ -136,7 +136,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: image cannot be read ({error.strerror}). Is the download complete?") from error
+        raise unreadable(path, error) from error
     width, height, _ = _header(io.BytesIO(data)) or (0, 0, False)
     if width * height > max_pixels:
         million = f"{width * height / 1e6:.0f} million pixels, more than {max_pixels / 1e6:.0f} million"
@@ -149,6 +149,11 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if image is None:
         raise InputError(f"{path}: {len(data)} bytes that do not decode as an image. Replace or remove the file.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def unreadable(path: str | Path, error: OSError) -> InputError:
+    """Returns the error that names an image file and the system's reason."""
+    return InputError(f"{path}: image cannot be read ({error.strerror}). Is the download complete?")
 
 
 def image_size(path: str | Path) -> tuple[int, int, bool] | None:

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from asmnet_tf.data.annotations import read_samples
-from asmnet_tf.data.batches import FacePatches
 from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.files import InputError
 from asmnet_tf.formats import release as release_format
 from asmnet_tf.formats.release import OURS, RELEASE, Convention, export_original, is_original, load_original_model

@@ -8,8 +8,9 @@ import tensorflow as tf
 from asmnet_tf.config import AUGMENTATIONS, Augmentation
 from asmnet_tf.data import augmentation, geometry
 from asmnet_tf.data.annotations import BadSamples, Sample, trainable
-from asmnet_tf.data.batches import FacePatches, TrainingBatches
+from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.files import InputError
 from asmnet_tf.network import loss
 from asmnet_tf.training.distribution import Replicas
