@@ -14,9 +14,9 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import tokenize
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,19 +28,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 # what h5py, numpy.load and zipfile raise for a file that is cut short, damaged or of another kind
-BROKEN_HDF5 = (
-    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError),
-    *(RuntimeError, SystemError),
-)
-BROKEN_ARRAY_FILE = (*(*BROKEN_HDF5, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error),)
-_TEMPORARY = ".writing-"
-_LOCK = ".lock"
+BROKEN_HDF5 = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+BROKEN_HDF5 += (MemoryError, RuntimeError, SystemError)
+BROKEN_ARRAY_FILE = (*BROKEN_HDF5, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error)
 
-# A small file can unpack to any size. Genuine ones of ours take a few times their size on disk.
+# a small file can unpack to any size; genuine ones of ours take a few times their size on disk
 MAX_UNPACKED_BYTES = 256 << 20
 MAX_EXPANSION = 20
 MAX_TEXT_BYTES = 16 << 20
 _MAX_MESSAGE = 800  # characters
+_TEMPORARY, _LOCK = ".writing-", ".lock"
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -99,28 +96,26 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
     Whatever stood at `path` stays untouched until the new file is complete, and if writing fails.
 
-    Raises: InputError if the folder or file cannot be written.
+    Raises: OutputError if the folder or file cannot be written.
     """
     path = Path(path)
-    temporary = None
+    temporary = _temporary(path)
     try:
         make_folder(path.parent)
-        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary.touch()
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())  # else a machine that loses power may keep the new name without the content
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner may read
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError.of(path, error) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}{path.suffix}"
 
 
 def sweep(folder: str | os.PathLike) -> None:
@@ -139,25 +134,23 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
     Raises: InputError if the folder cannot be written, or something else stands there.
     """
     path = Path(path)
-    temporary = None
+    temporary = _temporary(path)
+    new, old = temporary / "new", temporary / "old"
     try:
         make_folder(path.parent)
         if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / known_by).is_file())):
             raise InputError(f"{path}: holds something else, no {known_by}, is not replaced. Choose another output.")
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
-        (temporary / "new").mkdir()
-        yield temporary / "new"
+        new.mkdir(parents=True)
+        yield new
         if path.exists():
-            os.rename(path, temporary / "old")
-        os.rename(temporary / "new", path)
-        shutil.rmtree(temporary, ignore_errors=True)
+            os.rename(path, old)
+        os.rename(new, path)
     except OSError as error:
         raise OutputError.of(path, error) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.rename(temporary / "old", path)  # there is one, and its place is free, if the last rename failed
-            shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not path.exists():  # the last rename failed
+            os.rename(old, path)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -322,8 +315,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise
     except BROKEN_ARRAY_FILE as error:
-        reason = first_line(error)
-        raise InputError(f"{path}: not a whole .npz file of plain arrays ({reason}).") from error
+        raise InputError(f"{path}: not a whole .npz file of plain arrays ({first_line(error)}).") from error
 
 
 def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
@@ -340,12 +332,11 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
         if not isinstance(array, np.ndarray):
             array.close()
             raise ValueError("an archive of arrays")
+        return array
     except FileNotFoundError:
         raise
     except BROKEN_ARRAY_FILE as error:
-        reason = first_line(error)
-        raise InputError(f"{path}: not a whole .npy file of one plain array ({reason}).") from error
-    return array
+        raise InputError(f"{path}: not a whole .npy file of one plain array ({first_line(error)}).") from error
 
 
 def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
@@ -379,16 +370,14 @@ def parse_numbers(fields: Sequence[str]) -> list[float]:
 
     Raises: ValueError with the reason.
     """
-    try:
+    text = " ".join(fields)
+    with contextlib.suppress(ValueError):
         return [float(field) for field in fields]
-    except ValueError:
-        text = " ".join(fields)
-        if "," in text and "." in text:
-            raise ValueError("a comma as decimal point in one number, a point in another") from None
-        try:
-            return [float(field.replace(",", ".")) for field in fields]
-        except ValueError:
-            raise ValueError(f"{text[:40]!r} are not all numbers") from None
+    if "," in text and "." in text:
+        raise ValueError("a comma as decimal point in one number, a point in another")
+    with contextlib.suppress(ValueError):
+        return [float(field.replace(",", ".")) for field in fields]
+    raise ValueError(f"{text[:40]!r} are not all numbers")
 
 
 def read_json(path: str | os.PathLike) -> object:
@@ -481,22 +470,21 @@ def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tu
         raise InputError(f"{path}: cannot be read ({error.strerror}). Give a csv file.") from error
     separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=separator != "\t")
-    columns: list[str] = []
-    wanted = [name, *numbers]
+    wanted, places, count = [name, *numbers], [], 0
     seen: set[str] = set()
     try:
         for row in reader:
             if not any(map(str.strip, row)):
                 continue
-            if not columns:
-                columns = [field.strip().casefold() for field in row]
+            if not places:
+                columns, count = [field.strip().casefold() for field in row], len(row)
                 if not set(wanted) <= set(columns):
                     raise InputError(f"{path}: columns {', '.join(row)[:80]}, expected {', '.join(wanted)}.")
                 places = [columns.index(column) for column in wanted]
                 continue
-            if len(row) < len(columns) or any(map(str.strip, row[len(columns) :])):
+            if len(row) < count or any(map(str.strip, row[count:])):
                 hint = " (a comma as decimal point? Then part the columns by semicolons)" if separator == "," else ""
-                raise ValueError(f"{len(row)} fields for {len(columns)} columns{hint}")
+                raise ValueError(f"{len(row)} fields for {count} columns{hint}")
             text, *fields = (row[place].strip() for place in places)
             seen |= {mark for mark in ",." if mark in "".join(fields)}
             if len(seen) == 2:
@@ -505,9 +493,9 @@ def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tu
             if not all(map(math.isfinite, values)):
                 raise ValueError(f"{', '.join(fields)[:40]!r} has a number that is not finite")
             yield reader.line_num, text, values
+    except InputError:
+        raise
     except (ValueError, csv.Error) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}, line {reader.line_num}: {error}; expected {', '.join(wanted)}.") from error
-    if not columns:
+    if not places:
         raise InputError(f"{path}: columns none, expected {', '.join(wanted)}.")
