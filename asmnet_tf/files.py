@@ -237,40 +237,37 @@ def owned(
 
 def _lock(path: Path) -> int | None:
     """Returns the open lock file of this process, None where another one holds it. Raises: OSError."""
-    pid = os.getpid()
-    owner = {"pid": pid, "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    text = json.dumps(owner | {"started": _started(pid)}).encode()
-    try:
+    here, pid = socket.gethostname(), os.getpid()
+    owner = {"pid": pid, "host": here, "since": time.strftime("%Y-%m-%d %H:%M:%S"), "started": _started(pid)}
+    text = json.dumps(owner).encode()
+    with contextlib.suppress(ImportError):
         import fcntl
-    except ImportError:
-        return _lock_by_name(path, text)
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                os.ftruncate(handle, 0)
-                os.write(handle, text)
-                return handle
-            os.close(handle)
-        except FileNotFoundError:  # its owner has just ended, and the next one must not lock what has no name
-            os.close(handle)
-        except OSError as error:
-            os.close(handle)
-            return None if isinstance(error, BlockingIOError) else _lock_by_name(path, text)
 
-
-def _lock_by_name(path: Path, text: bytes) -> int | None:
-    """Does what `_lock` does where only the existence of the file can say it. Raises: OSError."""
-    for _ in range(2):
+        while True:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                    os.ftruncate(handle, 0)
+                    os.write(handle, text)
+                    return handle
+                os.close(handle)
+            except FileNotFoundError:  # its owner has just ended, and the next one must not lock what has no name
+                os.close(handle)
+            except OSError as error:
+                os.close(handle)
+                if isinstance(error, BlockingIOError):
+                    return None
+                break
+    for _ in range(2):  # only the existence of the file can say it
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             os.write(handle, text)
             return handle
         except FileExistsError:
             owner = _lock_owner(path)
-            elsewhere = owner.get("host", socket.gethostname()) != socket.gethostname()
-            if elsewhere or (owner and _started(owner.get("pid")) == owner.get("started") is not None):
+            alive = owner and _started(owner.get("pid")) == owner.get("started") is not None
+            if alive or owner.get("host", here) != here:
                 return None
             path.unlink(missing_ok=True)
     return None

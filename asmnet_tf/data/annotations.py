@@ -142,7 +142,9 @@ def read_samples(
     samples: list[Sample] = []
     found = dict.fromkeys((source.name for source in sources), 0)
     for source in sources:
-        if limit is None or len(samples) < limit:
+        path = data_dir / source.path
+        there = path.is_dir() if spec.layout == "300w" else path.is_file()
+        if there and (limit is None or len(samples) < limit):
             here = reader(spec, data_dir, source, None if limit is None else limit - len(samples), bad)
             found[source.name] = len(here)
             samples += here
@@ -399,8 +401,6 @@ def pts_text(landmarks: np.ndarray) -> str:
 
 def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
     folder = data_dir / source.path
-    if not folder.is_dir():
-        return []
     # one listing instead of three look-ups a file; natural order is not needed, only a fixed one
     files = [os.path.splitext(name) for name in sorted(os.listdir(folder), reverse=True) if not name.startswith(".")]
     images = {stem: stem + ending for stem, ending in files if ending.lower() in PHOTO_ENDINGS}
@@ -427,8 +427,6 @@ def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
 
 def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
     path = data_dir / source.path
-    if not path.is_file():
-        return []
     samples, faces, absent = [], Counter(), 0
     columns = 2 * spec.num_landmarks + 11
     try:
@@ -481,8 +479,6 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
 
 def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
     path = data_dir / source.path
-    if not path.is_file():
-        return []
     ending = "Tr" if source.name == "train" else "T"
     with _open_mat(path, f"phis{ending} and Is{ending}") as file:
         table = read_dataset(file, f"phis{ending}").astype(np.float64)  # MATLAB is column-major: (87, N) here
