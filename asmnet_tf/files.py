@@ -341,10 +341,13 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
     Bytes that are no UTF-8 are taken as Windows-1252, which spreadsheets write, and that is said on stderr.
 
-    Raises: OSError where it cannot be read; InputError where it is longer or is no text.
+    Raises: InputError where it cannot be read, is longer or is no text.
     """
-    with open(path, "rb") as file:
-        data = file.read(max_bytes + 1)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Is it there, whole?") from error
     if len(data) > max_bytes:
         raise InputError(f"{path}: more than {max_bytes >> 20} MB of text. Is it the right file?")
     coding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
@@ -378,7 +381,8 @@ def parse_numbers(fields: Sequence[str]) -> list[float]:
 
 
 def read_json(path: str | os.PathLike) -> object:
-    """Reads a JSON file. Raises: FileNotFoundError; ValueError where it is damaged or far too long; other OSErrors."""
+    """Reads a JSON file. Raises: FileNotFoundError; ValueError where it cannot be read, is damaged or far too long."""
+    os.stat(path)
     try:
         return json.loads(read_text(path))
     except RecursionError as error:
@@ -461,10 +465,7 @@ def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tu
 
     Raises: InputError naming the line that cannot be used.
     """
-    try:
-        lines = read_text(path).split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Give a csv file.") from error
+    lines = read_text(path).split("\n")
     separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=separator != "\t")
     wanted, places, count = [name, *numbers], [], 0

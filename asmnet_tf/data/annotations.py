@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import itertools
@@ -355,12 +356,8 @@ def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
     Returns: float64 (L, 2), 0-based pixels: the file's coordinates are 1-based.
     Raises:  InputError naming the file and what is wrong with it.
     """
-    try:
-        lines = read_text(path, MAX_PTS_BYTES).split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Is the download complete?") from error
     rows, said = [], num_landmarks
-    for number, line in enumerate(map(str.strip, lines), 1):
+    for number, line in enumerate(map(str.strip, read_text(path, MAX_PTS_BYTES).split("\n")), 1):
         if line in "{}":
             continue
         try:
@@ -429,12 +426,8 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     path = data_dir / source.path
     samples, faces, absent = [], Counter(), 0
     columns = 2 * spec.num_landmarks + 11
-    try:
-        lines = read_text(path, MAX_LIST_BYTES).split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    listed: dict[str, bool] = {}
-    for number, line in enumerate(_progress(lines, path.name), 1):
+    is_file = functools.cache(os.path.isfile)  # unlike Path.is_file() also False for what no file can be called
+    for number, line in enumerate(_progress(read_text(path, MAX_LIST_BYTES).split("\n"), path.name), 1):
         if limit is not None and len(samples) >= limit:
             break
         if not line.strip():
@@ -460,9 +453,7 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
             if not (np.abs(numbers) <= 1e6).all():  # NaN is not
                 raise InputError(f"{at}: a column that is not a number. Download the list again.")
             image = data_dir / "WFLW_images" / relative
-            if image_name not in listed:
-                listed[image_name] = os.path.isfile(image)  # unlike is_file() also False for what no file can be called
-            if not listed[image_name]:
+            if not is_file(image):
                 absent += 1
                 continue
             landmarks = numbers[: 2 * spec.num_landmarks].reshape(-1, 2)
