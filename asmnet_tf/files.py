@@ -58,9 +58,9 @@ class OutputError(InputError):
     """A file or folder cannot be written."""
 
     @classmethod
-    def of(cls, path: str | os.PathLike, error: OSError) -> OutputError:
+    def of(cls, path: str | os.PathLike, error: OSError, what: str = "cannot be written") -> OutputError:
         """Returns the error that names `path` and the system's reason."""
-        return cls(f"{path}: cannot be written ({error.strerror or error}). Choose another output.")
+        return cls(f"{path}: {what} ({error.strerror or error}). Choose another output.")
 
 
 def printable(text: str) -> str:
@@ -183,7 +183,7 @@ def make_folder(path: str | os.PathLike) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError.of(path, error) from error
+        raise OutputError.of(path, error, "this folder cannot be made") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: this folder cannot be written to. Choose another output.")
     return path
