@@ -357,9 +357,7 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
     text = data.decode(coding, "surrogateescape" if coding.startswith("utf-8") else "replace")
     if re.search(r"[\x00-\x08\x0e-\x19]", text):
         raise InputError(f"{path}: not a text file. Is it the right file?")
-    text, others = re.subn(
-        r"[\udc80-\udcff]", lambda byte: bytes([ord(byte[0]) & 255]).decode("cp1252", "replace"), text
-    )
+    text, others = re.subn("[\udc80-\udcff]", lambda c: bytes([ord(c[0]) & 255]).decode("cp1252", "replace"), text)
     if others:
         print(f"{path}: {others} bytes are not UTF-8 and are read as Windows-1252", file=sys.stderr)
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -450,7 +448,7 @@ def plain(value, decimals: int | None = None):
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    """Writes a csv file; see `files.replacing`."""
+    """Writes a csv file; see `replacing`."""
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)

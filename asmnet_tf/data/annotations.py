@@ -406,9 +406,9 @@ def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     if len(paired) < len(points):
         lonely = next(name for stem, name in points.items() if stem not in images)
         print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely}), left out", file=sys.stderr)
-    faces = {stem + ending for stem, ending in files if stem in images and stem in points}
-    faces = sorted(name for name in faces if name.lower().endswith((".pts", *PHOTO_ENDINGS)))
-    if spare := [name for name in faces if name not in {*images.values(), *points.values()}]:
+    used, both = {*images.values(), *points.values()}, images.keys() & points.keys()
+    others = (stem + end for stem, end in files if stem in both and end.lower() in (".pts", *PHOTO_ENDINGS))
+    if spare := sorted(name for name in others if name not in used):
         print(f"{folder}: {len(spare)} more files of the same faces ({spare[0]}), left out", file=sys.stderr)
     tags = frozenset({source.name})
     samples = []

@@ -188,7 +188,7 @@ def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads pose labels: name -> yaw, pitch, roll in degrees, float64 (3,).
 
-    `path` is a csv with the columns name, yaw, pitch, roll (degrees; see `tables.read_csv`), or a folder of
+    `path` is a csv with the columns name, yaw, pitch, roll (degrees; see `files.read_csv`), or a folder of
     `<name>.npy` files with three numbers in [-1, 1] for +-65 degrees (the release's way; sub-folders become part of the
     name).
 
