@@ -154,9 +154,9 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes `text` as UTF-8; see `replacing`."""
+    """Writes `text` as UTF-8, as `utf8` does; see `replacing`."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def without_absolute_paths(value: object) -> object:
@@ -449,7 +449,7 @@ def plain(value, decimals: int | None = None):
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
     """Writes a csv file; see `replacing`."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, open(temporary, "w", -1, "utf-8", "backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

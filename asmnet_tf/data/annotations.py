@@ -8,10 +8,8 @@ COFW    <data_dir>/COFW_{train,test}_color.mat (MATLAB v7.3, which is HDF5)
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -30,7 +28,7 @@ from asmnet_tf.config import PHOTO_ENDINGS
 from asmnet_tf.data.geometry import image_size, landmark_box, read_image
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, Source
 from asmnet_tf.data.pose import align_signs, cached_pose, read_pose_labels
-from asmnet_tf.files import BROKEN_HDF5, InputError, parse_numbers, read_dataset, read_text, write_text
+from asmnet_tf.files import BROKEN_HDF5, InputError, parse_numbers, read_dataset, read_text, write_csv
 
 if TYPE_CHECKING:
     import h5py
@@ -98,9 +96,7 @@ class BadSamples:
         if not self.reasons:
             path.unlink(missing_ok=True)  # of an earlier evaluation into the same folder
             return
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("name", "reason"), *self.reasons.items()])
-        write_text(path, text.getvalue())
+        write_csv(path, ("name", "reason"), self.reasons.items())
         first = next(iter(self.reasons.values()))
         print(f"{path}: {len(self.reasons)} bad samples skipped, the first: {first}", file=sys.stderr)
 

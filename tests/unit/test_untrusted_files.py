@@ -105,3 +105,11 @@ def test_an_object_array_is_refused_everywhere(tmp_path):
         files.read_array(tmp_path / "a.npy")
     with pytest.raises(InputError, match="not a whole"):
         files.read_array(tmp_path / "a.npy", mapped=True)
+
+
+def test_a_name_that_is_no_utf8_is_written_in_the_list_of_bad_samples(tmp_path):
+    bad = annotations.BadSamples(skip=True)
+    with bad.catch("a\udcff,b"):
+        raise InputError("a\udcff,b.pts: no points")
+    bad.write(tmp_path)
+    assert "a\\udcff,b" in (tmp_path / "skipped.csv").read_text("utf-8")
