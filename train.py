@@ -158,7 +158,8 @@ def train(args: argparse.Namespace, replicas: Replicas) -> None:
     args.lr = args.lr or (FINE_TUNING_LR if is_whole else recipe.lr)
 
     # 4. Augmented batches, the multi-task loss and the schedules.
-    from asmnet_tf.data.batches import FacePatches, TrainingBatches
+    from asmnet_tf.data.batches import TrainingBatches
+    from asmnet_tf.data.patches import FacePatches
     from asmnet_tf.network.loss import MultiTaskLoss
 
     frame = (args.crop, crop_scale(args.crop), args.input_size)

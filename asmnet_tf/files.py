@@ -5,45 +5,39 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
-import faulthandler
 import json
 import math
 import os
 import re
 import shutil
-import signal
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import tokenize
+import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import h5py
     import numpy as np
 
-# what numpy.load and zipfile raise for a file that is cut short, damaged or of another kind
-BROKEN_ARRAY_FILE = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, SyntaxError, OverflowError, MemoryError),
-    *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
-)
-_TEMPORARY = ".writing-"
-_LOCK = ".lock"
+# what h5py, numpy.load and zipfile raise for a file that is cut short, damaged or of another kind
+BROKEN_HDF5 = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+BROKEN_HDF5 += (MemoryError, RuntimeError, SystemError)
+BROKEN_ARRAY_FILE = (*BROKEN_HDF5, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error)
 
-
-# A small file can unpack to any size. Genuine ones of ours take a few times their size on disk.
+# a small file can unpack to any size; genuine ones of ours take a few times their size on disk
 MAX_UNPACKED_BYTES = 256 << 20
 MAX_EXPANSION = 20
 MAX_TEXT_BYTES = 16 << 20
-TRIAL_SECONDS = 60
-TRIAL_BYTES = 2 << 30
 _MAX_MESSAGE = 800  # characters
+_TEMPORARY, _LOCK = ".writing-", ".lock"
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -58,6 +52,15 @@ class InputError(ValueError):
         if len(text) > _MAX_MESSAGE:
             text = f"{text[: _MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 4 :]}"
         super().__init__(text)
+
+
+class OutputError(InputError):
+    """A file or folder cannot be written."""
+
+    @classmethod
+    def of(cls, path: str | os.PathLike, error: OSError, what: str = "cannot be written") -> OutputError:
+        """Returns the error that names `path` and the system's reason."""
+        return cls(f"{path}: {what} ({error.strerror or error}). Choose another output.")
 
 
 def printable(text: str) -> str:
@@ -93,28 +96,26 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
     Whatever stood at `path` stays untouched until the new file is complete, and if writing fails.
 
-    Raises: InputError if the folder or file cannot be written.
+    Raises: OutputError if the folder or file cannot be written.
     """
     path = Path(path)
-    temporary = None
+    temporary = _temporary(path)
     try:
         make_folder(path.parent)
-        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary.touch()
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())  # else a machine that loses power may keep the new name without the content
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner may read
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Choose another output.") from error
+        raise OutputError.of(path, error) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}{path.suffix}"
 
 
 def sweep(folder: str | os.PathLike) -> None:
@@ -133,33 +134,29 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
     Raises: InputError if the folder cannot be written, or something else stands there.
     """
     path = Path(path)
-    temporary = None
+    temporary = _temporary(path)
+    new, old = temporary / "new", temporary / "old"
     try:
         make_folder(path.parent)
         if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / known_by).is_file())):
-            raise InputError(
-                f"{path}: holds something else, no {known_by}, and is not replaced. Choose another output."
-            )
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
-        (temporary / "new").mkdir()
-        yield temporary / "new"
+            raise InputError(f"{path}: holds something else, no {known_by}, is not replaced. Choose another output.")
+        new.mkdir(parents=True)
+        yield new
         if path.exists():
-            os.rename(path, temporary / "old")
-        os.rename(temporary / "new", path)
-        shutil.rmtree(temporary, ignore_errors=True)
+            os.rename(path, old)
+        os.rename(new, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Choose another output.") from error
+        raise OutputError.of(path, error) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.rename(temporary / "old", path)  # there is one, and its place is free, if the last rename failed
-            shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not path.exists():  # the last rename failed
+            os.rename(old, path)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes `text` as UTF-8; see `replacing`."""
+    """Writes `text` as UTF-8, as `utf8` does; see `replacing`."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def without_absolute_paths(value: object) -> object:
@@ -181,38 +178,46 @@ def without_absolute_paths(value: object) -> object:
 
 
 def make_folder(path: str | os.PathLike) -> Path:
-    """Makes a folder with its parents. Raises: InputError if it cannot be made or written to."""
+    """Makes a folder with its parents. Raises: OutputError if it cannot be made or written to."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{path}: this folder cannot be made ({error.strerror or error}). Choose another output."
-        ) from error
+        raise OutputError.of(path, error, "this folder cannot be made") from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: this folder cannot be written to. Choose another output.")
+        raise OutputError(f"{path}: this folder cannot be written to. Choose another output.")
     return path
 
 
 @contextlib.contextmanager
 def owned(
-    folder: str | os.PathLike, hint: str = "Wait until it has ended, or choose another output."
+    folder: str | os.PathLike, hint: str = "Wait until it has ended, or choose another output.", waiting: str = ""
 ) -> Iterator[Path]:
     """Makes a folder and keeps it for this process alone; yields its path. One that stays empty is removed again.
 
     The system frees the lock of a process that is killed; where it has no such locks (Windows, some network folders),
     the lock file tells which process, begun when, has to be running for it to count.
 
-    Raises: InputError that names the process whose the folder is, with `hint`; if the folder cannot be written.
+    Args:   waiting: wait for the other process, and after two seconds say this on stderr.
+    Raises: InputError that names the process whose the folder is, with `hint`; OutputError if it cannot be written.
     """
     folder = Path(folder)
-    made = not folder.exists()
-    make_folder(folder)
-    path = folder / _LOCK
-    try:
-        handle = _lock(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Choose another output.") from error
+    path, made, waited = folder / _LOCK, False, 0
+    while True:
+        made = made or not folder.exists()
+        make_folder(folder)
+        try:
+            handle = _lock(path)
+        except FileNotFoundError:  # its last owner has just removed it
+            continue
+        except OSError as error:
+            raise OutputError.of(path, error) from error
+        if handle is not None or not waiting:
+            break
+        waited += 1
+        if waited == 20:
+            print(f"{waiting}; waiting", file=sys.stderr)
+        time.sleep(0.1)
     if handle is None:
         owner = _lock_owner(path)
         told = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
@@ -232,40 +237,37 @@ def owned(
 
 def _lock(path: Path) -> int | None:
     """Returns the open lock file of this process, None where another one holds it. Raises: OSError."""
-    pid = os.getpid()
-    owner = {"pid": pid, "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    text = json.dumps(owner | {"started": _started(pid)}).encode()
-    try:
+    here, pid = socket.gethostname(), os.getpid()
+    owner = {"pid": pid, "host": here, "since": time.strftime("%Y-%m-%d %H:%M:%S"), "started": _started(pid)}
+    text = json.dumps(owner).encode()
+    with contextlib.suppress(ImportError):
         import fcntl
-    except ImportError:
-        return _lock_by_name(path, text)
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                os.ftruncate(handle, 0)
-                os.write(handle, text)
-                return handle
-            os.close(handle)
-        except FileNotFoundError:  # its owner has just ended, and the next one must not lock what has no name
-            os.close(handle)
-        except OSError as error:
-            os.close(handle)
-            return None if isinstance(error, BlockingIOError) else _lock_by_name(path, text)
 
-
-def _lock_by_name(path: Path, text: bytes) -> int | None:
-    """Does what `_lock` does where only the existence of the file can say it. Raises: OSError."""
-    for _ in range(2):
+        while True:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                    os.ftruncate(handle, 0)
+                    os.write(handle, text)
+                    return handle
+                os.close(handle)
+            except FileNotFoundError:  # its owner has just ended, and the next one must not lock what has no name
+                os.close(handle)
+            except OSError as error:
+                os.close(handle)
+                if isinstance(error, BlockingIOError):
+                    return None
+                break
+    for _ in range(2):  # only the existence of the file can say it
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             os.write(handle, text)
             return handle
         except FileExistsError:
             owner = _lock_owner(path)
-            elsewhere = owner.get("host", socket.gethostname()) != socket.gethostname()
-            if elsewhere or (owner and _started(owner.get("pid")) == owner.get("started") is not None):
+            alive = owner and _started(owner.get("pid")) == owner.get("started") is not None
+            if alive or owner.get("host", here) != here:
                 return None
             path.unlink(missing_ok=True)
     return None
@@ -310,8 +312,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise
     except BROKEN_ARRAY_FILE as error:
-        reason = first_line(error)
-        raise InputError(f"{path}: not a whole .npz file of plain arrays ({reason}).") from error
+        raise InputError(f"{path}: not a whole .npz file of plain arrays ({first_line(error)}).") from error
 
 
 def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
@@ -323,16 +324,16 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     import numpy as np
 
     try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
+        with np.errstate(over="raise"):  # of a shape that no file can have
+            array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
         if not isinstance(array, np.ndarray):
             array.close()
             raise ValueError("an archive of arrays")
+        return array
     except FileNotFoundError:
         raise
     except BROKEN_ARRAY_FILE as error:
-        reason = first_line(error)
-        raise InputError(f"{path}: not a whole .npy file of one plain array ({reason}).") from error
-    return array
+        raise InputError(f"{path}: not a whole .npy file of one plain array ({first_line(error)}).") from error
 
 
 def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
@@ -340,10 +341,13 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
     Bytes that are no UTF-8 are taken as Windows-1252, which spreadsheets write, and that is said on stderr.
 
-    Raises: OSError where it cannot be read; InputError where it is longer or is no text.
+    Raises: InputError where it cannot be read, is longer or is no text.
     """
-    with open(path, "rb") as file:
-        data = file.read(max_bytes + 1)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Is it there, whole?") from error
     if len(data) > max_bytes:
         raise InputError(f"{path}: more than {max_bytes >> 20} MB of text. Is it the right file?")
     coding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
@@ -353,9 +357,7 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
     text = data.decode(coding, "surrogateescape" if coding.startswith("utf-8") else "replace")
     if re.search(r"[\x00-\x08\x0e-\x19]", text):
         raise InputError(f"{path}: not a text file. Is it the right file?")
-    text, others = re.subn(
-        r"[\udc80-\udcff]", lambda byte: bytes([ord(byte[0]) & 255]).decode("cp1252", "replace"), text
-    )
+    text, others = re.subn("[\udc80-\udcff]", lambda c: bytes([ord(c[0]) & 255]).decode("cp1252", "replace"), text)
     if others:
         print(f"{path}: {others} bytes are not UTF-8 and are read as Windows-1252", file=sys.stderr)
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -366,20 +368,19 @@ def parse_numbers(fields: Sequence[str]) -> list[float]:
 
     Raises: ValueError with the reason.
     """
-    try:
+    text = " ".join(fields)
+    with contextlib.suppress(ValueError):
         return [float(field) for field in fields]
-    except ValueError:
-        text = " ".join(fields)
-        if "," in text and "." in text:
-            raise ValueError("a comma as decimal point in one number, a point in another") from None
-        try:
-            return [float(field.replace(",", ".")) for field in fields]
-        except ValueError:
-            raise ValueError(f"{text[:40]!r} are not all numbers") from None
+    if "," in text and "." in text:
+        raise ValueError("a comma as decimal point in one number, a point in another")
+    with contextlib.suppress(ValueError):
+        return [float(field.replace(",", ".")) for field in fields]
+    raise ValueError(f"{text[:40]!r} are not all numbers")
 
 
 def read_json(path: str | os.PathLike) -> object:
-    """Reads a JSON file. Raises: FileNotFoundError; ValueError where it is damaged or far too long; other OSErrors."""
+    """Reads a JSON file. Raises: FileNotFoundError; ValueError where it cannot be read, is damaged or far too long."""
+    os.stat(path)
     try:
         return json.loads(read_text(path))
     except RecursionError as error:
@@ -397,51 +398,33 @@ def free_memory() -> int:
     return free
 
 
-@contextlib.contextmanager
-def limited_memory(more: int) -> Iterator[None]:
-    """Lets this process take at most so many bytes more (Linux; elsewhere: any). Beyond, allocating them fails."""
-    if not sys.platform.startswith("linux"):
-        yield
-        return
-    import resource
-
-    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
-    limits = [limit for limit in (before, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min([taken + more, *limits]), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
+# --- HDF5: arrays of one file alone, of bounded size ---
 
 
-def crashes(trial: Callable[[], object]) -> bool:
-    """Says whether `trial` ends the process, hangs or takes far too much memory: it is run in a copy of the process.
+def is_hdf5(path: str | os.PathLike) -> bool:
+    """Returns whether a file begins as HDF5; False where it cannot be read."""
+    import h5py
 
-    For native libraries that trust what they read. An exception is no crash: it will come again outside the copy. Where
-    processes cannot be copied safely (Windows, macOS) the answer is always no.
+    return os.path.isfile(path) and h5py.is_hdf5(path)
+
+
+def read_dataset(group: h5py.Group, name: str | h5py.Reference) -> np.ndarray:
+    """Reads one array.
+
+    Raises: ValueError for a group, for data that lie in another file, and for an array that is far larger than the
+        file; else one of BROKEN_HDF5.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    import resource
+    import h5py
+    import numpy as np
 
-    process = os.fork()
-    if not process:
-        try:
-            faulthandler.disable()
-            quiet = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(quiet, 1)
-            os.dup2(quiet, 2)
-            for hang in (signal.SIGPROF, signal.SIGALRM):
-                signal.signal(hang, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_PROF, TRIAL_SECONDS)  # of the processors: a busy machine is no hang
-            signal.alarm(1 + int(10 * TRIAL_SECONDS))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            with limited_memory(TRIAL_BYTES):
-                trial()
-        finally:
-            os._exit(0)  # whatever came: no exception handlers, no clean-up of what belongs to the original
-    return os.waitpid(process, 0)[1] != 0
+    dataset = group[name]
+    said = name[:60] if isinstance(name, str) else "what a reference names"
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{said} is a {type(dataset).__name__.lower()} instead of an array")
+    if dataset.file.filename != group.file.filename or dataset.external or dataset.is_virtual:
+        raise ValueError(f"the data of {said} lie in another file")
+    check_expansion(dataset.size * dataset.dtype.itemsize, os.path.getsize(group.file.filename))
+    return np.asarray(dataset)
 
 
 # --- csv and JSON ---
@@ -465,8 +448,8 @@ def plain(value, decimals: int | None = None):
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    """Writes a csv file; see `files.replacing`."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    """Writes a csv file; see `replacing`."""
+    with replacing(path) as temporary, open(temporary, "w", -1, "utf-8", "backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
@@ -480,28 +463,24 @@ def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tu
 
     Raises: InputError naming the line that cannot be used.
     """
-    try:
-        lines = read_text(path).split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Give a csv file.") from error
+    lines = read_text(path).split("\n")
     separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=separator != "\t")
-    columns: list[str] = []
-    wanted = [name, *numbers]
+    wanted, places, count = [name, *numbers], [], 0
     seen: set[str] = set()
     try:
         for row in reader:
             if not any(map(str.strip, row)):
                 continue
-            if not columns:
-                columns = [field.strip().casefold() for field in row]
+            if not places:
+                columns, count = [field.strip().casefold() for field in row], len(row)
                 if not set(wanted) <= set(columns):
                     raise InputError(f"{path}: columns {', '.join(row)[:80]}, expected {', '.join(wanted)}.")
                 places = [columns.index(column) for column in wanted]
                 continue
-            if len(row) < len(columns) or any(map(str.strip, row[len(columns) :])):
+            if len(row) < count or any(map(str.strip, row[count:])):
                 hint = " (a comma as decimal point? Then part the columns by semicolons)" if separator == "," else ""
-                raise ValueError(f"{len(row)} fields for {len(columns)} columns{hint}")
+                raise ValueError(f"{len(row)} fields for {count} columns{hint}")
             text, *fields = (row[place].strip() for place in places)
             seen |= {mark for mark in ",." if mark in "".join(fields)}
             if len(seen) == 2:
@@ -510,9 +489,9 @@ def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tu
             if not all(map(math.isfinite, values)):
                 raise ValueError(f"{', '.join(fields)[:40]!r} has a number that is not finite")
             yield reader.line_num, text, values
+    except InputError:
+        raise
     except (ValueError, csv.Error) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}, line {reader.line_num}: {error}; expected {', '.join(wanted)}.") from error
-    if not columns:
+    if not places:
         raise InputError(f"{path}: columns none, expected {', '.join(wanted)}.")

@@ -8,9 +8,8 @@ COFW    <data_dir>/COFW_{train,test}_color.mat (MATLAB v7.3, which is HDF5)
 from __future__ import annotations
 
 import contextlib
-import csv
+import functools
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -29,7 +28,7 @@ from asmnet_tf.config import PHOTO_ENDINGS
 from asmnet_tf.data.geometry import image_size, landmark_box, read_image
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, Source
 from asmnet_tf.data.pose import align_signs, cached_pose, read_pose_labels
-from asmnet_tf.files import InputError, parse_numbers, read_text, write_text
+from asmnet_tf.files import BROKEN_HDF5, InputError, parse_numbers, read_dataset, read_text, write_csv
 
 if TYPE_CHECKING:
     import h5py
@@ -97,13 +96,9 @@ class BadSamples:
         if not self.reasons:
             path.unlink(missing_ok=True)  # of an earlier evaluation into the same folder
             return
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("name", "reason"), *self.reasons.items()])
-        write_text(path, text.getvalue())
-        print(f"{path}: {len(self.reasons)} bad samples skipped, the first: {self._first()}", file=sys.stderr)
-
-    def _first(self) -> str:
-        return next(iter(self.reasons.values()))
+        write_csv(path, ("name", "reason"), self.reasons.items())
+        first = next(iter(self.reasons.values()))
+        print(f"{path}: {len(self.reasons)} bad samples skipped, the first: {first}", file=sys.stderr)
 
 
 def _sample(name: str, path: Path, landmarks: np.ndarray, tags: Set[str], index: int | None = None) -> Sample:
@@ -140,23 +135,26 @@ def read_samples(
     if not data_dir.is_dir():
         raise InputError(f"{data_dir}: no such folder. Put {spec.title} there or give its place with --data-dir.")
     reader = {"300w": _read_300w, "wflw": _read_wflw, "cofw": _read_cofw}[spec.layout]
+    sources = spec.splits[split]
     samples: list[Sample] = []
-    found: dict[str, int] = {}
-    for source in spec.splits[split]:
-        here = reader(spec, data_dir, source, None if limit is None else limit - len(samples), bad)
-        found[source.name] = len(here)
-        samples += here
-        if limit is not None and len(samples) >= limit:
-            break
+    found = dict.fromkeys((source.name for source in sources), 0)
+    for source in sources:
+        path = data_dir / source.path
+        there = path.is_dir() if spec.layout == "300w" else path.is_file()
+        if there and (limit is None or len(samples) < limit):
+            here = reader(spec, data_dir, source, None if limit is None else limit - len(samples), bad)
+            found[source.name] = len(here)
+            samples += here
     samples = _usable(samples, bad, quiet)
     if not samples and bad.reasons:
-        raise InputError(f"{data_dir}: all {len(bad.reasons)} {split} faces are bad, the first: {bad._first()}")
+        first = next(iter(bad.reasons.values()))
+        raise InputError(f"{data_dir}: all {len(bad.reasons)} {split} faces are bad, the first: {first}")
     if not samples:
-        places = ", ".join(source.path for source in spec.splits[split])
+        places = ", ".join(source.path for source in sources)
         raise InputError(f"{data_dir}: no {spec.title} {split} face in it (looked for {places}). Is --data-dir right?")
-    expected = sum(source.expected for source in spec.splits[split])
+    expected = sum(source.expected for source in sources)
     if limit is None and len(samples) != expected and not quiet:
-        parts = ", ".join(f"{s.name.upper()} {found[s.name]}/{s.expected}" for s in spec.splits[split])
+        parts = ", ".join(f"{s.name.upper()} {found[s.name]}/{s.expected}" for s in sources)
         print(f"{spec.title} {split}: {len(samples)} of {expected} faces ({parts})", file=sys.stderr)
     return samples
 
@@ -166,7 +164,6 @@ def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]
 
     Only headers are read, unless images are to be decoded.
     """
-
     turned = []
 
     def check(sample: Sample) -> InputError | None:
@@ -174,13 +171,13 @@ def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]
         turned.extend([sample] * is_turned)
         x, y = sample.landmarks.T
         inside = int(((x >= -0.5) & (y >= -0.5) & (x <= width - 0.5) & (y <= height - 0.5)).sum())
+        if 2 * inside < len(x) and np.isfinite(width):
+            other = "the image before EXIF turned it" if is_turned else "another size of this image"
+            return InputError(
+                f"{sample.image_path}: {inside} of {len(x)} landmarks of {sample.name} lie in its "
+                f"{width} x {height} pixels. Do the points belong to {other}?"
+            )
         try:
-            if 2 * inside < len(x) and np.isfinite(width):
-                other = "the image before EXIF turned it" if is_turned else "another size of this image"
-                raise InputError(
-                    f"{sample.image_path}: {inside} of {len(x)} landmarks of {sample.name} lie in its "
-                    f"{width} x {height} pixels. Do the points belong to {other}?"
-                )
             if bad.images:
                 sample.read_image()
         except InputError as error:
@@ -309,19 +306,16 @@ def match_names(wanted: list[str], given: list[str]) -> list[int | None]:
     def parts(name: str) -> tuple[str, ...]:
         return tuple(part for part in _ENDING.sub("", name.replace("\\", "/")).split("/") if part not in ("", "."))
 
-    def folders(name: tuple[str, ...]) -> set[str]:
-        return {part.lower() for part in name[:-1]}
-
     ours, theirs = [parts(name) for name in wanted], [parts(name) for name in given]
-    known = set().union(*map(folders, ours))
+    ours_in, theirs_in = ([{part.lower() for part in name[:-1]} for name in names] for names in (ours, theirs))
+    known = set().union(*ours_in)
     for spec in DATASETS.values():
         sources = [source for split in spec.splits.values() for source in split]
         names = {part for source in sources for part in (source.name, *source.path.split("/"))}
         known |= names if names & known else set()
-    ours_in, theirs_in = [folders(name) for name in ours], [folders(name) & known for name in theirs]
 
     def fits(i: int, row: int, shared: tuple[str, ...]) -> bool:
-        return shared == ours[i] or theirs_in[row] <= ours_in[i]
+        return shared == ours[i] or theirs_in[row] & known <= ours_in[i]
 
     rows = _best_matches(ours, theirs, fits)
     back = _best_matches(theirs, ours, lambda row, i, shared: fits(i, row, shared))
@@ -338,15 +332,15 @@ def _best_matches(
     for j, other in enumerate(others):
         for k in range(len(other)):
             ends.setdefault(other[k:], []).append(j)
-    result: list[int | None] = []
-    for i, name in enumerate(names):
-        found: list[int] = []
-        for k in range(len(name)):
-            fitting = (j for j in ends.get(name[k:], ()) if fits(i, j, name[k:]))
-            if found := list(itertools.islice(fitting, 2)):
-                break
-        result.append(found[0] if len(found) == 1 else None)
-    return result
+
+    def best(i: int, name: tuple[str, ...]) -> int | None:
+        for tail in (name[k:] for k in range(len(name))):
+            found = list(itertools.islice((j for j in ends.get(tail, ()) if fits(i, j, tail)), 2))
+            if found:
+                return found[0] if len(found) == 1 else None
+        return None
+
+    return [best(i, name) for i, name in enumerate(names)]
 
 
 # --- 300W -------------------------------------------------------------------------------------------------------------
@@ -358,13 +352,9 @@ def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
     Returns: float64 (L, 2), 0-based pixels: the file's coordinates are 1-based.
     Raises:  InputError naming the file and what is wrong with it.
     """
-    try:
-        lines = read_text(path, MAX_PTS_BYTES).split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Is the download complete?") from error
     rows, said = [], num_landmarks
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if not line or line in "{}":
+    for number, line in enumerate(map(str.strip, read_text(path, MAX_PTS_BYTES).split("\n")), 1):
+        if line in "{}":
             continue
         try:
             point = _point(line)
@@ -404,8 +394,6 @@ def pts_text(landmarks: np.ndarray) -> str:
 
 def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
     folder = data_dir / source.path
-    if not folder.is_dir():
-        return []
     # one listing instead of three look-ups a file; natural order is not needed, only a fixed one
     files = [os.path.splitext(name) for name in sorted(os.listdir(folder), reverse=True) if not name.startswith(".")]
     images = {stem: stem + ending for stem, ending in files if ending.lower() in PHOTO_ENDINGS}
@@ -414,9 +402,9 @@ def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     if len(paired) < len(points):
         lonely = next(name for stem, name in points.items() if stem not in images)
         print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely}), left out", file=sys.stderr)
-    faces = {stem + ending for stem, ending in files if stem in images and stem in points}
-    faces = sorted(name for name in faces if name.lower().endswith((".pts", *PHOTO_ENDINGS)))
-    if spare := [name for name in faces if name not in {*images.values(), *points.values()}]:
+    used, both = {*images.values(), *points.values()}, images.keys() & points.keys()
+    others = (stem + end for stem, end in files if stem in both and end.lower() in (".pts", *PHOTO_ENDINGS))
+    if spare := sorted(name for name in others if name not in used):
         print(f"{folder}: {len(spare)} more files of the same faces ({spare[0]}), left out", file=sys.stderr)
     tags = frozenset({source.name})
     samples = []
@@ -432,50 +420,36 @@ def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
 
 def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
     path = data_dir / source.path
-    if not path.is_file():
-        return []
     samples, faces, absent = [], Counter(), 0
     columns = 2 * spec.num_landmarks + 11
-    try:
-        lines = read_text(path, MAX_LIST_BYTES).split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    listed: dict[str, bool] = {}
-    for number, line in enumerate(_progress(lines, path.name), 1):
+    is_file = functools.cache(os.path.isfile)  # unlike Path.is_file() also False for what no file can be called
+    for number, line in enumerate(_progress(read_text(path, MAX_LIST_BYTES).split("\n"), path.name), 1):
         if limit is not None and len(samples) >= limit:
             break
         if not line.strip():
             continue
         with bad.catch(f"{path.name}, line {number}"):
+            at = f"{path}, line {number}"
             parts = next((p for s in (None, ",", ";") if len(p := line.split(s, columns - 1)) == columns), line.split())
             if len(parts) != columns:
-                raise InputError(
-                    f"{path}, line {number}: {len(parts)} columns, {columns} expected. Is --dataset right?"
-                )
+                raise InputError(f"{at}: {len(parts)} columns, {columns} expected. Is --dataset right?")
             image_name = parts[-1].strip().replace("\\", "/")
             relative = Path(image_name)
             if relative.anchor or ".." in relative.parts:
-                raise InputError(f"{path}, line {number}: image name {image_name[:60]!r} leaves the data folder.")
+                raise InputError(f"{at}: image name {image_name[:60]!r} leaves the data folder.")
             if not relative.name:
-                raise InputError(
-                    f"{path}, line {number}: {image_name[:60]!r} is no image name. Download the list again."
-                )
+                raise InputError(f"{at}: {image_name[:60]!r} is no image name. Download the list again.")
             image_name = relative.as_posix()
             name = f"{relative.with_suffix('').as_posix()}#{faces[image_name]}"
             faces[image_name] += 1
             try:
-                numbers = np.array(parts[:-1], np.float64)
-            except ValueError:
-                try:
-                    numbers = np.array(parse_numbers([part.strip(" ,;\t") for part in parts[:-1]]))
-                except ValueError as error:
-                    raise InputError(f"{path}, line {number}: a column that is not a number ({error}).") from error
-            if not np.isfinite(numbers).all() or np.abs(numbers).max() > 1e6:
-                raise InputError(f"{path}, line {number}: a column that is not a number. Download the list again.")
+                numbers = np.array(parse_numbers([part.strip(" ,;\t") for part in parts[:-1]]))
+            except ValueError as error:
+                raise InputError(f"{at}: a column that is not a number ({error}).") from error
+            if not (np.abs(numbers) <= 1e6).all():  # NaN is not
+                raise InputError(f"{at}: a column that is not a number. Download the list again.")
             image = data_dir / "WFLW_images" / relative
-            if image_name not in listed:
-                listed[image_name] = os.path.isfile(image)  # unlike is_file() also False for what no file can be called
-            if not listed[image_name]:
+            if not is_file(image):
                 absent += 1
                 continue
             landmarks = numbers[: 2 * spec.num_landmarks].reshape(-1, 2)
@@ -492,11 +466,9 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
 
 def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
     path = data_dir / source.path
-    if not path.is_file():
-        return []
     ending = "Tr" if source.name == "train" else "T"
-    with _reading_mat(path, f"phis{ending} and Is{ending}") as (file, read):
-        table = read(file, f"phis{ending}").astype(np.float64)  # MATLAB is column-major: (87, N) here
+    with _open_mat(path, f"phis{ending} and Is{ending}") as file:
+        table = read_dataset(file, f"phis{ending}").astype(np.float64)  # MATLAB is column-major: (87, N) here
         count = file[f"Is{ending}"].size
     rows = 3 * spec.num_landmarks
     if table.ndim != 2 or table.shape[0] != rows or table.shape[1] != count:
@@ -514,22 +486,22 @@ def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     return samples
 
 
-def _cofw_reference(file: h5py.File, read: Callable, index: int) -> h5py.Reference:
-    return read(file, "IsTr" if "IsTr" in file else "IsT").reshape(-1)[index]
+def _cofw_reference(file: h5py.File, index: int) -> h5py.Reference:
+    return read_dataset(file, "IsTr" if "IsTr" in file else "IsT").reshape(-1)[index]
 
 
 def _cofw_image_size(path: Path, index: int) -> tuple[int, int, bool] | None:
     try:
-        with _reading_mat(path, f"image {index}") as (file, read):
-            width, height = file[_cofw_reference(file, read, index)].shape[-2:]
+        with _open_mat(path, f"image {index}") as file:
+            width, height = file[_cofw_reference(file, index)].shape[-2:]
     except InputError:
         return None
     return width, height, False
 
 
 def _read_cofw_image(path: Path, index: int) -> np.ndarray:
-    with _reading_mat(path, f"image {index}") as (file, read):
-        image = read(file, _cofw_reference(file, read, index))
+    with _open_mat(path, f"image {index}") as file:
+        image = read_dataset(file, _cofw_reference(file, index))
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and len(image) != 3):
         raise InputError(f"{path}: image {index} is {image.dtype} {image.shape}, expected uint8 (3, W, H) or (W, H).")
     image = image.T if image.ndim == 3 else np.repeat(image.T[..., None], 3, axis=-1)  # (3, W, H) -> (H, W, 3)
@@ -537,16 +509,12 @@ def _read_cofw_image(path: Path, index: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _reading_mat(path: Path, wanted: str) -> Iterator[tuple]:
-    """Yields an open COFW file and the function that reads an array of it. Raises: InputError for a damaged file."""
+def _open_mat(path: Path, wanted: str) -> Iterator[h5py.File]:
+    """Opens a COFW file. Raises: InputError if `wanted`, what the caller reads, is damaged."""
     import h5py  # comes with Keras; only this dataset needs it
-
-    from asmnet_tf.data.hdf5 import BROKEN_HDF5, read_dataset
 
     try:
         with h5py.File(path, "r") as file:
-            yield file, read_dataset
-    except InputError:
-        raise
+            yield file
     except BROKEN_HDF5 as error:
         raise InputError(f"{path}: {wanted} cannot be read ({str(error)[:100]}). Is it COFW's colour file?") from error

@@ -80,14 +80,6 @@ def draw_motion(augmentation: Augmentation, frame: np.ndarray, rng: np.random.Ge
     )
 
 
-def move_landmarks(landmarks_norm: np.ndarray, moved: Motion, flip_map: list[int]) -> np.ndarray:
-    """Moves one shape (2L,) as `losses.move` does in the graph for a batch; tests hold the two against each other."""
-    points = landmarks_norm.reshape(-1, 2)
-    if moved.flip:
-        points = points[flip_map]
-    return (points @ moved.affine[:, :2].T + moved.affine[:, 2]).reshape(-1)
-
-
 def render(patch: Patch, frame: np.ndarray, moved: Motion | None, size: int) -> np.ndarray:
     """Returns the network input of one face, RGB uint8 (size, size, 3); un-augmented where `moved` is None."""
     to_image = crop_to_image(frame, size)

@@ -1,143 +1,18 @@
-"""From samples to batches: patches in a cache, tf.data for training, plain batches for evaluation (TensorFlow).
-
-Training and evaluation cut a face out of its image by the same code (`geometry.cut_patch`, `augmentation.render`).
-"""
+"""Augmented training batches: patches, moved and changed at random, in a tf.data pipeline (TensorFlow)."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
-from asmnet_tf.config import CACHES, Augmentation
+from asmnet_tf.config import Augmentation
 from asmnet_tf.data import augmentation as aug
-from asmnet_tf.data import geometry
-from asmnet_tf.data.annotations import Sample
-from asmnet_tf.data.patches import CacheError, DiskPatches, Settings, open_cache
-from asmnet_tf.data.pose import angles_to_unit, cache_folder
-from asmnet_tf.files import InputError, free_memory
-
-MEMORY_LIMIT_BYTES = 4 << 30  # --cache auto keeps patches in memory up to this, and up to half of what is free
-_BATCHES_AHEAD = 2  # that `batches_of_crops` prepares while the caller works on one
-
-
-class FacePatches:
-    """The image surroundings of every sample, for random access; the same pixels whichever cache holds them.
-
-    Beside the cache, memory is a few numbers for each sample, never its pixels.
-
-    Args:
-        samples: with a pose each. crop, crop_scale: which crop frame. size: the network's input side, pixels.
-        margin: how much around the crop is kept; 1 where nothing is augmented.
-        cache: memory: decoded once and kept; disk: decoded once and written (see `patch_cache.py`); none: decoded at
-            every use; auto: memory where all patches take less than MEMORY_LIMIT_BYTES and half of the free memory,
-            else disk, or none where the folder cannot hold them.
-        cache_dir: folder of the disk cache; default: `patches` in `pose.cache_folder()`.
-    Raises: InputError naming the first image that cannot be read, or the folder that cannot be written.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        crop: str,
-        crop_scale: float,
-        size: int,
-        margin: float = geometry.PATCH_MARGIN,
-        cache: str = "auto",
-        cache_dir: Path | None = None,
-    ) -> None:
-        if cache not in CACHES:
-            raise ValueError(f"cache is {cache!r}; it is one of {', '.join(CACHES)}")
-        self.samples = list(samples)
-        self.size = size
-        self.margin = margin
-        self.frames = geometry.crop_frame(np.stack([s.bbox for s in self.samples]), crop, crop_scale)
-        self.landmarks_norm = np.empty((len(self.samples), self.samples[0].landmarks.size), np.float32)
-        for row, sample, frame in zip(self.landmarks_norm, self.samples, self.frames):
-            row[:] = geometry.normalise(sample.landmarks.astype(np.float64), frame)
-        self.poses = np.stack([np.full(3, np.nan) if s.pose is None else s.pose for s in self.samples])
-        self._cached: list[geometry.Patch] | None = None
-        self._disk: DiskPatches | None = None
-        need = self._bytes()
-        self.cache = cache
-        if cache == "auto":
-            self.cache = "memory" if need <= min(MEMORY_LIMIT_BYTES, free_memory() // 2) else "disk"
-        if self.cache == "memory":
-            self._cached = self._decode_all()
-        elif self.cache == "disk":
-            settings = Settings(crop, crop_scale, size, margin)
-            root = cache_dir or cache_folder() / "patches"
-            try:
-                self._disk = open_cache(root, self.samples, self.frames, settings, self._decode, need)
-            except CacheError as error:
-                if cache == "disk":
-                    raise
-                print(f"{error} Without a cache, images are decoded anew in every epoch.", file=sys.stderr)
-                self.cache = "none"
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def _bytes(self) -> int:
-        """Returns an upper bound of the bytes of all patches: of faces whose surroundings lie inside the image."""
-        extent = self.frames[:, 2:]
-        reach = extent * self.margin + 4  # whole pixels, one more on each side: see `geometry.cut_patch`
-        kept = np.ceil(reach * np.minimum(1.0, self.size * geometry.PATCH_DETAIL / extent))
-        return int((3 * kept.prod(axis=1)).sum()) + 128 * len(self)
-
-    def _decode(self, i: int) -> geometry.Patch:
-        return geometry.cut_patch(self.samples[i].read_image(), self.frames[i], self.size, self.margin)
-
-    def _decode_all(self) -> list[geometry.Patch]:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes outside the interpreter lock
-            patches = pool.map(self._decode, range(len(self)))
-            try:
-                return list(tqdm(patches, "images", len(self), unit="face", disable=None, leave=False))
-            except InputError:
-                pool.shutdown(cancel_futures=True)  # thousands of further images need not be read to say so
-                raise
-
-    def patch(self, i: int) -> geometry.Patch:
-        """Returns the patch of sample i. Raises: InputError naming an image that has to be read and cannot be."""
-        if self._cached is not None:
-            return self._cached[i]
-        patch = None if self._disk is None else self._disk.read(i)
-        return self._decode(i) if patch is None else patch
-
-    def _crop(self, i: int) -> np.ndarray:
-        return aug.render(self.patch(i), self.frames[i], None, self.size)
-
-    def crops(self, first: int = 0, last: int | None = None) -> np.ndarray:
-        """Returns the un-augmented network inputs of samples first..last - 1, RGB uint8 (n, size, size, 3)."""
-        indices = range(first, len(self) if last is None else min(last, len(self)))
-        return np.stack([self._crop(i) for i in indices])
-
-    def batches_of_crops(self, batch_size: int) -> Iterator[np.ndarray]:
-        """Yields the un-augmented network inputs of all samples in turn, RGB uint8 (n, size, size, 3).
-
-        The next ones are read by other threads while the caller works; memory is that of a few batches.
-
-        Raises: InputError naming an image that has to be read and cannot be.
-        """
-        waiting: deque[list[Future]] = deque()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            try:
-                for first in range(0, len(self), batch_size):
-                    indices = range(first, min(first + batch_size, len(self)))
-                    waiting.append([pool.submit(self._crop, i) for i in indices])
-                    if len(waiting) > _BATCHES_AHEAD:
-                        yield np.stack([crop.result() for crop in waiting.popleft()])
-                while waiting:
-                    yield np.stack([crop.result() for crop in waiting.popleft()])
-            finally:
-                pool.shutdown(cancel_futures=True)
+from asmnet_tf.data.patches import FacePatches
+from asmnet_tf.data.pose import angles_to_unit
+from asmnet_tf.files import InputError
 
 
 class TrainingBatches:
@@ -146,7 +21,7 @@ class TrainingBatches:
     Flip, rotation and so on are drawn per face from a generator keyed by (seed, epoch, sample).
 
     Args:
-        patches: of samples with a pose each (`datasets.trainable`).
+        patches: of samples with a pose each (`annotations.trainable`).
         batch_size: faces of a step, in all workers together.
         part: number of faces of a step -> which of them this worker takes (`distribution.Replicas.part`); all of them.
     """
@@ -197,7 +72,7 @@ class TrainingBatches:
         return order
 
     def dataset(self, first_epoch: int = 0, first_step: int = 0) -> tf.data.Dataset:
-        """Returns the endless tf.data of dicts (see `losses.MultiTaskLoss`), from that step of `first_epoch` on."""
+        """Returns the endless tf.data of dicts (see `loss.MultiTaskLoss`), from that step of `first_epoch` on."""
         size, length = self.patches.size, self.patches.landmarks_norm.shape[1]
         count = len(range(self.batch_size)[self.part])
         keys = ("image", "landmarks_norm", "affine", "flip", "pose")

@@ -14,15 +14,7 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from asmnet_tf.config import SQUARE_CROP_SCALE
 from asmnet_tf.files import InputError
@@ -118,8 +110,7 @@ _KINDS = {
     b"\xff\xd8": JpegImagePlugin.JpegImageFile,
     b"\x89PNG": PngImagePlugin.PngImageFile,
     b"RIFF": WebPImagePlugin.WebPImageFile,
-    b"II*\0": TiffImagePlugin.TiffImageFile,
-    b"MM\0*": TiffImagePlugin.TiffImageFile,
+    **dict.fromkeys((b"II*\0", b"MM\0*"), TiffImagePlugin.TiffImageFile),
     b"BM": BmpImagePlugin.BmpImageFile,
     b"P": PpmImagePlugin.PpmImageFile,
 }
@@ -136,7 +127,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: image cannot be read ({error.strerror}). Is the download complete?") from error
+        raise unreadable(path, error) from error
     width, height, _ = _header(io.BytesIO(data)) or (0, 0, False)
     if width * height > max_pixels:
         million = f"{width * height / 1e6:.0f} million pixels, more than {max_pixels / 1e6:.0f} million"
@@ -149,6 +140,11 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if image is None:
         raise InputError(f"{path}: {len(data)} bytes that do not decode as an image. Replace or remove the file.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def unreadable(path: str | Path, error: OSError) -> InputError:
+    """Returns the error that names an image file and the system's reason."""
+    return InputError(f"{path}: image cannot be read ({error.strerror}). Is the download complete?")
 
 
 def image_size(path: str | Path) -> tuple[int, int, bool] | None:
@@ -222,7 +218,7 @@ def shrink(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 def cut_patch(image: np.ndarray, frame: np.ndarray, size: int, margin: float = PATCH_MARGIN) -> Patch:
     """Cuts the surroundings of crop frame (4,) out of an image, shrunk with area averaging where it has more detail.
 
-    `warpAffine` samples bilinearly and would alias when shrinking (findings 13), so shrinking happens here, once, for
+    `warpAffine` samples bilinearly and would alias when shrinking, so shrinking happens here, once, for
     training and test alike; what is outside the image is left out and becomes black in `warp_patch`.
 
     Args: size: side of the network's input in pixels.
@@ -246,13 +242,8 @@ def cut_patch(image: np.ndarray, frame: np.ndarray, size: int, margin: float = P
 def warp_patch(patch: Patch, crop_to_image_map: np.ndarray, size: int) -> np.ndarray:
     """Samples the `size` x `size` crop, RGB uint8, whose pixels map to image pixels by `crop_to_image_map` (2, 3)."""
     matrix = compose(patch.image_to_patch, crop_to_image_map)
-    return cv2.warpAffine(
-        patch.pixels,
-        matrix,
-        (size, size),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(patch.pixels, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT)
 
 
 def crop_image(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:

@@ -28,7 +28,7 @@ class DatasetSpec:
     name: str
     title: str
     num_landmarks: int
-    layout: str  # "300w", "wflw" or "cofw": which reader of datasets.py
+    layout: str  # "300w", "wflw" or "cofw": which reader of annotations.py
     default_data_dir: str
     outer_eye_corners: tuple[int, int]
     pupils: tuple[tuple[int, ...], tuple[int, ...]]  # points whose mean is a pupil

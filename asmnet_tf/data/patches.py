@@ -1,13 +1,12 @@
-"""Face patches on disk: sharded TFRecord files and an index, written once, read one record at a time (TensorFlow).
+"""The image surroundings of samples: kept in memory, in a memory map on disk, or decoded at every use.
 
-A cache folder holds patches-*.tfrecord, index.npy and, written last, manifest.json. It appears whole or not at all, and
+A cache folder holds patches.npy (a row for each face: its RGB pixels; what is left of the row is a hole in the file),
+index.npy (height, width, checksum and `image_to_patch` of each) and manifest.json. It appears whole or not at all, and
 is written anew where the images, their boxes or the settings are no longer those of its manifest. The manifest has a
-checksum of the index of each shard, the index one of each record, so that nothing damaged is ever used.
+checksum of the index, the index one of each patch, so that nothing damaged is ever used.
 
-A record is height and width (uint32), `image_to_patch` (6 float64) and the RGB pixels as they are. They are not
-compressed, for that would take longer than reading the photograph again. Measured on 202 faces of 300W at 224 px, one
-core, a face: raw 433 kB, 0.2 ms to read and check; PNG level 1 195 kB, 4.0 ms; lossless WebP 117 kB, 2.5 ms (104 ms to
-write); the photograph itself 1.9 ms.
+Pixels are as they are: of a face of 300W at 224 px, 433 kB are read and checked in 0.2 ms, PNG takes 4.0 ms, lossless
+WebP 2.5 ms and 104 ms to write, the photograph itself 1.9 ms (one core).
 """
 
 from __future__ import annotations
@@ -17,211 +16,268 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import sys
-import tempfile
 import threading
-import time
-import weakref
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
+from asmnet_tf.config import CACHES
+from asmnet_tf.data import augmentation as aug
+from asmnet_tf.data import geometry
 from asmnet_tf.data.annotations import Sample
-from asmnet_tf.data.geometry import PATCH_DETAIL, Patch
-from asmnet_tf.files import InputError, read_array, read_json
+from asmnet_tf.data.pose import cache_folder
+from asmnet_tf.files import OutputError, first_line, free_memory, owned, read_array, read_json
 
-try:
-    import fcntl
-except ImportError:  # no such locks on this system: two runs that start at once both write, and the later one stays
-    fcntl = None
-
-FORMAT = 2  # 1: images as stored, whatever their EXIF orientation
-SHARD_BYTES = 256 << 20
-MAX_SHARDS = 128  # all are open while a run reads
-_HEADER = struct.Struct("<2I6d")
-_FRAMING = 12  # bytes of a TFRecord before its data (length and checksum of it); 4 more follow
-_MANIFEST, _INDEX = "manifest.json", "index.npy"
+FORMAT = 3  # 1: images as stored, whatever their EXIF orientation; 2: TFRecord files
+MEMORY_LIMIT_BYTES = 4 << 30  # --cache auto keeps patches in memory up to this, and up to half of what is free
+_BATCHES_AHEAD = 2  # that `batches_of_crops` prepares while the caller works on one
+_MANIFEST, _INDEX, _PIXELS = "manifest.json", "index.npy", "patches.npy"
 
 
-class CacheError(InputError):
-    """The cache folder cannot be written: `--cache auto` goes on without it."""
+class FacePatches:
+    """The image surroundings of every sample; the same pixels whichever cache holds them.
 
+    Beside the cache, memory is a few numbers for each sample, never its pixels.
 
-@dataclass(frozen=True)
-class Settings:
-    """All that decides what the patches of a list of samples look like; see `input_pipeline.FacePatches`."""
-
-    crop: str
-    crop_scale: float
-    size: int
-    margin: float
-    detail: float = PATCH_DETAIL
-    opencv: str = cv2.__version__  # another decoder may give other pixels
-    format: int = FORMAT
-
-
-class DiskPatches:
-    """The patches of a cache folder, read one by one; may be used by many threads.
-
-    Made by `open_cache`. A record that does not pass its checksum is said once and the manifest removed, so that the
-    next run writes the cache anew.
+    Args:
+        samples: with a pose each. crop, crop_scale: which crop frame. size: the network's input side, pixels.
+        margin: how much around the crop is kept; 1 where nothing is augmented.
+        cache: memory: decoded once and kept; disk: decoded once and written; none: decoded at every use; auto: memory
+            where all patches take less than MEMORY_LIMIT_BYTES and half of the free memory, else disk, or none where
+            the folder cannot hold them.
+        cache_dir: folder of the disk cache; default: `patches` in `pose.cache_folder()`.
+    Raises: InputError naming the first image that cannot be read; OutputError naming the folder that cannot be written.
     """
 
-    def __init__(self, folder: Path, manifest: dict) -> None:
-        """Raises: OSError, ValueError, KeyError or TypeError if the folder is not what its manifest says."""
-        self.folder = folder
-        try:
-            self._index = read_array(folder / _INDEX)
-        except InputError as error:
-            raise ValueError(f"{_INDEX} is no whole array") from error
-        shards = manifest["shards"]
-        if self._index.dtype != np.uint64 or self._index.shape != (sum(s["faces"] for s in shards), 3):
-            raise ValueError(f"{_INDEX} is {self._index.dtype} {self._index.shape}")
-        self._first = np.cumsum([0, *(shard["faces"] for shard in shards)])
-        self._files: list[int] = []
-        self._finalizer = weakref.finalize(self, _close, self._files)
-        self._said = False
-        try:
-            for first, shard in zip(self._first, shards):
-                if _checksum(self._index[first : first + shard["faces"]]) != shard["checksum"]:
-                    raise ValueError(f"{_INDEX} has another checksum")
-                name = Path(shard["file"]).name  # whatever the manifest says, nothing outside the folder is opened
-                self._files.append(os.open(folder / name, os.O_RDONLY))
-                size = os.fstat(self._files[-1]).st_size
-                if size != shard["bytes"]:
-                    raise ValueError(f"{name} has {size} bytes instead of {shard['bytes']}")
-        except BaseException:
-            self._finalizer()
-            raise
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        crop: str,
+        crop_scale: float,
+        size: int,
+        margin: float = geometry.PATCH_MARGIN,
+        cache: str = "auto",
+        cache_dir: Path | None = None,
+    ) -> None:
+        if cache not in CACHES:
+            raise ValueError(f"cache is {cache!r}; it is one of {', '.join(CACHES)}")
+        self.samples = list(samples)
+        self.size = size
+        self.margin = margin
+        self.frames = geometry.crop_frame(np.stack([s.bbox for s in self.samples]), crop, crop_scale)
+        self.landmarks_norm = np.empty((len(self.samples), self.samples[0].landmarks.size), np.float32)
+        for row, sample, frame in zip(self.landmarks_norm, self.samples, self.frames):
+            row[:] = geometry.normalise(sample.landmarks.astype(np.float64), frame)
+        self.poses = np.stack([np.full(3, np.nan) if s.pose is None else s.pose for s in self.samples])
+        self._cached: list[geometry.Patch] | None = None
+        self._disk: _DiskCache | None = None
+        self.cache = cache
+        if cache == "auto":
+            self.cache = "memory" if self._bytes() <= min(MEMORY_LIMIT_BYTES, free_memory() // 2) else "disk"
+        if self.cache == "memory":
+            self._cached = _for_each(self._decode, len(self), "images")
+        elif self.cache == "disk":
+            try:
+                self._disk = self._open_disk(cache_dir or cache_folder() / "patches", crop, crop_scale)
+            except OutputError as error:
+                if cache == "disk":
+                    raise OutputError(f"{error} See --cache-dir, or use --cache none.") from error
+                print(f"{error} Without a cache, images are decoded anew in every epoch.", file=sys.stderr)
+                self.cache = "none"
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.samples)
 
-    def read(self, i: int) -> Patch | None:
-        """Returns patch i, its pixels read-only; None if the record is damaged."""
-        offset, length, checksum = (int(v) for v in self._index[i])
-        shard = int(np.searchsorted(self._first, i, side="right")) - 1
-        try:
-            data = os.pread(self._files[shard], length, offset)
-            if len(data) != length or zlib.crc32(data) != checksum:
-                raise ValueError("its record has another checksum")
-        except (OSError, ValueError) as error:
-            if not self._said:
-                self._said = True
-                reason = error.strerror if isinstance(error, OSError) else error
-                print(
-                    f"{self.folder}: damaged at face {i} ({reason}); such faces are read from their images, and the "
-                    "next run writes the cache anew",
-                    file=sys.stderr,
-                )
-                with contextlib.suppress(OSError):
-                    (self.folder / _MANIFEST).unlink()
-            return None
-        height, width, *affine = _HEADER.unpack_from(data)
-        pixels = np.frombuffer(data, np.uint8, offset=_HEADER.size).reshape(height, width, 3)
-        return Patch(pixels, np.array(affine).reshape(2, 3))
+    def _bytes_each(self) -> np.ndarray:
+        """Returns upper bounds of the bytes of the pixels, (N,): of faces whose surroundings lie inside the image."""
+        extent = self.frames[:, 2:]
+        reach = extent * self.margin + 4  # whole pixels, one more on each side: see `geometry.cut_patch`
+        kept = np.ceil(reach * np.minimum(1.0, self.size * geometry.PATCH_DETAIL / extent))
+        return (3 * kept.prod(axis=1)).astype(np.int64)
 
-    def close(self) -> None:
-        """Closes the files; nothing can be read afterwards."""
-        self._finalizer()
+    def _bytes(self) -> int:
+        return int(self._bytes_each().sum()) + 128 * len(self)
 
+    def _decode(self, i: int) -> geometry.Patch:
+        return geometry.cut_patch(self.samples[i].read_image(), self.frames[i], self.size, self.margin)
 
-def open_cache(
-    root: Path,
-    samples: Sequence[Sample],
-    frames: np.ndarray,
-    settings: Settings,
-    cut: Callable[[int], Patch],
-    size: int,
-) -> DiskPatches:
-    """Opens the cache of these samples below `root`; writes it first where it is absent, outdated or damaged.
+    def patch(self, i: int) -> geometry.Patch:
+        """Returns the patch of sample i. Raises: InputError naming an image that has to be read and cannot be."""
+        if self._cached is not None:
+            return self._cached[i]
+        patch = None if self._disk is None else self._disk.read(i)
+        return self._decode(i) if patch is None else patch
 
-    A run that finds another one writing the same cache waits for it.
+    def _crop(self, i: int) -> np.ndarray:
+        return aug.render(self.patch(i), self.frames[i], None, self.size)
 
-    Args:   frames: (N, 4) crop frames. cut: number of a sample -> its patch; called by several threads.
-            size: upper bound of the bytes of all patches.
-    Raises: CacheError if the folder cannot be written; InputError naming the first image that cannot be read.
-    """
-    key, source, fingerprint = _describe(samples, frames, settings)
-    folder = root / f"{settings.crop}_{settings.size}px_{key[:16]}"
-    manifest = {**asdict(settings), "faces": len(samples), "source": source, "fingerprint": fingerprint}
-    with _locked(root, folder.name):
-        patches, reason = _open(folder, manifest)
-        if patches is not None:
-            return patches
-        if reason:
-            print(f"{folder}: {reason}; written anew", file=sys.stderr)
-        else:
-            _say_others(root, folder, manifest)
-        _write(root, folder, manifest, cut, size)
-        patches, reason = _open(folder, manifest)
-    if patches is None:
-        raise CacheError(f"{folder}: cannot be read back ({reason}). Choose another --cache-dir or --cache none.")
-    return patches
+    def crops(self) -> np.ndarray:
+        """Returns the un-augmented network inputs of all samples, RGB uint8 (N, size, size, 3)."""
+        return np.stack([self._crop(i) for i in range(len(self))])
 
+    def batches_of_crops(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Yields the un-augmented network inputs of all samples in turn, RGB uint8 (n, size, size, 3).
 
-def _close(files: list[int]) -> None:
-    while files:
-        os.close(files.pop())
+        The next ones are read by other threads while the caller works; memory is that of a few batches.
 
-
-def _checksum(index: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(index, "<u8"))
-
-
-def _describe(samples: Sequence[Sample], frames: np.ndarray, settings: Settings) -> tuple[str, str, str]:
-    """Returns the key of a list of faces and settings, the folder of all its images, and the fingerprint.
-
-    The key names the images, the fingerprint is also of their sizes and modification times and of the crop frames.
-    """
-    key = hashlib.sha256(json.dumps(asdict(settings)).encode())
-    state = hashlib.sha256(np.ascontiguousarray(frames, "<f8").data)
-    found: dict[Path, bytes] = {}
-    for sample in samples:
-        path = sample.image_path
-        if path not in found:
+        Raises: InputError naming an image that has to be read and cannot be.
+        """
+        waiting: deque[list[Future]] = deque()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
-                status = os.stat(path)
-            except OSError as error:
-                raise InputError(
-                    f"{path}: image cannot be read ({error.strerror}). Is the download complete?"
-                ) from error
-            found[path] = b"%d %d " % (status.st_size, status.st_mtime_ns)
-        key.update(f"{os.path.abspath(path)}\0{sample.index}\0".encode(errors="surrogateescape"))
-        state.update(found[path])
-    state.update(key.digest())
-    source = os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in found})
-    return key.hexdigest(), source, state.hexdigest()
+                for first in range(0, len(self), batch_size):
+                    indices = range(first, min(first + batch_size, len(self)))
+                    waiting.append([pool.submit(self._crop, i) for i in indices])
+                    if len(waiting) > _BATCHES_AHEAD:
+                        yield np.stack([crop.result() for crop in waiting.popleft()])
+                while waiting:
+                    yield np.stack([crop.result() for crop in waiting.popleft()])
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    # --- the cache on disk --------------------------------------------------------------------------------------------
+
+    def _open_disk(self, root: Path, crop: str, crop_scale: float) -> _DiskCache:
+        """Opens the cache of these samples below `root`; writes it first where it is absent, outdated or damaged.
+
+        A run that finds another one writing the same cache waits for it.
+        """
+        settings = {"crop": crop, "crop_scale": crop_scale, "size": self.size, "margin": self.margin}
+        settings |= {"detail": geometry.PATCH_DETAIL, "opencv": cv2.__version__, "format": FORMAT}  # as do decoders
+        key, manifest = self._describe(settings)
+        folder, row = root / f"{crop}_{self.size}px_{key[:16]}", int(self._bytes_each().max())
+        cached, reason = _open(folder, manifest, row)
+        if cached is not None:  # also from a folder that cannot be written
+            return cached
+        with owned(root / f".{folder.name}", waiting=f"{folder}: another run is writing it") as own:
+            new = own / "new"
+            cached, reason = _open(folder, manifest, row)
+            if cached is None:
+                print(f"{folder}: {reason}; written anew", file=sys.stderr) if reason else _say_others(folder, manifest)
+                try:
+                    for left in (new, folder):  # of a run that was killed; runs that have it open can still read it
+                        shutil.rmtree(left, ignore_errors=True)
+                    free = shutil.disk_usage(root).free
+                    if self._bytes() > free:
+                        raise OSError(f"needs up to {self._bytes() / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+                    new.mkdir()
+                    self._write(new, manifest, row)
+                    os.rename(new, folder)
+                except OSError as error:
+                    raise OutputError.of(folder, error) from error
+                finally:
+                    shutil.rmtree(new, ignore_errors=True)
+                cached, reason = _open(folder, manifest, row)
+        with contextlib.suppress(OSError):
+            own.rmdir()  # a killed run has left it
+        if cached is None:
+            raise OutputError(f"{folder}: cannot be read back ({reason}). Choose another output.")
+        return cached
+
+    def _describe(self, settings: dict) -> tuple[str, dict]:
+        """Returns the key of these faces and settings, and their manifest.
+
+        The key names the images; the fingerprint is also of their sizes and modification times and of the crop frames.
+        """
+        key = hashlib.sha256(json.dumps(settings).encode())
+        state = hashlib.sha256(np.ascontiguousarray(self.frames, "<f8").data)
+        found: dict[Path, bytes] = {}
+        for sample in self.samples:
+            path = sample.image_path
+            if path not in found:
+                try:
+                    status = os.stat(path)
+                except OSError as error:
+                    raise geometry.unreadable(path, error) from error
+                found[path] = b"%d %d " % (status.st_size, status.st_mtime_ns)
+            key.update(f"{os.path.abspath(path)}\0{sample.index}\0".encode(errors="surrogateescape"))
+            state.update(found[path])
+        state.update(key.digest())
+        source = os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in found})
+        manifest = {**settings, "faces": len(self), "source": source, "fingerprint": state.hexdigest()}
+        return key.hexdigest(), manifest
+
+    def _write(self, folder: Path, manifest: dict, row: int) -> None:
+        """Writes the files of a cache. By plain writing: a disk that is full would end a process that fills a map."""
+        turn = threading.Lock()
+        with open(folder / _PIXELS, "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(self), row)}
+            np.lib.format.write_array_header_1_0(file, header)
+            start = file.tell()
+
+            def write(i: int) -> list[float]:
+                patch = self._decode(i)
+                data = patch.pixels.tobytes()
+                with turn:
+                    file.seek(start + i * row)
+                    file.write(data)
+                return [*patch.pixels.shape[:2], zlib.crc32(data), *patch.image_to_patch.flat]
+
+            index = np.array(_for_each(write, len(self), "patches to disk"), "<f8")
+            file.truncate(start + len(self) * row)
+        np.save(folder / _INDEX, index, allow_pickle=False)
+        text = json.dumps({**manifest, "checksum": zlib.crc32(index)}, indent=1)
+        (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _open(folder: Path, expected: dict) -> tuple[DiskPatches | None, str]:
-    """Returns the cache, or None and the reason why it does not serve; no reason where there is none."""
-    try:
+class _DiskCache:
+    """An open cache folder; may be read by many threads.
+
+    A patch that does not pass its checksum is said once and the manifest removed, so that the next run writes the cache
+    anew.
+    """
+
+    def __init__(self, folder: Path, expected: dict, row: int) -> None:
+        """Raises: OSError, ValueError, KeyError or TypeError if the folder is not what its manifest says."""
+        self.folder = folder
+        self._said = False
         manifest = read_json(folder / _MANIFEST)
         if manifest["fingerprint"] != expected["fingerprint"]:
-            return None, "the images or boxes have changed since it was written"
-        patches = DiskPatches(folder, manifest)
-        if len(patches) != expected["faces"]:
-            raise ValueError(f"{len(patches)} faces instead of {expected['faces']}")
-        return patches, ""
+            raise ValueError("the images or boxes have changed since it was written")
+        self.index = read_array(folder / _INDEX)
+        self.pixels = np.asarray(read_array(folder / _PIXELS, mapped=True))  # the memory map itself slices slowly
+        for name, array, form in ((_INDEX, self.index, (9, "f8")), (_PIXELS, self.pixels, (row, "u1"))):
+            if array.shape != (expected["faces"], form[0]) or array.dtype != form[1]:
+                raise ValueError(f"damaged: {name} is {array.dtype} {array.shape}")
+        if zlib.crc32(np.ascontiguousarray(self.index)) != manifest["checksum"]:
+            raise ValueError(f"damaged: {_INDEX} has another checksum")
+
+    def read(self, i: int) -> geometry.Patch | None:
+        """Returns patch i, its pixels read-only; None if it is damaged."""
+        height, width, checksum = (int(v) for v in self.index[i, :3])
+        data = np.ascontiguousarray(self.pixels[i, : 3 * height * width])
+        if zlib.crc32(data) == checksum:
+            return geometry.Patch(data.reshape(height, width, 3), self.index[i, 3:].reshape(2, 3))
+        if not self._said:
+            self._said = True
+            what = "such faces are read from their images, and the next run writes the cache anew"
+            print(f"{self.folder}: damaged at face {i}; {what}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                (self.folder / _MANIFEST).unlink()
+        return None
+
+
+def _open(folder: Path, expected: dict, row: int) -> tuple[_DiskCache | None, str]:
+    """Returns the cache, or None and the reason why it does not serve; no reason where there is none."""
+    try:
+        return _DiskCache(folder, expected, row), ""
     except (FileNotFoundError, NotADirectoryError) as error:
         return None, f"{Path(error.filename).name} is missing" if folder.exists() else ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return None, f"damaged ({' '.join(str(error).split())[:100]})"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, first_line(error, 200)
 
 
-def _say_others(root: Path, folder: Path, manifest: dict) -> None:
+def _say_others(folder: Path, manifest: dict) -> None:
     """Says which caches hold the same kind of patches of another list of faces from the same source."""
     same = ("source", "crop", "crop_scale", "size", "margin")
-    for path in sorted(root.glob(f"*/{_MANIFEST}")):
+    for path in sorted(folder.parent.glob(f"*/{_MANIFEST}")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             other = read_json(path)
             if all(other[key] == manifest[key] for key in same):
@@ -232,103 +288,12 @@ def _say_others(root: Path, folder: Path, manifest: dict) -> None:
                 )
 
 
-@contextlib.contextmanager
-def _locked(root: Path, name: str) -> Iterator[None]:
-    """Holds the lock of a cache; the system gives it back when the process ends, however it ends."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = open(root / f".{name}.lock", "ab")  # noqa: SIM115
-    except OSError:  # a read-only folder: nobody writes there, and if this cache is not in it, `_write` says so
-        yield
-        return
-    with file:
-        started, said = time.monotonic(), False
-        while fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not said and time.monotonic() - started > 2:
-                    said = True
-                    print(f"{root / name}: another run is writing it; waiting", file=sys.stderr)
-                time.sleep(0.1)
-            except OSError:  # a file system without locks
-                break
-        yield
-
-
-def _write(root: Path, folder: Path, manifest: dict, cut: Callable[[int], Patch], size: int) -> None:
-    """Writes a cache under another name, then renames it to `folder`."""
-    again = "Choose another --cache-dir or --cache none."
-    count = manifest["faces"]
-    temporary = None
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        for left in root.glob(f".writing-{folder.name}-*"):  # of runs that were killed: whoever writes has the lock
-            shutil.rmtree(left, ignore_errors=True)
-        shutil.rmtree(folder, ignore_errors=True)  # outdated or damaged; runs that have it open can still read it
-        free = shutil.disk_usage(root).free
-        if size > free:
-            raise CacheError(f"{folder}: needs up to {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free. {again}")
-        temporary = Path(tempfile.mkdtemp(prefix=f".writing-{folder.name}-", dir=root))
-        shards = max(1, min(count // 16, MAX_SHARDS, max(16, size // SHARD_BYTES)))
-        bounds = np.linspace(0, count, shards + 1).astype(int)
-        rows = _write_shards(temporary, bounds, cut)
-        np.save(temporary / _INDEX, np.concatenate(rows), allow_pickle=False)
-        listed = []
-        for k, part in enumerate(rows):
-            file = temporary / _shard_name(k, shards)
-            size = int(part[-1, 0] + part[-1, 1]) + 4
-            if file.stat().st_size != size:
-                raise OSError(f"{file.name} came out as {file.stat().st_size} bytes instead of {size}")
-            listed.append({"file": file.name, "faces": len(part), "bytes": size, "checksum": _checksum(part)})
-        text = json.dumps({**manifest, "shards": listed}, indent=1)
-        (temporary / _MANIFEST).write_text(text + "\n", encoding="utf-8")
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp makes folders that only the owner may read
-        os.rename(temporary, folder)
-    except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
-        raise CacheError(f"{folder}: cannot be written ({' '.join(str(reason).split())[:100]}). {again}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _shard_name(k: int, shards: int) -> str:
-    return f"patches-{k:05d}-of-{shards:05d}.tfrecord"
-
-
-def _write_shards(folder: Path, bounds: np.ndarray, cut: Callable[[int], Patch]) -> list[np.ndarray]:
-    """Writes every shard, one thread each at a time; returns the index rows (offset, length, checksum) of each."""
-    stop, turn = threading.Event(), threading.Lock()
-    shards = len(bounds) - 1
-
-    def write(k: int) -> np.ndarray:
-        rows = np.zeros((bounds[k + 1] - bounds[k], 3), np.uint64)
-        end = 0
-        with tf.io.TFRecordWriter(str(folder / _shard_name(k, shards))) as writer:
-            for row, i in enumerate(range(bounds[k], bounds[k + 1])):
-                if stop.is_set():
-                    break
-                patch = cut(i)
-                header = _HEADER.pack(*patch.pixels.shape[:2], *patch.image_to_patch.reshape(-1).tolist())
-                data = header + patch.pixels.tobytes()
-                writer.write(data)
-                rows[row] = end + _FRAMING, len(data), zlib.crc32(data)
-                end += _FRAMING + len(data) + 4
-                with turn:
-                    bar.update()
-        return rows
-
-    with (
-        tqdm(total=int(bounds[-1]), desc="patches to disk", unit="face", disable=None, leave=False) as bar,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
+def _for_each(work: Callable[[int], object], count: int, title: str) -> list:
+    """Returns what `work` returns for 0, 1, ..., by several threads: OpenCV decodes outside the interpreter lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(work, range(count))
         try:
-            return list(pool.map(write, range(shards)))
+            return list(tqdm(done, title, count, unit="face", disable=None, leave=False))
         except BaseException:
-            stop.set()  # else leaving the block would wait until all shards are written
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # thousands of further images need not be read to say so
             raise

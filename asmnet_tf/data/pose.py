@@ -172,18 +172,13 @@ def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
         mean_face().tobytes() + repr((spec.rigid_points, spec.outer_eye_corners, FOCAL, LABELS_VERSION)).encode()
     )
     path = cache_folder() / f"pose_{spec.name}_{digest.hexdigest()[:16]}.npy"
-    try:
+    with contextlib.suppress(FileNotFoundError, InputError):  # not there yet, or cut short: compute it
         angles = read_array(path)
         if angles.shape == (len(landmarks), 3):
             return angles
-    except (FileNotFoundError, InputError):
-        pass  # not there yet, or cut short: compute it
     angles = estimate_pose(landmarks, spec)
-    try:
-        with replacing(path) as temporary:
-            np.save(temporary, angles, allow_pickle=False)
-    except InputError:
-        pass  # a cache that cannot be written costs time, nothing else
+    with contextlib.suppress(InputError), replacing(path) as temporary:  # a cache that is not written costs time alone
+        np.save(temporary, angles, allow_pickle=False)
     return angles
 
 
@@ -193,7 +188,7 @@ def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads pose labels: name -> yaw, pitch, roll in degrees, float64 (3,).
 
-    `path` is a csv with the columns name, yaw, pitch, roll (degrees; see `tables.read_csv`), or a folder of
+    `path` is a csv with the columns name, yaw, pitch, roll (degrees; see `files.read_csv`), or a folder of
     `<name>.npy` files with three numbers in [-1, 1] for +-65 degrees (the release's way; sub-folders become part of the
     name).
 

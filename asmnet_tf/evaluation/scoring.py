@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from asmnet_tf.data.annotations import Sample
-from asmnet_tf.data.batches import FacePatches
 from asmnet_tf.data.geometry import denormalise, flip_landmarks
 from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.pose import estimate_pose, unit_to_angles
 from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.evaluation.report import Method

@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from asmnet_tf.config import PHOTO_ENDINGS, POSE_RANGE_DEG
 from asmnet_tf.data.annotations import read_samples
-from asmnet_tf.data.batches import FacePatches
 from asmnet_tf.data.geometry import crop_frame, crop_image, landmark_box, read_image
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.files import InputError, first_line
 from asmnet_tf.formats.runners import Infer, compiled, open_model

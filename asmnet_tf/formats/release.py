@@ -17,8 +17,7 @@ import h5py
 import numpy as np
 
 from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG, crop_scale
-from asmnet_tf.data.hdf5 import BROKEN_HDF5, is_hdf5, read_safely
-from asmnet_tf.files import InputError, first_line, replacing
+from asmnet_tf.files import BROKEN_HDF5, InputError, first_line, is_hdf5, replacing
 from asmnet_tf.network.asmnet import BUILDERS
 from asmnet_tf.network.checkpoints import read_keras2_weights, set_layer_weights
 from asmnet_tf.network.engine import keras

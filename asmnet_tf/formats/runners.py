@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from asmnet_tf.data.sidecars import crop_of, read_sidecar
-from asmnet_tf.files import InputError, crashes, first_line
+from asmnet_tf.files import InputError, first_line
 from asmnet_tf.formats.release import OURS, Convention, holds_heads, is_original, load_original_model
 from asmnet_tf.network.asmnet import count_multiply_adds
 from asmnet_tf.network.checkpoints import StartWeights, load_model, read_weights

@@ -13,14 +13,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from asmnet_tf.data.hdf5 import BROKEN_HDF5, read_dataset, read_safely
 from asmnet_tf.data.sidecars import crop_of, find_model, pretrained_path, read_sidecar, sidecar_path
 from asmnet_tf.files import (
+    BROKEN_HDF5,
     MAX_EXPANSION,
     InputError,
     check_archive,
     first_line,
-    limited_memory,
+    read_dataset,
     replacing,
     write_text,
 )

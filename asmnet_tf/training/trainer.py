@@ -33,9 +33,10 @@ from tqdm import tqdm
 from asmnet_tf import cli
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, Recipe, crop_scale
 from asmnet_tf.data.annotations import Sample
-from asmnet_tf.data.batches import FacePatches, TrainingBatches
+from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.geometry import crop_frame, landmark_box, normalise
 from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.pose import angles_to_unit
 from asmnet_tf.data.sidecars import find_model
 from asmnet_tf.evaluation import metrics

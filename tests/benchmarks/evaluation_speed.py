@@ -13,8 +13,8 @@ import training_parts
 from harness import Row
 
 from asmnet_tf import config
-from asmnet_tf.data.batches import FacePatches
 from asmnet_tf.data.geometry import crop_frame, crop_image
+from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.evaluation.scoring import predict
 from asmnet_tf.formats.runners import compiled
 from asmnet_tf.network.asmnet import build_asmnet

@@ -88,7 +88,8 @@ def work(stage: str, folder: Path, count: int) -> tuple[float, int]:
     if stage == "evaluate":
         return _timed(lambda: _evaluate(samples, folder / f"evaluation{count}")), count
 
-    from asmnet_tf.data.batches import FacePatches, TrainingBatches
+    from asmnet_tf.data.batches import TrainingBatches
+    from asmnet_tf.data.patches import FacePatches
 
     cache = "none" if stage == "none" else "disk"
     root = folder / "cache"
@@ -116,7 +117,7 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _evaluate(samples: list[Sample], output: Path) -> None:
-    from asmnet_tf.data.batches import FacePatches
+    from asmnet_tf.data.patches import FacePatches
     from asmnet_tf.evaluation import report
     from asmnet_tf.evaluation.scoring import predict
 

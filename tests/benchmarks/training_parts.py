@@ -12,8 +12,9 @@ from harness import DATA
 
 from asmnet_tf import config
 from asmnet_tf.data import annotations
-from asmnet_tf.data.batches import FacePatches, TrainingBatches
+from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.network.asmnet import build_asmnet
 from asmnet_tf.network.loss import MultiTaskLoss
 from asmnet_tf.shape.shape_model import ShapeModel

@@ -412,7 +412,7 @@ def _trainer(folder: Path):
     import dataclasses
 
     from asmnet_tf.config import AUGMENTATIONS
-    from asmnet_tf.data import batches
+    from asmnet_tf.data import batches, patches
     from asmnet_tf.network import loss
     from asmnet_tf.training import trainer
 
@@ -422,8 +422,8 @@ def _trainer(folder: Path):
     box = geometry.landmark_box(points)
     face = annotations.Sample("a", image_path, points, box, frozenset(), np.zeros(3))
     faces = [dataclasses.replace(face, name=str(i)) for i in range(4)]
-    patches = batches.FacePatches(faces, "square", 1.2, 32, cache="memory")
-    batches = batches.TrainingBatches(patches, AUGMENTATIONS["tuned"], 2, seed=0)
+    kept = patches.FacePatches(faces, "square", 1.2, 32, cache="memory")
+    batches = batches.TrainingBatches(kept, AUGMENTATIONS["tuned"], 2, seed=0)
     schedule = trainer.Schedule(lr=1e-3, kind="constant", steps=4, warmup_steps=0, inverse_time_decay=0.0)
     plan = trainer.Plan(2, schedule, (2.0, 1.0, 0.5), 2, 0.0, 0.0, 1, False)
     loss = loss.MultiTaskLoss(SPEC.flip_map, None)

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from asmnet_tf.data.annotations import read_samples
-from asmnet_tf.data.batches import FacePatches
 from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.files import InputError
 from asmnet_tf.formats import release as release_format
 from asmnet_tf.formats.release import OURS, RELEASE, Convention, export_original, is_original, load_original_model
@@ -370,7 +370,7 @@ def test_evaluate_a_file_of_the_release(release, faces_300w, run_python, run_scr
     shutil.copy(release / "asmnet_68.h5", file)
     spec = DATASETS["300w"]
     samples = read_samples(spec, faces_300w, "test")
-    np.save(file.with_suffix(".npy"), FacePatches(samples, "tight", 1.0, 64, margin=1.0).crops(0, len(samples)))
+    np.save(file.with_suffix(".npy"), FacePatches(samples, "tight", 1.0, 64, margin=1.0).crops())
     run_python(SCRIPT, tmp_path, file.name)
     theirs = np.load(file.with_suffix(".npz"), allow_pickle=False)
 

@@ -10,9 +10,9 @@ from matplotlib.cbook import get_sample_data
 
 import asmnet_tf
 from asmnet_tf.data.annotations import Sample
-from asmnet_tf.data.batches import FacePatches
 from asmnet_tf.data.geometry import landmark_box, read_image
 from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.evaluation.scoring import predict
 from asmnet_tf.faces import aligner as module
 from asmnet_tf.files import InputError

@@ -13,8 +13,8 @@ from tools import install_pretrained
 
 import asmnet_tf
 from asmnet_tf.data.annotations import read_samples
-from asmnet_tf.data.batches import FacePatches
 from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.files import InputError, without_absolute_paths
 from asmnet_tf.network import checkpoints
 

@@ -15,8 +15,9 @@ import tensorflow as tf
 from asmnet_tf import cli, files
 from asmnet_tf.config import AUGMENTATIONS
 from asmnet_tf.data.annotations import read_samples, with_pose
-from asmnet_tf.data.batches import FacePatches, TrainingBatches
+from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.files import InputError
 from asmnet_tf.network.loss import MultiTaskLoss
 from asmnet_tf.training import trainer
