@@ -123,7 +123,7 @@ def _write(args: argparse.Namespace, model: keras.Model, path: Path, crops: np.n
     elif args.to == "savedmodel":
         exporters.write_saved_model(model, path)
     else:
-        release.export_original(model, path)
+        release.export_release(model, path)
 
 
 def describe(args: argparse.Namespace, source: Path, model: keras.Model, sidecar: dict) -> dict:

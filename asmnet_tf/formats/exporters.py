@@ -21,8 +21,8 @@ from asmnet_tf.data.layouts import DATASETS, DatasetSpec
 from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.files import InputError, first_line
 from asmnet_tf.formats.runners import Infer, compiled, open_model
-from asmnet_tf.network.engine import keras
-from asmnet_tf.network.fast_graphs import inference_twin
+from asmnet_tf.network import keras
+from asmnet_tf.network.fast_graphs import folded_model
 from asmnet_tf.synthetic.renderer import render_face
 
 SIGNATURE = "serving_default"
@@ -44,17 +44,17 @@ QUANTISED = {
 
 def write_saved_model(model: keras.Model, folder: str | Path, shifts: list[np.ndarray] | None = None) -> None:
     """Writes a SavedModel. Args: shifts: (2L,) and (3,), added to the outputs. The model itself stays as it is."""
-    twin = inference_twin(model)
+    graph = folded_model(model)
     size = model.input_shape[1]
 
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = twin(image, training=False)
+        outputs = graph(image, training=False)
         if shifts is not None:
             outputs = [output + tf.constant(shift, tf.float32) for output, shift in zip(outputs, shifts)]
         return {"O_L": outputs[0], "O_P": outputs[1]}
 
     archive = keras.export.ExportArchive()
-    archive.track(twin)
+    archive.track(graph)
     archive.add_endpoint(SIGNATURE, serve, [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")])
     archive.write_out(folder, verbose=False)
 

@@ -374,14 +374,14 @@ def _release() -> list[bytes]:
     from asmnet_tf.network.asmnet import build_asmnet
 
     model = build_asmnet(68, 32, input_range=(0, 1))
-    return [_saved(_scratch("a.h5"), lambda path: release.export_original(model, path))]
+    return [_saved(_scratch("a.h5"), lambda path: release.export_release(model, path))]
 
 
 @reader("ASMNet.h5", _release, slow=200, quick=5, tf=True)
 def release_h5(path: Path) -> None:
     from asmnet_tf.formats import release
 
-    assert release.is_original(path) in (True, False)
+    assert release.is_release(path) in (True, False)
     _finite(*release.load_original_model(path)[0].get_weights())
 
 
