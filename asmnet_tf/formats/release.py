@@ -84,32 +84,24 @@ RELEASE = Convention("release", 255.0, -1.0, 65.0, "tight")
 
 # What makes a layer compute what it computes, by class; also what an exported file says about it.
 _SETTINGS = {
-    "InputLayer": (),
-    "Rescaling": ("scale", "offset"),
-    "ZeroPadding2D": ("padding", "data_format"),
-    "Conv2D": (
-        *("filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate"),
-        *("groups", "activation", "use_bias"),
-    ),
-    "DepthwiseConv2D": (
-        *("kernel_size", "strides", "padding", "data_format", "dilation_rate"),
-        *("depth_multiplier", "activation", "use_bias"),
-    ),
-    "BatchNormalization": ("axis", "momentum", "epsilon", "center", "scale"),
-    "ReLU": ("max_value", "negative_slope", "threshold"),
-    "Add": (),
-    "GlobalAveragePooling2D": ("data_format",),
-    "Concatenate": ("axis",),
-    "Dropout": ("rate",),
-    "Dense": ("units", "activation", "use_bias"),
+    "InputLayer": "",
+    "Rescaling": "scale offset",
+    "ZeroPadding2D": "padding data_format",
+    "Conv2D": "filters kernel_size strides padding data_format dilation_rate groups activation use_bias",
+    "DepthwiseConv2D": "kernel_size strides padding data_format dilation_rate depth_multiplier activation use_bias",
+    "BatchNormalization": "axis momentum epsilon center scale",
+    "ReLU": "max_value negative_slope threshold",
+    "Add": "",
+    "GlobalAveragePooling2D": "data_format",
+    "Concatenate": "axis",
+    "Dropout": "rate",
+    "Dense": "units activation use_bias",
 }
-_TRAINING_ONLY = ("momentum", "rate")
 _INPUT = "the input"
 
 
 @dataclass(frozen=True)
 class _Layer:
-    name: str
     kind: str
     config: dict
     sources: tuple[str, ...]  # names of the layers that feed it
@@ -131,36 +123,49 @@ def _layers(config: dict) -> dict[str, _Layer]:
         keras2 = bool(nodes) and isinstance(nodes[0], list)  # [[name, node, tensor, {}], ...]
         feeding = [str(source[0]) for source in nodes[0]] if keras2 else sources(nodes)
         kind = entry["class_name"].removesuffix("V1").removesuffix("V2")  # TensorFlow 1 and 2.0: BatchNormalizationV2
-        found[entry["name"]] = _Layer(str(entry["name"]), kind, dict(entry["config"]), tuple(feeding))
+        found[str(entry["name"])] = _Layer(kind, dict(entry["config"]), tuple(feeding))
     return found
 
 
-def _origin(layers: dict[str, _Layer], name: str) -> str:
-    """Returns the layer whose numbers `name` passes on: dropout is left out, and all before the first layer is one."""
-    for _ in layers:
-        layer = layers[name]
-        if layer.kind == "InputLayer" or (layer.kind == "Rescaling" and layers[layer.sources[0]].kind == "InputLayer"):
-            return _INPUT
-        if layer.kind != "Dropout":
-            return name
-        name = layer.sources[0]
-    raise ValueError(f"layer {name} feeds itself")
+def _computed(layers: dict[str, _Layer], size: int) -> dict[str, tuple[str, dict, list[str]]]:
+    """Returns what each layer computes from an input of a size: its kind, its settings and the layers that feed it.
+
+    Dropout is left out, and all before the first other layer is one. A layer without weights, whose name Keras chose
+    (global_average_pooling2d_3), is called by what it does: `ReLU of bn_Conv1`.
+
+    Raises: KeyError for a layer that what stands before it does not feed, ...
+    """
+    found, called = {}, {}
+    for name, layer in layers.items():
+        feeding = [called[source] for source in layer.sources]
+        if layer.kind == "InputLayer" or (layer.kind == "Rescaling" and feeding == [_INPUT]):
+            called[name] = _INPUT
+        elif layer.kind == "Dropout":
+            called[name] = feeding[0]
+        else:
+            keys = set(_SETTINGS.get(layer.kind, "").split()) - {"momentum", "rate"}  # these are of training only
+            settings = {key: _plain(key, value, layer.kind) for key, value in layer.config.items() if key in keys}
+            _, padding, padded = found.get(feeding[0], ("", {}, []))
+            if layer.kind == "Conv2D" and settings.get("padding") == "valid" and padded == [_INPUT]:
+                # until TensorFlow 2.3 a layer of its own, Conv1_pad, pads what `same` pads
+                same = padding.get("padding") == ((1 if size % 2 else 0, 1),) * 2
+                settings, feeding = (settings | {"padding": "same"}, padded) if same else (settings, feeding)
+            feeding = sorted(feeding) if layer.kind == "Add" else feeding
+            weighted = layer.kind in ("Conv2D", "DepthwiseConv2D", "BatchNormalization", "Dense")
+            called[name] = name if weighted else f"{layer.kind} of {', '.join(feeding)}"[:2000]
+            if found.setdefault(called[name], (layer.kind, settings, feeding)) != (layer.kind, settings, feeding):
+                raise ValueError(f"two layers are {called[name]}")
+    return found
 
 
-def _fed_by(layers: dict[str, _Layer], layer: _Layer) -> list[str]:
-    """Returns the origins of a layer's inputs, sorted where their order does not matter."""
-    origins = [_origin(layers, name) for name in layer.sources]
-    return sorted(origins) if layer.kind == "Add" else origins
-
-
-def _plain(key: str, value: Any, rank: int) -> Any:
+def _plain(key: str, value: Any, kind: str) -> Any:
     """Returns a setting so that equal settings compare equal: 3 and [3, 3], axis -1 and [3]."""
     if isinstance(value, (list, tuple)):
-        value = tuple(_plain("", v, rank) for v in value)
+        value = tuple(_plain("", v, kind) for v in value)
         if key == "axis" and len(value) == 1:
             value = value[0]
     if key == "axis" and isinstance(value, int):
-        return value % rank
+        return value % (4 if kind == "BatchNormalization" else 2)
     if key in ("kernel_size", "strides", "dilation_rate") and isinstance(value, int):
         return (value, value)
     return round(value, 9) if isinstance(value, float) else value
@@ -172,58 +177,20 @@ def _compare(path: Path, theirs: dict[str, _Layer], outputs: list[str], model: k
     def differs(what: str) -> InputError:
         return InputError(f"{path}: {what}. It is not the release's {model.name}; expected ASMNet or MobileNetV2.")
 
-    ours = _layers(model.get_config())
-    partner = {_INPUT: _INPUT}
-    taken = set()
-    for layer in model.layers:
-        mine = ours[layer.name]
-        if mine.kind in ("InputLayer", "Rescaling", "Dropout"):
-            continue
-        feeding = [partner[name] for name in _fed_by(ours, mine)]
-        if mine.kind == "Add":
-            feeding.sort()
-        if layer.weights:
-            other = theirs.get(mine.name)
-            if other is None:
-                first = next((name for name, layer in theirs.items() if layer.kind != "InputLayer"), "none")
-                raise differs(f"layer {mine.name} is not in it, its first layer is {first}")
-            if other.kind != mine.kind:
-                raise differs(f"layer {mine.name} is {other.kind}, expected {mine.kind}")
-        else:  # names of layers without weights were chosen by Keras (global_average_pooling2d_3) and do not matter
-            free = (layer for layer in theirs.values() if layer.kind == mine.kind and layer.name not in taken)
-            other = next((layer for layer in free if _fed_by(theirs, layer) == feeding), None)
-            if other is None:
-                raise differs(f"layer {mine.name} is not in it: no {mine.kind} of {_some(feeding)}")
-        sources, config = _fed_by(theirs, other), dict(other.config)
-        if _pads_like_same(mine, other, theirs, layer.input.shape[1] if mine.kind == "Conv2D" else 0):
-            sources = [_origin(theirs, theirs[other.sources[0]].sources[0])]
-            config["padding"] = "same"
+    ours, came = (_computed(layers, model.input_shape[1]) for layers in (_layers(model.get_config()), theirs))
+    for name, (kind, settings, feeding) in ours.items():
+        if name not in came:
+            raise differs(f"layer {name[:150]} is not in it, its first layer is {next(iter(came), 'none')}")
+        other, found, sources = came[name]
+        if other != kind:
+            raise differs(f"layer {name} is {other}, expected {kind}")
         if sources != feeding:
-            raise differs(f"layer {mine.name} follows {_some(sources)}, expected {_some(feeding)}")
-        for key in _SETTINGS[mine.kind]:
-            if key in _TRAINING_ONLY or key not in config:  # an older Keras may lack a setting: it is at its default
-                continue
-            expected = _plain(key, mine.config.get(key), len(layer.output.shape))
-            came = _plain(key, config[key], len(layer.output.shape))
-            if came != expected:
-                raise differs(f"layer {mine.name} has {key} {came}, expected {expected}")
-        partner[mine.name] = other.name
-        taken.add(other.name)
+            raise differs(f"layer {name} follows {', '.join(sources)[:150]}, expected {', '.join(feeding)[:150]}")
+        for key, value in found.items():  # an older Keras may lack a setting: it is at its default
+            if value != settings.get(key):
+                raise differs(f"layer {name[:150]} has {key} {value}, expected {settings.get(key)}")
     if sorted(outputs) != sorted(OUTPUTS):
         raise differs(f"its outputs are {', '.join(outputs)}, expected {', '.join(OUTPUTS)}")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _pads_like_same(mine: _Layer, other: _Layer, theirs: dict[str, _Layer], size: int) -> bool:
-    """Whether `other` pads in a layer of its own (`Conv1_pad`, until TensorFlow 2.3) what `mine` pads by itself."""
-    if mine.kind != "Conv2D" or (mine.config["padding"], other.config.get("padding")) != ("same", "valid"):
-        return False
-    pad = theirs[other.sources[0]]
-    sides = (0 if size % 2 == 0 else 1, 1)
-    return pad.kind == "ZeroPadding2D" and _plain("padding", pad.config["padding"], 4) == (sides, sides)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -377,25 +344,24 @@ def export_release(model: keras.Model, path: str | Path, convention: Convention 
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: the release's format is known by its ending. Call it .h5.")
     layers = _layers(model.get_config())
-    for layer in layers.values():
+    for name, layer in layers.items():
         if layer.kind not in _SETTINGS:
-            raise InputError(f"{path}: layer {layer.name} is {layer.kind}, which has no place in the release's format.")
+            raise InputError(f"{path}: layer {name} is {layer.kind}, which has no place in the release's format.")
     scale, offset = _rescaling(layers)
     scale = round(scale * RELEASE.input_divisor / convention.input_divisor, 9)
-    (source,) = (layer.name for layer in layers.values() if layer.kind == "InputLayer")
     rescaled = (scale, offset) != (1.0, 0.0)
-
+    source = next(name for name, layer in layers.items() if layer.kind == "InputLayer")
     entries = [_entry("InputLayer", source, {"batch_input_shape": list(model.input_shape), "sparse": False}, [])]
     if rescaled:
         entries.append(_entry("Rescaling", "rescaling", {"scale": scale, "offset": offset}, [source]))
-    for layer in (layers[layer.name] for layer in model.layers):
-        if layer.kind == "InputLayer" or _origin(layers, layer.name) == _INPUT:
+    before = [name for name, layer in layers.items() if layer.kind in ("InputLayer", "Rescaling")]
+    for name, layer in layers.items():
+        if name in before:
             continue
-        feeding = [name if _origin(layers, name) != _INPUT else source for name in layer.sources]
-        feeding = ["rescaling" if rescaled and name == source else name for name in feeding]
-        keys = (key for key in _SETTINGS[layer.kind] if key != "groups")  # always 1; TensorFlow 2.2 has no such setting
+        feeding = [entries[rescaled]["name"] if fed in before else fed for fed in layer.sources]
+        keys = _SETTINGS[layer.kind].replace(" groups", "").split()  # always 1; TensorFlow 2.2 has no such setting
         settings = {"trainable": True} | {key: layer.config[key] for key in keys}
-        entries.append(_entry(layer.kind, layer.name, settings, feeding))
+        entries.append(_entry(layer.kind, name, settings, feeding))
     network = {
         "name": model.name,
         "layers": entries,

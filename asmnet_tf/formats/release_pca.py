@@ -1,7 +1,4 @@
-"""The PCA files of the authors' release, and the units of their shapes (NumPy only).
-
-A shape model is three files, `<dataset>_{eigenvalues,eigenvectors,meanvector}_<percent>.npy`, of shapes in tight crops.
-"""
+"""The authors' PCA files `<dataset>_{eigenvalues,eigenvectors,meanvector}_<percent>.npy`; units of shapes (NumPy)."""
 
 from __future__ import annotations
 
@@ -14,9 +11,8 @@ from asmnet_tf.config import PCA_PERCENT, crop_scale
 from asmnet_tf.files import InputError, read_array, replacing
 from asmnet_tf.shape.shape_model import MAX_VALUE, ShapeModel
 
-# Centre c and factor f of each: network = (shape - c) f. release: (centre - p) / size, of the release's networks and
-# its files `ibug_*`. pixels224: 0..224 from the left and upper edges of the crop, of its files `wflw_*`; these count
-# crop coordinates from the edge of the box, so the centre is 112 and not 111.5, which belongs to pixel indices.
+# Centre c, factor f: network = (shape - c) f. release: (centre - p) / size, of its networks and its files `ibug_*`.
+# pixels224: 0..224 from the edges of the crop, of its files `wflw_*`; so the centre is not 111.5, as of pixel indices.
 UNITS = {"network": (0.0, 1.0), "release": (0.0, -1.0), "pixels224": (112.0, 1 / 224)}
 NAMES = {"300w": ("ibug", "300W", "300w"), "wflw": ("wflw", "WFLW")}  # first: what `save_release_pca` writes
 _PARTS = {"eigenvectors": "eigenvectors", "eigenvalues": "eigenvalues", "meanvector": "mean_shape"}
@@ -49,15 +45,14 @@ def load_release_pca(
 ) -> ShapeModel:
     """Reads a shape model of the release, in the files' own numbers and units, which the mean tells.
 
-    Beyond +-2 it is in pixels of the 224-px crop; otherwise the release's where point 0, the jaw's end on the left of
-    the image, has a positive x, and ours, which the authors' earlier repository has too, where it has a negative one.
+    Beyond +-2 it is pixels of the 224-px crop; otherwise the release's where point 0, the jaw's end on the left of the
+    image, has a positive x, and ours, as in the authors' earlier repository, where it has a negative one.
 
     Args:
         folder: the files' folder; the ending `.npy` may be missing.
         dataset: 300w (files `ibug_*` or `300W_*`) or wflw, or the very name the files begin with.
         percent: share of the variance in the files' names. Each has eigenvectors of its own.
-        mean: (2L,), in the files' units, instead of the mean file; some percentages come without.
-        units: one of `UNITS`, where the mean would tell the wrong ones.
+        mean: (2L,), in the files' units, where there is no mean file. units: where the mean tells the wrong ones.
     Returns: float64, crop "tight" of scale 1, n_samples 0 (the files do not say).
     Raises:  InputError that names a file which is absent, damaged, pickled, or of another shape.
     Differs from the release: `np.save` of the release adds `.npy` and its loader omits it, so it finds no files.
@@ -68,21 +63,17 @@ def load_release_pca(
         path = Path(folder) / f"{name}_{part}_{percent:g}.npy"
         return path if path.is_file() or not path.with_suffix("").is_file() else path.with_suffix("")
 
-    names = (dataset, *names)
-    name = next((name for name in names if path_of(name, "eigenvectors").is_file()), names[0])
+    name = next((name for name in (dataset, *names) if path_of(name, "eigenvectors").is_file()), dataset)
     paths = {part: path_of(name, part) for part in _PARTS}
     arrays = {part: _read(path) for part, path in paths.items() if part != "meanvector" or mean is None}
     if mean is not None:
         arrays["meanvector"], paths["meanvector"] = np.asarray(mean, np.float64), "mean="
     vectors = arrays["eigenvectors"]
-    rows, columns = vectors.shape if vectors.ndim == 2 else (0, 0)
-    if not columns or rows % 2 or rows < columns:
+    if vectors.ndim != 2 or not 0 < vectors.shape[1] <= len(vectors) or len(vectors) % 2:
         raise InputError(f"{paths['eigenvectors']}: shape {vectors.shape}, expected (2L, K), one column each.")
-    for part, expected in {"eigenvectors": (rows, columns), "eigenvalues": (columns,), "meanvector": (rows,)}.items():
-        array = arrays[part]
+    for (part, array), expected in zip(arrays.items(), (vectors.shape, vectors.shape[1:], vectors.shape[:1])):
         if array.shape != expected:
-            beside = paths["eigenvectors"].name
-            raise InputError(f"{paths[part]}: shape {array.shape}, expected {expected} to go with {beside}.")
+            raise InputError(f"{paths[part]}: shape {array.shape}, expected {expected}, as the eigenvectors are.")
         if not (np.abs(array) <= MAX_VALUE).all() or (part == "eigenvalues" and (array < 0).any()):
             raise InputError(f"{paths[part]}: holds values that are not finite, or negative eigenvalues.")
     mean, values = arrays["meanvector"], arrays["eigenvalues"]
@@ -92,13 +83,13 @@ def load_release_pca(
 
 
 def save_release_pca(model: ShapeModel, folder: str | Path) -> list[Path]:
-    """Writes the three files that the release reads, in its units where the model is in ours; returns their paths.
+    """Writes the files that the release reads, in its units where the model is in ours, and returns their paths.
 
-    Raises: InputError for a model of square crops, which the release has not, or a folder that cannot be written.
+    Raises: InputError for square crops, which the release has not, or a folder that cannot be written.
     """
     if (model.crop, model.crop_scale) != ("tight", crop_scale("tight")):
-        crop = f"{model.crop} crops of scale {model.crop_scale:g}"
-        raise InputError(f"{folder}: eigen-shapes of {crop}; the release's crops are tight. Use pca_builder.py --crop.")
+        crops = f"{model.crop} crops of scale {model.crop_scale:g}; the release's crops are tight"
+        raise InputError(f"{folder}: eigen-shapes of {crops}. Make them with pca_builder.py --crop tight.")
     model = to_units(model, "release" if model.units == "network" else model.units)
     name = NAMES.get(model.dataset, (model.dataset,))[0]
     paths = {field: Path(folder) / f"{name}_{part}_{model.pca_percent:g}.npy" for part, field in _PARTS.items()}
@@ -112,9 +103,7 @@ def _read(path: Path) -> np.ndarray:
     try:
         array = read_array(path)
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: no such PCA file. Are dataset and percent right? A mean can be given as mean=."
-        ) from error
+        raise InputError(f"{path}: no such PCA file. Are dataset and percent right? Or give mean=.") from error
     if array.dtype.kind not in "fiu":
         raise InputError(f"{path}: holds no numbers but {array.dtype}.")
     return array.astype(np.float64)

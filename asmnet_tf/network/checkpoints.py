@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import sys
@@ -21,9 +20,6 @@ from asmnet_tf.network import check_keras, keras
 
 layers = keras.layers
 IMAGENET_RANGE = (-1.0, 1.0)  # what Keras' MobileNetV2 weights are fed
-# save_model(half=True): smaller arrays (batch norm, biases, depthwise kernels) stay float32. On 64 LFPW faces at 112 px
-# float16 then moves landmarks by 0.007 px on average instead of 0.025, for 11 % more bytes
-HALF_ABOVE = 10_000
 
 
 # --- weights from elsewhere -------------------------------------------------------------------------------------------
@@ -185,44 +181,14 @@ def read_keras2_weights(root: h5py.Group) -> dict[str, list[np.ndarray]]:
 # --- saving and loading -----------------------------------------------------------------------------------------------
 
 
-def save_model(model: keras.Model, path: str | Path, sidecar: dict, half: bool = False) -> None:
+def save_model(model: keras.Model, path: str | Path, sidecar: dict) -> None:
     """Writes `<path>` and its side-car JSON; each replaces an older file only when it is complete.
 
-    half: large kernels are float16 in the file, about half its size; `keras.models.load_model` reads them into float32.
-
-    Raises: InputError if a file cannot be written, or a weight is too large for float16.
+    Raises: InputError if a file cannot be written.
     """
     with replacing(path) as temporary:
         _in_float32(model).save(temporary)
-        if half:
-            _halve(temporary, path)
     write_text(sidecar_path(path), json.dumps(sidecar, indent=2) + "\n")
-
-
-def _halve(archive: Path, path: str | Path) -> None:
-    """Rewrites a `.keras` archive with its large kernels as float16; `path` is what an error calls it."""
-    with zipfile.ZipFile(archive) as file:
-        members = {name: file.read(name) for name in file.namelist()}
-    halved = io.BytesIO()
-    with h5py.File(io.BytesIO(members["model.weights.h5"]), "r") as old, h5py.File(halved, "w") as new:
-
-        def copy(name: str, entry: h5py.Group | h5py.Dataset) -> None:
-            if isinstance(entry, h5py.Dataset):
-                values = entry[()]
-                if values.dtype == np.float32 and values.size > HALF_ABOVE:
-                    if np.abs(values).max() > np.finfo(np.float16).max:
-                        raise InputError(f"{path}: {name} holds weights beyond +-65504. Save it in float32.")
-                    values = values.astype(np.float16)
-                made = new.create_dataset(name, data=values)
-            else:
-                made = new.require_group(name)
-            made.attrs.update(entry.attrs)
-
-        old.visititems(copy)
-    members["model.weights.h5"] = halved.getvalue()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in members.items():
-            file.writestr(name, content)
 
 
 def _in_float32(model: keras.Model) -> keras.Model:

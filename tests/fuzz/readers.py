@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,10 +323,12 @@ def _scratch(name: str) -> Path:
 
 
 def _keras_files() -> list[bytes]:
-    from asmnet_tf.network import checkpoints
+    sys.path.append(str(Path(__file__).parents[1]))
+    from tools.install_pretrained import halve
 
     def half(path: Path) -> None:
-        checkpoints.save_model(_network(), path, {}, half=True)
+        _network().save(path)
+        halve(path, path)
 
     return [_saved(_scratch("a.keras"), _network().save), _saved(_scratch("a.keras"), half)]
 
