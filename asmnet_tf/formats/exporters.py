@@ -17,7 +17,7 @@ from asmnet_tf.config import PHOTO_ENDINGS, POSE_RANGE_DEG
 from asmnet_tf.data.annotations import read_samples
 from asmnet_tf.data.batches import FacePatches
 from asmnet_tf.data.geometry import crop_frame, crop_image, landmark_box, read_image
-from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.files import InputError, first_line
 from asmnet_tf.formats.release import RELEASE, export_release
@@ -170,16 +170,14 @@ def face_crops(source: str, count: int, path: Path, model: keras.Model, sidecar:
         boxes = ((face.image, landmark_box(face.landmarks_68)) for face in faces)
         return np.stack([crop_image(image, crop_frame(box, crop, scale), size) for image, box in boxes])
     folder = Path(source)
-    spec = next((spec for spec in DATASETS.values() if _is_folder_of(spec, folder, num_landmarks)), None)
-    if spec is not None:
-        samples = _spread(read_samples(spec, folder, "train", quiet=True), count, folder)
-        return FacePatches(samples, crop, scale, size, margin=1.0, cache="none").crops()
-    return np.stack([_whole(read_image(image), size) for image in _spread(_images(folder), count, folder)])
-
-
-def _is_folder_of(spec: DatasetSpec, folder: Path, num_landmarks: int) -> bool:
-    places = [folder / source.path for source in spec.splits["train"]]
-    return spec.num_landmarks == num_landmarks and any(place.exists() for place in places)
+    for spec in DATASETS.values():
+        places = [folder / part.path for part in spec.splits["train"]]
+        if spec.num_landmarks == num_landmarks and any(place.exists() for place in places):
+            samples = _spread(read_samples(spec, folder, "train", quiet=True), count, folder)
+            return FacePatches(samples, crop, scale, size, margin=1.0, cache="none").crops()
+    images = [read_image(path) for path in _spread(_images(folder), count, folder)]
+    frames = [((w - 1) / 2, (h - 1) / 2, w, h) for h, w in (image.shape[:2] for image in images)]
+    return np.stack([crop_image(image, np.array(frame), size) for image, frame in zip(images, frames)])
 
 
 def _images(folder: Path) -> list[Path]:
@@ -199,8 +197,3 @@ def _spread(items: list, count: int, folder: Path) -> list:
         raise InputError(f"{folder}: {len(items)} faces, two are needed: one calibrates, the other compares.")
     count = min(count, len(items))
     return [items[k * len(items) // count] for k in range(count)]
-
-
-def _whole(image: np.ndarray, size: int) -> np.ndarray:
-    height, width = image.shape[:2]
-    return crop_image(image, np.array([(width - 1) / 2, (height - 1) / 2, width, height]), size)

@@ -42,8 +42,8 @@ class StartWeights:
 def read_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
     """Reads weights by layer name; what a file does not tell is assumed, and that is said on stderr.
 
-    Sources: `imagenet`, a shipped name, or a file: `.keras`, Keras 3 `.weights.h5`, Keras 2 whole-model
-    or weight-only `.h5` (whose heads, if any, are taken as they are: see `runners.read_start_weights`).
+    Sources: `imagenet`, a shipped name, or a file: `.keras`, Keras 3 `.weights.h5`, Keras 2 whole-model or weight-only
+    `.h5` (whose heads, if any, are taken as they are: see `runners.read_start_weights`).
 
     Args:   input_range: assumed of a whole ASMNet in a file of weights alone; of a backbone it is ImageNet's (-1, 1).
     Raises: InputError if the file cannot be read.
@@ -132,8 +132,8 @@ def _read_layer_weights(path: Path) -> dict[str, list[np.ndarray]]:
             keras3 = "layers" in root and "layer_names" not in root.attrs
             return _read_keras3(root) if keras3 else read_keras2_weights(root)
     except BROKEN_HDF5 as error:
-        reason = first_line(error)
-        raise InputError(f"{path}: no weights can be read ({reason}). Expected .keras, .weights.h5 or .h5.") from error
+        told = f"no weights can be read ({first_line(error)})"
+        raise InputError(f"{path}: {told}. Expected .keras, .weights.h5 or .h5.") from error
 
 
 def _read_keras3(root: h5py.Group) -> dict[str, list[np.ndarray]]:

@@ -138,10 +138,9 @@ class _FoldedConvolution(keras.layers.Layer):
 
 
 class _Passed(keras.layers.Layer):
-    """Stands where a layer was that is part of another one now."""
+    """Stands where a layer was that is part of another one now; returns its input."""
 
     def call(self, inputs: tf.Tensor, training: bool = False, mask: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns its input."""
         return inputs
 
 
@@ -164,12 +163,8 @@ def folded_model(model: keras.Model) -> keras.Model:
                 folded[name] = _FoldedConvolution(stock, norm, padding)
                 folded[norm.name] = _Passed(name=norm.name)
 
-    def substitute(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if layer.name in folded:
-            return folded[layer.name]
-        return _Passed(name=layer.name) if padded.get(layer.name) in folded else layer
-
-    return keras.models.clone_model(model, clone_function=substitute)
+    folded |= {pad: _Passed(name=pad) for pad, fed in padded.items() if fed in folded}
+    return keras.models.clone_model(model, clone_function=lambda layer: folded.get(layer.name, layer))
 
 
 def _training_model(model: keras.Model, record: Record | None = None) -> keras.Model:
