@@ -250,7 +250,10 @@ def _check_network(path: Path) -> None:
 
     config = json.loads(text, object_hook=look)
     with tf.Graph().as_default():  # in it variables have shapes, but no content
-        model = keras.saving.deserialize_keras_object(config | {"compile_config": None}, safe_mode=True)
+        if config["class_name"] == "Functional":
+            model = keras.Model.from_config(config["config"])
+        else:
+            model = keras.saving.deserialize_keras_object(config | {"compile_config": None}, safe_mode=True)
     needed = sum(math.prod(variable.shape) * tf.as_dtype(variable.dtype).size for variable in model.variables)
     if needed > 2 * stored:  # twice, for kernels stored as float16
         raise ValueError(f"its layers take {needed / 1e6:.0f} MB, its weights fill {stored / 1e6:.1f}")

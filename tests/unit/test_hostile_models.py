@@ -64,7 +64,7 @@ def test_layers_larger_than_the_weights_stored_are_refused(tmp_path):
         assert checkpoints.load_model(tmp_path / name)[0].count_params() == model.count_params()
     with zipfile.ZipFile(tmp_path / "a.keras") as old, zipfile.ZipFile(tmp_path / "b.keras", "w") as new:
         for member in old.namelist():
-            new.writestr(member, old.read(member).replace(b'"filters": 8', b'"filters": 100000000'))
+            new.writestr(member, old.read(member).replace(b'"units": 136', b'"units": 100000000'))
     with pytest.raises(InputError, match=r"b\.keras: not a model that Keras loads \(its layers take"):
         checkpoints.load_model(tmp_path / "b.keras")
 
@@ -105,5 +105,5 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
 
 def test_a_sidecar_of_any_size_is_refused(tmp_path):
     (tmp_path / "best.json").write_text(json.dumps({"x": "y" * (17 << 20)}))
-    with pytest.raises(InputError, match=r"best\.json: not JSON \(more than 16 MB\)"):
+    with pytest.raises(InputError, match=r"best\.json: not JSON .*more than 16 MB"):
         sidecars.read_sidecar(tmp_path / "best.keras")
