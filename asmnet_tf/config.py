@@ -150,7 +150,7 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 FINE_TUNING_LR = 2e-5  # where training starts from a whole model: a rate that cannot wreck it, even of 20 faces
-LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing", "awing")
+LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing")
 ARCHITECTURES = ("asmnet", "mobilenet_v2")
 HEADS = ("pooled", "spatial")  # what the two linear heads of ASMNet see; pooled is the paper's
 LOSSES = ("asm", "mse")

@@ -15,18 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from asmnet_tf import cli
-from asmnet_tf.config import POSE_RANGE_DEG
 from asmnet_tf.data import sidecars
 from asmnet_tf.files import InputError, replacing, replacing_folder, without_absolute_paths, write_text
-
-if TYPE_CHECKING:
-    import keras
-    import numpy as np
 
 ENDINGS = {"tflite": ".tflite", "savedmodel": "", "h5": ".h5"}
 LIMITS = {"none": 1e-3, "float16": 2e-2, "int8": float("inf")}  # how far landmarks may be off, network units
@@ -61,11 +54,10 @@ def main(args: argparse.Namespace) -> None:
     source = sidecars.find_model(args.model)
     if source.suffix != ".keras":
         raise InputError(f"{source}: exports start from a .keras model. Give train.py's best.keras or a shipped name.")
-    output = args.output or Path("exports") / _file_name(source, args)
+    output = args.output or Path("exports") / _file_name(source, args.to, args.quantise)
     _check_place(output, args.to)
 
     cli.start_tensorflow()
-    from asmnet_tf.data.sidecars import sidecar_path
     from asmnet_tf.formats import exporters
     from asmnet_tf.network.checkpoints import load_model
 
@@ -75,16 +67,21 @@ def main(args: argparse.Namespace) -> None:
     crops = exporters.face_crops(args.calibrate, args.faces, source, model, sidecar)
 
     # 3. The file, compared before it gets its name; then its side-car.
-    with cli.without_notes(), _place(output, args.to) as temporary:
-        _write(args, model, temporary, crops[::2])
+    place = replacing_folder(output, "saved_model.pb") if args.to == "savedmodel" else replacing(output)
+    with cli.without_notes(), place as temporary:
+        exporters.write(model, temporary, args.to, args.quantise, crops[::2])
         away = exporters.differences(model, temporary, crops[1::2])
         if not away["landmarks_max"] <= LIMITS[args.quantise]:  # so written, it also catches what is not a number
             raise InputError(
                 f"{output}: not written, its landmarks are up to {away['landmarks_max']:.3g} of the crop's side away "
                 f"from those of {source}. Does evaluate.py score that model well?"
             )
-    facts = describe(args, source, model, sidecar) | {"compared": away}
-    write_text(sidecar_path(output), json.dumps(facts, indent=2) + "\n")
+    facts = {key: value for key, value in sidecar.items() if key != "stored"}
+    facts |= exporters.describe(model, args.to, args.quantise)
+    facts |= {"source_model": source.name, "export_commit": cli.commit(), "compared": away}
+    if args.quantise == "int8":
+        facts["calibration"] = without_absolute_paths(args.calibrate)
+    write_text(sidecars.sidecar_path(output), json.dumps(facts, indent=2) + "\n")
     size = facts["input_size"]
     print(
         f"{output}: {bytes_of(output) / 1e6:.1f} MB ({source.name}: {bytes_of(source) / 1e6:.1f}); on {away['faces']} "
@@ -95,11 +92,11 @@ def main(args: argparse.Namespace) -> None:
     )
 
 
-def _file_name(source: Path, args: argparse.Namespace) -> str:
+def _file_name(source: Path, to: str, quantise: str) -> str:
     """Returns what an export is called: the run folder for best.keras and last.keras, else the file, and the kind."""
     stem = source.resolve().parent.name if source.stem in ("best", "last") else source.stem
-    kind = {"tflite": args.quantise if args.quantise != "none" else "", "savedmodel": "savedmodel", "h5": "release"}
-    return f"{stem}_{kind[args.to]}".rstrip("_") + ENDINGS[args.to]
+    kind = {"tflite": quantise if quantise != "none" else "", "savedmodel": "savedmodel", "h5": "release"}[to]
+    return f"{stem}_{kind}".rstrip("_") + ENDINGS[to]
 
 
 def _check_place(output: Path, to: str) -> None:
@@ -109,56 +106,6 @@ def _check_place(output: Path, to: str) -> None:
     for other in (output.with_suffix(ending) for ending in (".keras", *ENDINGS.values())):
         if other != output and other.exists():
             raise InputError(f"{output}: its side-car would replace that of {other.name}. Choose another name.")
-
-
-def _place(output: Path, to: str) -> AbstractContextManager[Path]:
-    return replacing_folder(output, "saved_model.pb") if to == "savedmodel" else replacing(output)
-
-
-def _write(args: argparse.Namespace, model: keras.Model, path: Path, crops: np.ndarray) -> None:
-    from asmnet_tf.formats import exporters, release
-
-    if args.to == "tflite":
-        path.write_bytes(exporters.to_tflite(model, args.quantise, crops))
-    elif args.to == "savedmodel":
-        exporters.write_saved_model(model, path)
-    else:
-        release.export_original(model, path)
-
-
-def describe(args: argparse.Namespace, source: Path, model: keras.Model, sidecar: dict) -> dict:
-    """Returns the side-car of an export: the model's own, and what the file takes, gives, costs and comes from."""
-    import tensorflow as tf
-
-    from asmnet_tf.formats.release import RELEASE
-    from asmnet_tf.network.asmnet import count_multiply_adds
-
-    size, landmarks = model.input_shape[1], model.output_shape[0][1]
-    release = args.to == "h5"
-    pixels = "uint8" if args.quantise == "int8" else "float32"
-    facts = {
-        "format": args.to,
-        "quantisation": args.quantise,
-        "num_landmarks": landmarks // 2,
-        "input_size": size,
-        "input": f"RGB pixels {'/ 255' if release else '0..255'}, {pixels} (B, {size}, {size}, 3)",
-        "outputs": [f"O_L float32 (B, {landmarks})", "O_P float32 (B, 3)"],
-        "landmarks": f"O_L: {'(centre - p)' if release else '(p - centre)'} / size of the crop, x0, y0, x1, ...",
-        "pose": f"O_P: yaw, pitch, roll over {POSE_RANGE_DEG:g} degrees",
-        "pose_range_deg": POSE_RANGE_DEG,
-        "parameters": model.count_params(),
-        "multiply_adds": count_multiply_adds(model),
-        "source_model": source.name,
-        "export_commit": cli.commit(),
-        "tensorflow": tf.__version__,
-    }
-    if release:
-        facts["convention"] = RELEASE.describe()
-    else:
-        facts["signature"] = "serving_default: image -> O_L, O_P"
-    if args.quantise == "int8":
-        facts["calibration"] = without_absolute_paths(args.calibrate)
-    return {key: value for key, value in sidecar.items() if key != "stored"} | facts
 
 
 def bytes_of(path: Path) -> int:

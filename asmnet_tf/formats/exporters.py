@@ -16,13 +16,15 @@ import tensorflow as tf
 from asmnet_tf.config import PHOTO_ENDINGS, POSE_RANGE_DEG
 from asmnet_tf.data.annotations import read_samples
 from asmnet_tf.data.geometry import crop_frame, crop_image, landmark_box, read_image
-from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.files import InputError, first_line
-from asmnet_tf.formats.runners import Infer, compiled, open_model
-from asmnet_tf.network.engine import keras
-from asmnet_tf.network.fast_graphs import inference_twin
+from asmnet_tf.formats.release import RELEASE, export_release
+from asmnet_tf.formats.runners import compiled, open_model
+from asmnet_tf.network import keras
+from asmnet_tf.network.asmnet import count_multiply_adds
+from asmnet_tf.network.fast_graphs import folded_model
 from asmnet_tf.synthetic.renderer import render_face
 
 SIGNATURE = "serving_default"
@@ -42,19 +44,50 @@ QUANTISED = {
 }
 
 
+def write(model: keras.Model, path: Path, to: str, quantise: str, crops: np.ndarray) -> None:
+    """Writes an export; `to`: tflite, savedmodel or h5. Args and Raises: see `to_tflite` and `export_release`."""
+    if to == "tflite":
+        path.write_bytes(to_tflite(model, quantise, crops))
+    elif to == "savedmodel":
+        write_saved_model(model, path)
+    else:
+        export_release(model, path)
+
+
+def describe(model: keras.Model, to: str, quantise: str) -> dict:
+    """Returns what the side-car of an export says of the file: what it takes, gives and costs."""
+    size, landmarks = model.input_shape[1], model.output_shape[0][1]
+    release = to == "h5"
+    return {
+        "format": to,
+        "quantisation": quantise,
+        "num_landmarks": landmarks // 2,
+        "input_size": size,
+        "input": f"RGB pixels {'/ 255' if release else '0..255'}, {'uint8' if quantise == 'int8' else 'float32'} "
+        f"(B, {size}, {size}, 3)",
+        "outputs": [f"O_L float32 (B, {landmarks})", "O_P float32 (B, 3)"],
+        "landmarks": f"O_L: {'(centre - p)' if release else '(p - centre)'} / size of the crop, x0, y0, x1, ...",
+        "pose": f"O_P: yaw, pitch, roll over {POSE_RANGE_DEG:g} degrees",
+        "pose_range_deg": POSE_RANGE_DEG,
+        "parameters": model.count_params(),
+        "multiply_adds": count_multiply_adds(model),
+        "tensorflow": tf.__version__,
+    } | ({"convention": RELEASE.describe()} if release else {"signature": f"{SIGNATURE}: image -> O_L, O_P"})
+
+
 def write_saved_model(model: keras.Model, folder: str | Path, shifts: list[np.ndarray] | None = None) -> None:
     """Writes a SavedModel. Args: shifts: (2L,) and (3,), added to the outputs. The model itself stays as it is."""
-    twin = inference_twin(model)
+    graph = folded_model(model)
     size = model.input_shape[1]
 
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = twin(image, training=False)
+        outputs = graph(image, training=False)
         if shifts is not None:
             outputs = [output + tf.constant(shift, tf.float32) for output, shift in zip(outputs, shifts)]
         return {"O_L": outputs[0], "O_P": outputs[1]}
 
     archive = keras.export.ExportArchive()
-    archive.track(twin)
+    archive.track(graph)
     archive.add_endpoint(SIGNATURE, serve, [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")])
     archive.write_out(folder, verbose=False)
 
@@ -75,8 +108,9 @@ def to_tflite(model: keras.Model, quantise: str = "none", crops: np.ndarray | No
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rounded.tflite"
         path.write_bytes(_convert(model, settings))
-        exact, rounded = _mean_outputs(compiled(model), crops), _mean_outputs(open_model(path).infer, crops)
-    return _convert(model, settings, [before - after for before, after in zip(exact, rounded)])
+        outputs = zip(compiled(model)(crops), open_model(path).infer(crops))
+        shifts = [np.mean(exact, 0, np.float64) - np.mean(rounded, 0, np.float64) for exact, rounded in outputs]
+    return _convert(model, settings, shifts)
 
 
 def _convert(model: keras.Model, settings: dict, shifts: list[np.ndarray] | None = None) -> bytes:
@@ -101,10 +135,6 @@ def _spanning(crops: np.ndarray) -> np.ndarray:
     return images
 
 
-def _mean_outputs(infer: Infer, crops: np.ndarray) -> list[np.ndarray]:
-    return [np.asarray(output, np.float64).mean(axis=0) for output in infer(crops)]
-
-
 def differences(model: keras.Model, path: Path, crops: np.ndarray) -> dict[str, float]:
     """Opens an exported file and returns how far it is from its model on crops (N, S, S, 3).
 
@@ -113,13 +143,13 @@ def differences(model: keras.Model, path: Path, crops: np.ndarray) -> dict[str, 
     """
     exact, exported = compiled(model)(crops), open_model(path).infer(crops)
     landmarks, pose = (np.abs(np.asarray(a) - np.asarray(b)) for a, b in zip(exact, exported))
-    found = {
-        "landmarks_mean": landmarks.mean(),
-        "landmarks_max": landmarks.max(),
-        "pose_mean_deg": pose.mean() * POSE_RANGE_DEG,
-        "pose_max_deg": pose.max() * POSE_RANGE_DEG,
+    return {
+        "faces": len(crops),
+        "landmarks_mean": float(landmarks.mean()),
+        "landmarks_max": float(landmarks.max()),
+        "pose_mean_deg": float(pose.mean()) * POSE_RANGE_DEG,
+        "pose_max_deg": float(pose.max()) * POSE_RANGE_DEG,
     }
-    return {"faces": len(crops)} | {key: float(value) for key, value in found.items()}
 
 
 # --- faces ------------------------------------------------------------------------------------------------------------
@@ -140,16 +170,14 @@ def face_crops(source: str, count: int, path: Path, model: keras.Model, sidecar:
         boxes = ((face.image, landmark_box(face.landmarks_68)) for face in faces)
         return np.stack([crop_image(image, crop_frame(box, crop, scale), size) for image, box in boxes])
     folder = Path(source)
-    spec = next((spec for spec in DATASETS.values() if _is_folder_of(spec, folder, num_landmarks)), None)
-    if spec is not None:
-        samples = _spread(read_samples(spec, folder, "train", quiet=True), count, folder)
-        return FacePatches(samples, crop, scale, size, margin=1.0, cache="none").crops()
-    return np.stack([_whole(read_image(image), size) for image in _spread(_images(folder), count, folder)])
-
-
-def _is_folder_of(spec: DatasetSpec, folder: Path, num_landmarks: int) -> bool:
-    places = [folder / source.path for source in spec.splits["train"]]
-    return spec.num_landmarks == num_landmarks and any(place.exists() for place in places)
+    for spec in DATASETS.values():
+        places = [folder / part.path for part in spec.splits["train"]]
+        if spec.num_landmarks == num_landmarks and any(place.exists() for place in places):
+            samples = _spread(read_samples(spec, folder, "train", quiet=True), count, folder)
+            return FacePatches(samples, crop, scale, size, margin=1.0, cache="none").crops()
+    images = [read_image(path) for path in _spread(_images(folder), count, folder)]
+    frames = [((w - 1) / 2, (h - 1) / 2, w, h) for h, w in (image.shape[:2] for image in images)]
+    return np.stack([crop_image(image, np.array(frame), size) for image, frame in zip(images, frames)])
 
 
 def _images(folder: Path) -> list[Path]:
@@ -169,8 +197,3 @@ def _spread(items: list, count: int, folder: Path) -> list:
         raise InputError(f"{folder}: {len(items)} faces, two are needed: one calibrates, the other compares.")
     count = min(count, len(items))
     return [items[k * len(items) // count] for k in range(count)]
-
-
-def _whole(image: np.ndarray, size: int) -> np.ndarray:
-    height, width = image.shape[:2]
-    return crop_image(image, np.array([(width - 1) / 2, (height - 1) / 2, width, height]), size)

@@ -2,8 +2,8 @@
 
 The release saves whole models as Keras 2 `.h5`; Keras 3 cannot load them (it stops at `DepthwiseConv2D`). Here the
 network that such a file describes is compared, layer by layer, with ours, and its weights go into ours by layer name:
-what comes out is a plain functional Keras 3 model. Nothing of the file is executed. The PCA files of the release are
-read by `release_pca.py`, which needs no TensorFlow.
+what comes out is a plain functional Keras 3 model. Nothing of the file is executed. Its PCA files are read by
+`release_pca.py`, without TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 
 from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG, crop_scale
 from asmnet_tf.files import BROKEN_HDF5, InputError, first_line, is_hdf5, replacing
+from asmnet_tf.network import keras
 from asmnet_tf.network.asmnet import BUILDERS
 from asmnet_tf.network.checkpoints import read_keras2_weights, set_layer_weights
-from asmnet_tf.network.engine import keras
 
-HEADS = ("O_L", "O_P")
+OUTPUTS = ("O_L", "O_P")
 SUFFIXES = (".h5", ".hdf5")
 
 # --- conventions ------------------------------------------------------------------------------------------------------
@@ -66,12 +66,8 @@ class Convention:
 
     def pose_to_network_units(self, outputs: Any) -> Any:
         """The model's `O_P` (..., 3) -> yaw, pitch, roll over 65 degrees."""
-        return outputs if self.pose_unit_deg == POSE_RANGE_DEG else outputs * np.float32(self.pose_factor)
-
-    @property
-    def pose_factor(self) -> float:
-        """The model's unit of pose over ours."""
-        return self.pose_unit_deg / POSE_RANGE_DEG
+        factor = self.pose_unit_deg / POSE_RANGE_DEG
+        return outputs if factor == 1.0 else outputs * np.float32(factor)
 
     def describe(self) -> str:
         """Returns one line for a report."""
@@ -81,38 +77,30 @@ class Convention:
 
 
 OURS = Convention("ours", 1.0, 1.0, POSE_RANGE_DEG, "square")
-RELEASE = Convention("release", 255.0, -1.0, 65.0, "tight")  # paper.md section 6
+RELEASE = Convention("release", 255.0, -1.0, 65.0, "tight")
 
 # --- the network as a list of layers ----------------------------------------------------------------------------------
 
 # What makes a layer compute what it computes, by class; also what an exported file says about it.
 _SETTINGS = {
-    "InputLayer": (),
-    "Rescaling": ("scale", "offset"),
-    "ZeroPadding2D": ("padding", "data_format"),
-    "Conv2D": (
-        *("filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate"),
-        *("groups", "activation", "use_bias"),
-    ),
-    "DepthwiseConv2D": (
-        *("kernel_size", "strides", "padding", "data_format", "dilation_rate"),
-        *("depth_multiplier", "activation", "use_bias"),
-    ),
-    "BatchNormalization": ("axis", "momentum", "epsilon", "center", "scale"),
-    "ReLU": ("max_value", "negative_slope", "threshold"),
-    "Add": (),
-    "GlobalAveragePooling2D": ("data_format",),
-    "Concatenate": ("axis",),
-    "Dropout": ("rate",),
-    "Dense": ("units", "activation", "use_bias"),
+    "InputLayer": "",
+    "Rescaling": "scale offset",
+    "ZeroPadding2D": "padding data_format",
+    "Conv2D": "filters kernel_size strides padding data_format dilation_rate groups activation use_bias",
+    "DepthwiseConv2D": "kernel_size strides padding data_format dilation_rate depth_multiplier activation use_bias",
+    "BatchNormalization": "axis momentum epsilon center scale",
+    "ReLU": "max_value negative_slope threshold",
+    "Add": "",
+    "GlobalAveragePooling2D": "data_format",
+    "Concatenate": "axis",
+    "Dropout": "rate",
+    "Dense": "units activation use_bias",
 }
-_TRAINING_ONLY = ("momentum", "rate")
 _INPUT = "the input"
 
 
 @dataclass(frozen=True)
 class _Layer:
-    name: str
     kind: str
     config: dict
     sources: tuple[str, ...]  # names of the layers that feed it
@@ -122,54 +110,61 @@ def _layers(config: dict) -> dict[str, _Layer]:
     """Reads the `config` of a functional model, Keras 2 or 3. Raises: KeyError, TypeError, ... where it is none."""
 
     def sources(node: Any) -> list[str]:
-        if isinstance(node, dict) and "keras_history" in node:  # Keras 3: tensors named in nested arguments
-            return [node["keras_history"][0]]
-        if isinstance(node, dict):
-            return [name for value in node.values() for name in sources(value)]
-        if isinstance(node, (list, tuple)):
-            return [name for value in node for name in sources(value)]
-        return []
+        if isinstance(node, dict):  # Keras 3: tensors named in nested arguments
+            return [node["keras_history"][0]] if "keras_history" in node else sources(list(node.values()))
+        return [name for value in node for name in sources(value)] if isinstance(node, (list, tuple)) else []
 
     found = {}
     for entry in config["layers"]:
         nodes = entry["inbound_nodes"]
         if len(nodes) > 1:
             raise ValueError(f"layer {entry['name']} is applied {len(nodes)} times")
-        if nodes and isinstance(nodes[0], list):  # Keras 2: [[name, node, tensor, {}], ...]
-            feeding = [str(source[0]) for source in nodes[0]]
-        else:
-            feeding = sources(nodes)
+        keras2 = bool(nodes) and isinstance(nodes[0], list)  # [[name, node, tensor, {}], ...]
+        feeding = [str(source[0]) for source in nodes[0]] if keras2 else sources(nodes)
         kind = entry["class_name"].removesuffix("V1").removesuffix("V2")  # TensorFlow 1 and 2.0: BatchNormalizationV2
-        found[entry["name"]] = _Layer(str(entry["name"]), kind, dict(entry["config"]), tuple(feeding))
+        found[str(entry["name"])] = _Layer(kind, dict(entry["config"]), tuple(feeding))
     return found
 
 
-def _origin(layers: dict[str, _Layer], name: str) -> str:
-    """Returns the layer whose numbers `name` passes on: dropout is left out, and all before the first layer is one."""
-    for _ in layers:
-        layer = layers[name]
-        if layer.kind == "InputLayer" or (layer.kind == "Rescaling" and layers[layer.sources[0]].kind == "InputLayer"):
-            return _INPUT
-        if layer.kind != "Dropout":
-            return name
-        name = layer.sources[0]
-    raise ValueError(f"layer {name} feeds itself")
+def _computed(layers: dict[str, _Layer], size: int) -> dict[str, tuple[str, dict, list[str]]]:
+    """Returns what each layer computes from an input of a size: its kind, its settings and the layers that feed it.
+
+    Dropout is left out, and all before the first other layer is one. A layer without weights, whose name Keras chose
+    (global_average_pooling2d_3), is called by what it does: `ReLU of bn_Conv1`.
+
+    Raises: KeyError for a layer that what stands before it does not feed, ...
+    """
+    found, called = {}, {}
+    for name, layer in layers.items():
+        feeding = [called[source] for source in layer.sources]
+        if layer.kind == "InputLayer" or (layer.kind == "Rescaling" and feeding == [_INPUT]):
+            called[name] = _INPUT
+        elif layer.kind == "Dropout":
+            called[name] = feeding[0]
+        else:
+            keys = set(_SETTINGS.get(layer.kind, "").split()) - {"momentum", "rate"}  # these are of training only
+            settings = {key: _plain(key, value, layer.kind) for key, value in layer.config.items() if key in keys}
+            _, padding, padded = found.get(feeding[0], ("", {}, []))
+            if layer.kind == "Conv2D" and settings.get("padding") == "valid" and padded == [_INPUT]:
+                # until TensorFlow 2.3 a layer of its own, Conv1_pad, pads what `same` pads
+                same = padding.get("padding") == ((1 if size % 2 else 0, 1),) * 2
+                settings, feeding = (settings | {"padding": "same"}, padded) if same else (settings, feeding)
+            feeding = sorted(feeding) if layer.kind == "Add" else feeding
+            weighted = layer.kind in ("Conv2D", "DepthwiseConv2D", "BatchNormalization", "Dense")
+            called[name] = name if weighted else f"{layer.kind} of {', '.join(feeding)}"[:2000]
+            if found.setdefault(called[name], (layer.kind, settings, feeding)) != (layer.kind, settings, feeding):
+                raise ValueError(f"two layers are {called[name]}")
+    return found
 
 
-def _fed_by(layers: dict[str, _Layer], layer: _Layer) -> list[str]:
-    """Returns the origins of a layer's inputs, sorted where their order does not matter."""
-    origins = [_origin(layers, name) for name in layer.sources]
-    return sorted(origins) if layer.kind == "Add" else origins
-
-
-def _plain(key: str, value: Any, rank: int) -> Any:
+def _plain(key: str, value: Any, kind: str) -> Any:
     """Returns a setting so that equal settings compare equal: 3 and [3, 3], axis -1 and [3]."""
     if isinstance(value, (list, tuple)):
-        value = tuple(_plain("", v, rank) for v in value)
+        value = tuple(_plain("", v, kind) for v in value)
         if key == "axis" and len(value) == 1:
             value = value[0]
     if key == "axis" and isinstance(value, int):
-        return value % rank
+        return value % (4 if kind == "BatchNormalization" else 2)
     if key in ("kernel_size", "strides", "dilation_rate") and isinstance(value, int):
         return (value, value)
     return round(value, 9) if isinstance(value, float) else value
@@ -181,64 +176,26 @@ def _compare(path: Path, theirs: dict[str, _Layer], outputs: list[str], model: k
     def differs(what: str) -> InputError:
         return InputError(f"{path}: {what}. It is not the release's {model.name}; expected ASMNet or MobileNetV2.")
 
-    ours = _layers(model.get_config())
-    partner = {_INPUT: _INPUT}
-    taken = set()
-    for layer in model.layers:
-        mine = ours[layer.name]
-        if mine.kind in ("InputLayer", "Rescaling", "Dropout"):
-            continue
-        feeding = [partner[name] for name in _fed_by(ours, mine)]
-        if mine.kind == "Add":
-            feeding.sort()
-        if layer.weights:
-            other = theirs.get(mine.name)
-            if other is None:
-                first = next((name for name, layer in theirs.items() if layer.kind != "InputLayer"), "none")
-                raise differs(f"layer {mine.name} is not in it, its first layer is {first}")
-            if other.kind != mine.kind:
-                raise differs(f"layer {mine.name} is {other.kind}, expected {mine.kind}")
-        else:  # names of layers without weights were chosen by Keras (global_average_pooling2d_3) and do not matter
-            free = (layer for layer in theirs.values() if layer.kind == mine.kind and layer.name not in taken)
-            other = next((layer for layer in free if _fed_by(theirs, layer) == feeding), None)
-            if other is None:
-                raise differs(f"layer {mine.name} is not in it: no {mine.kind} of {_some(feeding)}")
-        sources, config = _fed_by(theirs, other), dict(other.config)
-        if _pads_like_same(mine, other, theirs, layer.input.shape[1] if mine.kind == "Conv2D" else 0):
-            sources = [_origin(theirs, theirs[other.sources[0]].sources[0])]
-            config["padding"] = "same"
+    ours, came = (_computed(layers, model.input_shape[1]) for layers in (_layers(model.get_config()), theirs))
+    for name, (kind, settings, feeding) in ours.items():
+        if name not in came:
+            raise differs(f"layer {name[:150]} is not in it, its first layer is {next(iter(came), 'none')}")
+        other, found, sources = came[name]
+        if other != kind:
+            raise differs(f"layer {name} is {other}, expected {kind}")
         if sources != feeding:
-            raise differs(f"layer {mine.name} follows {_some(sources)}, expected {_some(feeding)}")
-        for key in _SETTINGS[mine.kind]:
-            if key in _TRAINING_ONLY or key not in config:  # an older Keras may lack a setting: it is at its default
-                continue
-            expected = _plain(key, mine.config.get(key), len(layer.output.shape))
-            came = _plain(key, config[key], len(layer.output.shape))
-            if came != expected:
-                raise differs(f"layer {mine.name} has {key} {came}, expected {expected}")
-        partner[mine.name] = other.name
-        taken.add(other.name)
-    if sorted(outputs) != sorted(HEADS):
-        raise differs(f"its outputs are {', '.join(outputs)}, expected {', '.join(HEADS)}")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _pads_like_same(mine: _Layer, other: _Layer, theirs: dict[str, _Layer], size: int) -> bool:
-    """Whether `other` pads in a layer of its own (`Conv1_pad`, until TensorFlow 2.3) what `mine` pads by itself."""
-    if mine.kind != "Conv2D" or (mine.config["padding"], other.config.get("padding")) != ("same", "valid"):
-        return False
-    pad = theirs[other.sources[0]]
-    sides = (0 if size % 2 == 0 else 1, 1)
-    return pad.kind == "ZeroPadding2D" and _plain("padding", pad.config["padding"], 4) == (sides, sides)
+            raise differs(f"layer {name} follows {', '.join(sources)[:150]}, expected {', '.join(feeding)[:150]}")
+        for key, value in found.items():  # an older Keras may lack a setting: it is at its default
+            if value != settings.get(key):
+                raise differs(f"layer {name[:150]} has {key} {value}, expected {settings.get(key)}")
+    if sorted(outputs) != sorted(OUTPUTS):
+        raise differs(f"its outputs are {', '.join(outputs)}, expected {', '.join(OUTPUTS)}")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def is_original(path: str | Path) -> bool:
+def is_release(path: str | Path) -> bool:
     """Whether a model file is to be read by `load_original_model`: an `.h5` that Keras 3 did not save as a model.
 
     A damaged or foreign `.h5` counts too: `load_original_model` says what is wrong with it.
@@ -254,11 +211,11 @@ def is_original(path: str | Path) -> bool:
 
 
 def holds_heads(path: str | Path) -> bool:
-    """Whether a file that `is_original` holds the weights of a whole network in Keras 2's layout, not a backbone's."""
+    """Whether a file that `is_release` holds the weights of a whole network in Keras 2's layout, not a backbone's."""
     try:
         with h5py.File(path, "r") as file:
             root = file.get("model_weights", file)
-            return "layer_names" in root.attrs and set(HEADS) <= set(root)
+            return "layer_names" in root.attrs and set(OUTPUTS) <= set(root)
     except BROKEN_HDF5:
         return False  # what reads it next says what is wrong with it
 
@@ -266,12 +223,12 @@ def holds_heads(path: str | Path) -> bool:
 def load_original_model(path: str | Path, input_size: int | None = None) -> tuple[keras.Model, Convention]:
     """Reads a model file of the release, whole or weights only, into our functional model.
 
-    The result gives the file's own numbers for the file's own input, pixels / 255: its `rescaling` layer does nothing
-    (or what the file's own does, in files of `export_original`). It is stock Keras 3, without optimiser and with
-    dropout as in the file. Outputs are `O_L` (B, 2L), then `O_P` (B, 3). The convention says how to read them.
+    The result gives the file's own numbers for the file's own input, pixels / 255: its `rescaling` layer does what the
+    file's does, mostly nothing. It is stock Keras 3, without optimiser and with dropout as in the file. Outputs are
+    `O_L` (B, 2L), then `O_P` (B, 3). The convention says how to read them.
 
     Args:
-        path: an `.h5` like `ASMNet_300W_ASMLoss.h5` (paper.md section 6).
+        path: an `.h5` like `ASMNet_300W_ASMLoss.h5`.
         input_size: side of the input, for a file that does not fix it (weights only); default 224.
     Returns: (model, RELEASE).
     Raises:  InputError for a file that is no HDF5, is damaged, or whose network is another: it names the first layer
@@ -280,40 +237,26 @@ def load_original_model(path: str | Path, input_size: int | None = None) -> tupl
     """
     path = Path(path)
     architecture, stored = _read(path)
-    layers, outputs, size, scale, offset = {}, [], input_size or INPUT_SIZE, 1.0, 0.0
-    if architecture is not None:
-        try:
-            layers = _layers(architecture)
-            outputs = [str(output[0]) for output in architecture["output_layers"]]
-            size = _input_size(path, layers) or size
-            scale, offset = _rescaling(layers)
-            if abs(scale) < 0.1:
-                raise InputError(f"{path}: rescales by {scale:g}: it wants pixels, the release's models pixels / 255.")
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
-            reason = first_line(error)
-            raise InputError(f"{path}: its model_config is no functional Keras 2 network ({reason}).") from error
-    rates = [layer.config.get("rate") for layer in layers.values() if layer.kind == "Dropout"]
-    builder = BUILDERS["mobilenet_v2" if "Conv_1" in (layers or stored) else "asmnet"]
-    head = next(iter(stored.get(HEADS[0], [])), np.zeros((1, 136)))
     try:
-        model = builder(
-            max(1, head.shape[-1] // 2),
+        layers = _layers(architecture) if architecture else {}
+        size = (_input_size(path, layers) if architecture else None) or input_size or INPUT_SIZE
+        scale, offset = _rescaling(layers)
+        if abs(scale) < 0.1:
+            raise InputError(f"{path}: rescales by {scale:g}: it wants pixels, the release's models pixels / 255.")
+        rates = [layer.config.get("rate") for layer in layers.values() if layer.kind == "Dropout"]
+        model = BUILDERS["mobilenet_v2" if "Conv_1" in (layers or stored) else "asmnet"](
+            max(1, stored.get(OUTPUTS[0], [np.zeros((1, 136))])[0].shape[-1] // 2),
             size,
             dropout=float(rates[0]) if rates else (0.0 if layers else DROPOUT),
             l2_heads=0.0,
             input_range=(offset, offset + 255.0 * scale),
         )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: no network of ours has its settings ({str(error)[:100]}).") from error
-    if architecture is not None:
-        try:
-            _compare(path, layers, outputs, model)
-        except InputError:
-            raise
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise InputError(f"{path}: its model_config does not hang together ({error}).") from error
+        if architecture:
+            _compare(path, layers, [str(output[0]) for output in architecture["output_layers"]], model)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: describes no functional Keras 2 network of ours ({first_line(error)}).") from error
     _fill(path, model, stored)
     return model, RELEASE
 
@@ -323,32 +266,20 @@ def _read(path: Path) -> tuple[dict | None, dict[str, list[np.ndarray]]]:
     if not path.is_file():
         raise InputError(f"{path}: no such model. The release's files are called like ASMNet_300W_ASMLoss.h5.")
     try:
-        text, stored = read_safely(lambda: _read_groups(path))
-        if text is None:
-            return None, stored
-        return json.loads(text)["config"], stored
+        with h5py.File(path, "r") as file:
+            if _keras_version(file).startswith("3") or ("layers" in file and "layer_names" not in file.attrs):
+                raise InputError(f"{path}: written by Keras 3, not by the release. Use the .keras file of that model.")
+            text = file.attrs.get("model_config")
+            root = file["model_weights"] if text is not None else file
+            if "layer_names" not in root.attrs:
+                raise InputError(f"{path}: HDF5, but no Keras 2 model or weights in it. Is it the right file?")
+            stored = {name: arrays for name, arrays in read_keras2_weights(root).items() if arrays}
+            return None if text is None else json.loads(text)["config"], stored
     except InputError:
         raise
     except BROKEN_HDF5 as error:
-        whole = is_hdf5(path)
-        reason = first_line(error)
-        what = f"a truncated or damaged HDF5 file ({reason})" if whole else "not an HDF5 file"
+        what = f"a truncated or damaged HDF5 file ({first_line(error)})" if is_hdf5(path) else "not an HDF5 file"
         raise InputError(f"{path}: {what}. Download or save the model again.") from error
-
-
-def _read_groups(path: Path) -> tuple[str | None, dict[str, list[np.ndarray]]]:
-    """Returns the text of `model_config`, None without one, and layer name -> arrays.
-
-    Raises: InputError for a file of another kind, one of BROKEN_HDF5 for a damaged one.
-    """
-    with h5py.File(path, "r") as file:
-        if _keras_version(file).startswith("3") or ("layers" in file and "layer_names" not in file.attrs):
-            raise InputError(f"{path}: written by Keras 3, not by the release. Use the .keras file of that model.")
-        text = file.attrs.get("model_config")
-        root = file["model_weights"] if text is not None else file
-        if "layer_names" not in root.attrs:
-            raise InputError(f"{path}: HDF5, but no Keras 2 model or weights in it. Is it the right file?")
-        return text, {name: arrays for name, arrays in read_keras2_weights(root).items() if arrays}
 
 
 def _keras_version(file: h5py.File) -> str:
@@ -378,7 +309,7 @@ def _fill(path: Path, model: keras.Model, stored: dict[str, list[np.ndarray]]) -
     weighted = [layer for layer in model.layers if layer.weights]
     for layer in weighted:
         if layer.name not in stored:
-            hint = " A backbone alone is for train.py --weights." if layer.name in HEADS else ""
+            hint = " A backbone alone is for train.py --weights." if layer.name in OUTPUTS else ""
             first = next(iter(stored), "none")
             raise InputError(
                 f"{path}: no weights of layer {layer.name} in it, its first layer is {first}. Expected the release's "
@@ -393,16 +324,14 @@ def _fill(path: Path, model: keras.Model, stored: dict[str, list[np.ndarray]]) -
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def export_original(model: keras.Model, path: str | Path, convention: Convention = OURS) -> None:
+def export_release(model: keras.Model, path: str | Path, convention: Convention = OURS) -> None:
     """Writes a model as a whole-model Keras 2 `.h5` in the release's convention, without optimiser.
 
-    `O_L` gets the release's sign (kernel and bias times -1), `O_P` its unit. The file takes pixels / 255. Ours take
-    pixels and rescale them in the model, to (-1, 1) by default, that is x -> 2 x - 1 of the file's input. The factor
-    could go into the first convolution, the -1 could not: `Conv1` pads with zeros *after* rescaling, so at the border
-    the constant is missing from part of its sum, and no bias has that shape. So the file keeps a `Rescaling` layer
-    where our rescaling is not the plain / 255. The release's TensorFlow 2.3 has that layer, as
-    `experimental.preprocessing.Rescaling`; older versions lack it. (Tested with tf_keras 2.21 only.) A model trained
-    with input_range (0, 1), `--recipe paper`, is written without it, of layers that every Keras 2 has.
+    `O_L` gets the release's sign (kernel and bias times -1), `O_P` its unit. The file takes pixels / 255; where our
+    rescaling is another, to (-1, 1) by default, it keeps a `Rescaling` layer, which TensorFlow 2.3 has as
+    `experimental.preprocessing.Rescaling` and older versions lack. Folded into the first convolution, which pads with
+    zeros *after* rescaling, the offset would be missing from part of the sums at the border. A model trained with
+    input_range (0, 1), `--recipe paper`, is written of layers that every Keras 2 has. (Tested with tf_keras 2.21 only.)
 
     The crop is not in the file: the release's crop is the tight one, so train with `--crop tight` for it.
 
@@ -413,47 +342,30 @@ def export_original(model: keras.Model, path: str | Path, convention: Convention
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: the release's format is known by its ending. Call it .h5.")
-    config = model.get_config()
-    layers = _layers(config)
-    for layer in layers.values():
+    layers = _layers(model.get_config())
+    for name, layer in layers.items():
         if layer.kind not in _SETTINGS:
-            raise InputError(f"{path}: layer {layer.name} is {layer.kind}, which has no place in the release's format.")
+            raise InputError(f"{path}: layer {name} is {layer.kind}, which has no place in the release's format.")
     scale, offset = _rescaling(layers)
     scale = round(scale * RELEASE.input_divisor / convention.input_divisor, 9)
-    (source,) = (layer.name for layer in layers.values() if layer.kind == "InputLayer")
     rescaled = (scale, offset) != (1.0, 0.0)
-
-    entries = [
-        {
-            "class_name": "InputLayer",
-            "config": {
-                "batch_input_shape": list(model.input_shape),
-                "dtype": "float32",
-                "sparse": False,
-                "name": source,
-            },
-            "name": source,
-            "inbound_nodes": [],
-        }
-    ]
+    source = next(name for name, layer in layers.items() if layer.kind == "InputLayer")
+    entries = [_entry("InputLayer", source, {"batch_input_shape": list(model.input_shape), "sparse": False}, [])]
     if rescaled:
-        settings = {"name": "rescaling", "dtype": "float32", "scale": scale, "offset": offset}
-        entries.append(_entry("Rescaling", settings, [source]))
-    for layer in (layers[layer.name] for layer in model.layers):
-        if layer.kind == "InputLayer" or _origin(layers, layer.name) == _INPUT:
+        entries.append(_entry("Rescaling", "rescaling", {"scale": scale, "offset": offset}, [source]))
+    before = [name for name, layer in layers.items() if layer.kind in ("InputLayer", "Rescaling")]
+    for name, layer in layers.items():
+        if name in before:
             continue
-        feeding = [name if _origin(layers, name) != _INPUT else source for name in layer.sources]
-        feeding = ["rescaling" if rescaled and name == source else name for name in feeding]
-        keys = (key for key in _SETTINGS[layer.kind] if key != "groups")  # always 1; TensorFlow 2.2 has no such setting
-        settings = {key: layer.config[key] for key in keys}
-        entries.append(
-            _entry(layer.kind, {"name": layer.name, "trainable": True, "dtype": "float32"} | settings, feeding)
-        )
+        feeding = [entries[rescaled]["name"] if fed in before else fed for fed in layer.sources]
+        keys = _SETTINGS[layer.kind].replace(" groups", "").split()  # always 1; TensorFlow 2.2 has no such setting
+        settings = {"trainable": True} | {key: layer.config[key] for key in keys}
+        entries.append(_entry(layer.kind, name, settings, feeding))
     network = {
         "name": model.name,
         "layers": entries,
         "input_layers": [[source, 0, 0]],
-        "output_layers": [[name, 0, 0] for name in HEADS],
+        "output_layers": [[name, 0, 0] for name in OUTPUTS],
     }
     factors = {
         "O_L": convention.landmark_sign / RELEASE.landmark_sign,
@@ -470,9 +382,10 @@ def export_original(model: keras.Model, path: str | Path, convention: Convention
             _write_weights(root, model, entry["name"], factors.get(entry["name"], 1.0))
 
 
-def _entry(kind: str, config: dict, sources: list[str]) -> dict:
-    nodes = [[[name, 0, 0, {}] for name in sources]]
-    return {"class_name": kind, "config": config, "name": config["name"], "inbound_nodes": nodes}
+def _entry(kind: str, name: str, settings: dict, sources: list[str]) -> dict:
+    nodes = [[[source, 0, 0, {}] for source in sources]] if sources else []
+    config = {"name": name, "dtype": "float32"} | settings
+    return {"class_name": kind, "config": config, "name": name, "inbound_nodes": nodes}
 
 
 def _write_weights(root: h5py.Group, model: keras.Model, name: str, factor: float) -> None:

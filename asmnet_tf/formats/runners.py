@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,11 +18,11 @@ import tensorflow as tf
 
 from asmnet_tf.data.sidecars import crop_of, read_sidecar
 from asmnet_tf.files import InputError, first_line
-from asmnet_tf.formats.release import OURS, Convention, holds_heads, is_original, load_original_model
+from asmnet_tf.formats.release import OURS, Convention, holds_heads, is_release, load_original_model
+from asmnet_tf.network import keras
 from asmnet_tf.network.asmnet import count_multiply_adds
 from asmnet_tf.network.checkpoints import StartWeights, load_model, read_weights
-from asmnet_tf.network.engine import keras
-from asmnet_tf.network.fast_graphs import inference_twin
+from asmnet_tf.network.fast_graphs import folded_model
 
 _process: int | None = None  # that opened the first model
 MAX_INPUT_SIZE = 4096  # pixels; one image then is 50 MB
@@ -62,7 +62,7 @@ def open_model(path: str | Path, threads: int | None = None) -> RunnableModel:
     elif path.suffix == ".tflite" or _begins_like_tflite(path):
         model = _open_tflite(path, threads or min(4, os.cpu_count() or 1))
     else:
-        model = _open_original(path) if is_original(path) else _open_keras(path)
+        model = _open_keras(path)
 
     def infer(images: np.ndarray) -> Sequence:
         check_process()
@@ -85,10 +85,10 @@ def check_process() -> None:
 def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = False) -> Infer:
     """Returns the inference of a Keras model as one graph function; what it says is brought to network units.
 
-    Args: folded: run `inference_twin`, about a third faster. Weights that change later are then not seen.
+    Args: folded: run `folded_model`, about a third faster. Weights that change later are then not seen.
     """
     if folded:
-        model = inference_twin(model)
+        model = folded_model(model)
     size = model.input_shape[1]
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
@@ -110,13 +110,11 @@ def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = F
 def read_start_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
     """Reads what training is to start from; heads of the release's files are brought to our convention.
 
-    Args and Raises: see `models.read_weights`.
+    Args and Raises: see `checkpoints.read_weights`.
     """
     path = Path(source)
-    if source == "imagenet" or not is_original(path):
+    if source == "imagenet" or not (is_release(path) and holds_heads(path)):  # or a backbone, or weights of Keras 3
         return read_weights(source, input_range)
-    if not holds_heads(path):
-        return read_weights(source, input_range)  # a backbone alone, or weights that Keras 3 saved
     model, convention = load_original_model(path)
     stored = {layer.name: layer.get_weights() for layer in model.layers}
     stored["O_L"] = [convention.landmarks_to_network_units(array) for array in stored["O_L"]]
@@ -130,6 +128,39 @@ def read_start_weights(source: str, input_range: tuple[float, float]) -> StartWe
 # --- what the kinds share ---------------------------------------------------------------------------------------------
 
 
+def _runnable(
+    path: Path,
+    kind: str,
+    inputs: dict[str, Sequence[int | None]],
+    outputs: dict[str, Sequence[int | None]],
+    run: Callable[[np.ndarray], dict],
+) -> RunnableModel:
+    """Returns the model of a graph whose tensors have names and shapes (None: any length).
+
+    Args:   run: images of as many as the graph takes at a time -> its outputs by name.
+    Raises: InputError unless it takes images and returns landmarks and pose.
+    """
+    if len(inputs) != 1:
+        raise InputError(f"{path}: {len(inputs)} inputs, expected one, images (B, S, S, 3).")
+    batch, size = _input_size(path, next(iter(inputs.values())))
+    landmarks, pose = _output_names(path, outputs)
+
+    def infer(images: np.ndarray) -> Sequence:
+        if batch is None:
+            results = run(images)
+            return [results[landmarks], results[pose]]
+        parts = []
+        for first in range(0, len(images), batch):
+            part = images[first : first + batch]
+            results = run(np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)]))  # a full batch
+            parts.append([np.asarray(results[name])[: len(part)] for name in (landmarks, pose)])
+        return [np.concatenate(column) for column in zip(*parts)]
+
+    sidecar = read_sidecar(path)  # it may tell what the file does not: what the model costs
+    costs = (value if type(value) is int else None for value in map(sidecar.get, ("parameters", "multiply_adds")))
+    return RunnableModel(infer, int(outputs[landmarks][1]) // 2, size, *costs, sidecar, kind)
+
+
 def _input_size(path: Path, shape: Sequence[int | None]) -> tuple[int | None, int]:
     """Returns the batch size (None: any) and S of an input (B, S, S, 3). Raises: InputError for another shape."""
     batch, *rest = (None if n is None or n < 1 else int(n) for n in shape)
@@ -138,7 +169,7 @@ def _input_size(path: Path, shape: Sequence[int | None]) -> tuple[int | None, in
     return batch, rest[0]
 
 
-def _output_names(path: Path, shapes: dict[str, Sequence[int | None]]) -> tuple[str, str]:
+def _output_names(path: Path, shapes: dict[str, Sequence[int | None]]) -> list[str]:
     """Returns the names of landmarks and pose: `O_L` and `O_P`, else by shape, since exporters lose names and order.
 
     Raises: InputError unless there is one (B, 2L) and one (B, 3).
@@ -152,51 +183,23 @@ def _output_names(path: Path, shapes: dict[str, Sequence[int | None]]) -> tuple[
             given = {name: tuple(shape) for name, shape in shapes.items()}
             raise InputError(f"{path}: outputs {given}, expected landmarks (B, 2L) and pose (B, 3).")
         chosen += found
-    return chosen[0], chosen[1]
+    return chosen
 
 
-def _in_batches(run: Infer, batch: int | None) -> Infer:
-    """Lets `run`, which takes `batch` images at a time (None: any number), take any number; fills up the last batch."""
-    if batch is None:
-        return run
-
-    def infer(images: np.ndarray) -> list[np.ndarray]:
-        parts = []
-        for first in range(0, len(images), batch):
-            part = images[first : first + batch]
-            full = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-            parts.append([np.asarray(output)[: len(part)] for output in run(full)])
-        return [np.concatenate(column) for column in zip(*parts)]
-
-    return infer
-
-
-def _from_sidecar(sidecar: dict, key: str) -> int | None:
-    value = sidecar.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-# --- keras ------------------------------------------------------------------------------------------------------------
+# --- the kinds --------------------------------------------------------------------------------------------------------
 
 
 def _open_keras(path: Path) -> RunnableModel:
-    model, sidecar = load_model(path)
+    """Opens what Keras saved: Keras 2 as the release, in its convention, Keras 3 as this package."""
+    if release := is_release(path):
+        model, convention = load_original_model(path)
+        sidecar = {"crop": convention.crop, "convention": convention.describe()} | read_sidecar(path)
+    else:
+        (model, sidecar), convention = load_model(path), OURS
     size = _input_size(path, model.input_shape)[1]
-    landmarks = model.output_shape[0][1] // 2
-    return RunnableModel(
-        compiled(model, folded=True), landmarks, size, model.count_params(), count_multiply_adds(model), sidecar
-    )
-
-
-def _open_original(path: Path) -> RunnableModel:
-    model, convention = load_original_model(path)
-    size = _input_size(path, model.input_shape)[1]
-    counts = (model.output_shape[0][1] // 2, size, model.count_params(), count_multiply_adds(model))
-    sidecar = {"crop": convention.crop, "convention": convention.describe()} | read_sidecar(path)
-    return RunnableModel(compiled(model, convention, folded=True), *counts, sidecar, "release h5")
-
-
-# --- SavedModel -------------------------------------------------------------------------------------------------------
+    costs = model.count_params(), count_multiply_adds(model)
+    infer, landmarks = compiled(model, convention, folded=True), model.output_shape[0][1] // 2
+    return RunnableModel(infer, landmarks, size, *costs, sidecar, "release h5" if release else "keras")
 
 
 def _open_saved_model(path: Path) -> RunnableModel:
@@ -214,29 +217,16 @@ def _open_saved_model(path: Path) -> RunnableModel:
         raise InputError(f"{path}: a SavedModel without signatures. Export it with model.export.")
     signature = signatures.get("serving_default", next(iter(signatures.values())))
     inputs = signature.structured_input_signature[1]
-    if len(inputs) != 1:
-        raise InputError(f"{path}: {len(inputs)} inputs, expected one, images (B, S, S, 3).")
-    ((input_name, spec),) = inputs.items()
-    batch, size = _input_size(path, spec.shape.as_list() if spec.shape.rank else [None])
-    shapes = {name: s.shape.as_list() if s.shape.rank else [] for name, s in signature.structured_outputs.items()}
-    names = _output_names(path, shapes)
+
+    def shapes(specs: dict[str, tf.TensorSpec]) -> dict[str, list[int | None]]:
+        return {name: spec.shape.as_list() if spec.shape.rank else [None] for name, spec in specs.items()}
 
     # `loaded` is bound here because its variables live only as long as it does
-    def run(images: np.ndarray, _loaded: object = loaded) -> list[tf.Tensor]:
-        outputs = signature(**{input_name: tf.cast(images, spec.dtype)})
-        return [outputs[name] for name in names]
+    def run(images: np.ndarray, _loaded: object = loaded) -> dict[str, tf.Tensor]:
+        ((name, spec),) = inputs.items()
+        return signature(**{name: tf.cast(images, spec.dtype)})
 
-    return _runnable(path, _in_batches(run, batch), shapes[names[0]][1], size, "SavedModel")
-
-
-def _runnable(path: Path, infer: Infer, outputs: int, size: int, kind: str) -> RunnableModel:
-    """Returns a model whose file does not tell what it costs: its side-car may."""
-    sidecar = read_sidecar(path)
-    costs = [_from_sidecar(sidecar, key) for key in ("parameters", "multiply_adds")]
-    return RunnableModel(infer, int(outputs) // 2, size, *costs, sidecar, kind)
-
-
-# --- TFLite -----------------------------------------------------------------------------------------------------------
+    return _runnable(path, "SavedModel", shapes(inputs), shapes(signature.structured_outputs), run)
 
 
 def _begins_like_tflite(path: Path) -> bool:
@@ -248,10 +238,9 @@ def _begins_like_tflite(path: Path) -> bool:
 
 
 def _open_tflite(path: Path, threads: int) -> RunnableModel:
-    """Opens a TFLite file, float or integer, through its signature where it has one.
+    """Opens a TFLite file, float or integer, through its signature where it has one, and runs it on noise.
 
-    The interpreter trusts what it reads, and some files that pass `_check_whole` still end the process: so each is
-    first opened and run in a copy of the process.
+    The interpreter trusts what it reads: a damaged file that passes `_check_whole` may end the process.
     """
     try:
         content = path.read_bytes()
@@ -259,46 +248,19 @@ def _open_tflite(path: Path, threads: int) -> RunnableModel:
         raise InputError(f"{path}: this model cannot be read ({error.strerror}).") from error
     try:
         _check_whole(content)
-        if crashes(lambda: _run_tflite(path, content, threads)):
-            raise ValueError("it makes the interpreter crash")
-        return _run_tflite(path, content, threads)
+        model = _interpreted(path, content, threads)
+        noise = np.random.default_rng(0).integers(0, 256, (2, model.input_size, model.input_size, 3), np.uint8)
+        for count in (1, 2):
+            came = [np.shape(output) for output in model.infer(noise[:count])]
+            if came != [(count, 2 * model.num_landmarks), (count, 3)]:
+                raise ValueError(f"outputs of shape {came} for {count} images")
+        return model
     except InputError:
         raise
     except Exception as error:  # ValueError, RuntimeError, struct.error and more; all mean the file is not usable
         raise InputError(
             f"{path}: not a model that TFLite loads ({first_line(error, 120)}). Export it again."
         ) from error
-
-
-def _run_tflite(path: Path, content: bytes, threads: int) -> RunnableModel:
-    """Opens a TFLite file and runs it on noise. Raises: InputError, ValueError, RuntimeError, ... where it cannot."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that it will move to another package; ours is pinned
-        interpreter = tf.lite.Interpreter(model_content=content, num_threads=threads)
-    interpreter.allocate_tensors()
-    runner = _runner(interpreter)
-    inputs, outputs = runner.get_input_details(), runner.get_output_details()
-    if len(inputs) != 1:
-        raise InputError(f"{path}: {len(inputs)} inputs, expected one, images (B, S, S, 3).")
-    ((input_name, pixels),) = inputs.items()
-    batch, size = _input_size(path, _shape(pixels))
-    if pixels["dtype"] == np.int8 and not pixels["quantization"][0]:
-        raise InputError(f"{path}: int8 input without a scale, so pixels have no meaning. Export it again.")
-    shapes = {name: _shape(details) for name, details in outputs.items()}
-    names = _output_names(path, shapes)
-
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        results = runner(**{input_name: _quantised(images, pixels)})
-        return [_dequantised(results[name], outputs[name]) for name in names]
-
-    infer = _in_batches(run, batch)
-    noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
-    for count in (1, 2):
-        came = [np.shape(output) for output in infer(noise[:count])]
-        if came != [(count, shapes[names[0]][1]), (count, 3)]:
-            raise ValueError(f"outputs of shape {came} for {count} images")
-    kind = f"TFLite {np.dtype(pixels['dtype']).name}"
-    return _runnable(path, infer, shapes[names[0]][1], size, kind)
 
 
 def _check_whole(content: bytes) -> None:
@@ -319,63 +281,41 @@ def _check_whole(content: bytes) -> None:
             raise ValueError("cut short")
 
 
-class _PlainRunner:
-    """Runs the main graph as TFLite's SignatureRunner does, without preparing it anew for every call: 0.2 ms less.
-
-    inputs, outputs: name -> details; default: those of the main graph, named by their index.
-    """
-
-    def __init__(
-        self,
-        interpreter: tf.lite.Interpreter,
-        inputs: dict[str, dict] | None = None,
-        outputs: dict[str, dict] | None = None,
-    ) -> None:
-        self.interpreter = interpreter
-        self.inputs = inputs or {str(details["index"]): details for details in interpreter.get_input_details()}
-        self.outputs = outputs or {str(details["index"]): details for details in interpreter.get_output_details()}
-        self.shapes: dict[str, tuple[int, ...]] = {}  # that the graph is prepared for
-
-    def get_input_details(self) -> dict[str, dict]:
-        return self.inputs
-
-    def get_output_details(self) -> dict[str, dict]:
-        return self.outputs
-
-    def __call__(self, **values: np.ndarray) -> dict[str, np.ndarray]:
-        shapes = {name: value.shape for name, value in values.items()}
-        if shapes != self.shapes:
-            self.shapes = {}  # should it fail
-            for name, shape in shapes.items():
-                self.interpreter.resize_tensor_input(self.inputs[name]["index"], shape)
-            self.interpreter.allocate_tensors()
-            self.shapes = shapes
-        for name, value in values.items():
-            self.interpreter.set_tensor(self.inputs[name]["index"], value)
-        self.interpreter.invoke()
-        return {name: self.interpreter.get_tensor(details["index"]) for name, details in self.outputs.items()}
-
-
-def _runner(interpreter: tf.lite.Interpreter):
+def _interpreted(path: Path, content: bytes, threads: int) -> RunnableModel:
     """Returns what runs the signature `serving_default`, else the first one, else the main graph."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it will move to another package; ours is pinned
+        interpreter = tf.lite.Interpreter(model_content=content, num_threads=threads)
+    interpreter.allocate_tensors()
     keys = list(interpreter.get_signature_list())
-    if not keys:
-        return _PlainRunner(interpreter)
-    runner = interpreter.get_signature_runner("serving_default" if "serving_default" in keys else keys[0])
-    named = runner.get_input_details(), runner.get_output_details()
-    main = interpreter.get_input_details(), interpreter.get_output_details()
+    if keys:
+        graph = interpreter.get_signature_runner("serving_default" if "serving_default" in keys else keys[0])
+        inputs, outputs = graph.get_input_details(), graph.get_output_details()
+    else:
+        details = interpreter.get_input_details(), interpreter.get_output_details()
+        inputs, outputs = ({str(tensor["index"]): tensor for tensor in tensors} for tensors in details)
 
-    def tensors(details: Iterable[dict]) -> set[tuple[int, str]]:
-        return {(tensor["index"], tensor["name"]) for tensor in details}
+        def graph(**values: np.ndarray) -> dict[str, np.ndarray]:
+            for name, value in values.items():
+                interpreter.resize_tensor_input(int(name), value.shape)
+            interpreter.allocate_tensors()
+            for name, value in values.items():
+                interpreter.set_tensor(int(name), value)
+            interpreter.invoke()
+            return {name: interpreter.get_tensor(int(name)) for name in outputs}
 
-    if all(tensors(ours.values()) == tensors(theirs) for ours, theirs in zip(named, main)):
-        return _PlainRunner(interpreter, *named)
-    return runner  # of another graph in the file
+    def shapes(details: dict[str, dict]) -> dict[str, list[int | None]]:
+        return {name: [None if n < 0 else int(n) for n in d["shape_signature"]] for name, d in details.items()}
 
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        results = graph(**{name: _quantised(images, pixels) for name, pixels in inputs.items()})
+        return {name: _dequantised(results[name], details) for name, details in outputs.items()}
 
-def _shape(details: dict) -> list[int | None]:
-    """Returns the shape of a tensor, None where it may vary."""
-    return [None if n < 0 else int(n) for n in details["shape_signature"]]
+    (pixels, *_) = inputs.values()
+    model = _runnable(path, f"TFLite {np.dtype(pixels['dtype']).name}", shapes(inputs), shapes(outputs), run)
+    if pixels["dtype"] == np.int8 and not pixels["quantization"][0]:
+        raise InputError(f"{path}: int8 input without a scale, so pixels have no meaning. Export it again.")
+    return model
 
 
 def _quantised(pixels: np.ndarray, details: dict) -> np.ndarray:

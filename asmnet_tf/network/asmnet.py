@@ -12,7 +12,7 @@ import numpy as np
 
 from asmnet_tf.config import DROPOUT, HEAD_L2, HEADS, INPUT_SIZE, INPUT_SIZES
 from asmnet_tf.files import InputError
-from asmnet_tf.network.engine import check_keras, keras
+from asmnet_tf.network import check_keras, keras
 
 layers = keras.layers
 ASMNET_TAPS = (  # pooled features, in this order (paper figure 2; 24 + 32 + 64 + 96 + 160 + 160 = 536)

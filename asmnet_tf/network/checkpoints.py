@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
+import math
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -12,26 +11,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import tensorflow as tf
 
-from asmnet_tf.data.sidecars import crop_of, find_model, pretrained_path, read_sidecar, sidecar_path
-from asmnet_tf.files import (
-    BROKEN_HDF5,
-    MAX_EXPANSION,
-    InputError,
-    check_archive,
-    first_line,
-    read_dataset,
-    replacing,
-    write_text,
-)
-from asmnet_tf.network.engine import check_keras, keras
+from asmnet_tf.data.sidecars import FOLDER, crop_of, find_model, pretrained_path, read_sidecar, sidecar_path
+from asmnet_tf.files import BROKEN_HDF5, InputError, check_archive, first_line, read_dataset, replacing, write_text
+from asmnet_tf.network import check_keras, keras
 
 layers = keras.layers
 IMAGENET_RANGE = (-1.0, 1.0)  # what Keras' MobileNetV2 weights are fed
-LOADING_BYTES = 4 << 30  # that `load_model` may take; ours take some 50 MB
-# save_model(half=True): smaller arrays (batch norm, biases, depthwise kernels) stay float32. On 64 LFPW faces at 112 px
-# float16 then moves landmarks by 0.007 px on average instead of 0.025, for 11 % more bytes
-HALF_ABOVE = 10_000
 
 
 # --- weights from elsewhere -------------------------------------------------------------------------------------------
@@ -54,8 +41,8 @@ class StartWeights:
 def read_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
     """Reads weights by layer name; what a file does not tell is assumed, and that is said on stderr.
 
-    Sources: `imagenet`, a shipped name (`model_zoo`), or a file: `.keras`, Keras 3 `.weights.h5`, Keras 2 whole-model
-    or weight-only `.h5` (whose heads, if any, are taken as they are: see `model_files.read_start_weights`).
+    Sources: `imagenet`, a shipped name, or a file: `.keras`, Keras 3 `.weights.h5`, Keras 2 whole-model or weight-only
+    `.h5` (whose heads, if any, are taken as they are: see `runners.read_start_weights`).
 
     Args:   input_range: assumed of a whole ASMNet in a file of weights alone; of a backbone it is ImageNet's (-1, 1).
     Raises: InputError if the file cannot be read.
@@ -138,19 +125,14 @@ def set_layer_weights(layer: keras.layers.Layer, arrays: list[np.ndarray], sourc
 
 def _read_layer_weights(path: Path) -> dict[str, list[np.ndarray]]:
     """Returns layer name -> arrays of an `.h5` file, in the order Keras lists them."""
-
-    def read() -> dict[str, list[np.ndarray]]:
+    try:
         with h5py.File(path, "r") as file:
             root = file.get("model_weights", file)
-            if "layers" in root and "layer_names" not in root.attrs:
-                return _read_keras3(root)
-            return read_keras2_weights(root)
-
-    try:
-        return read_safely(read)
+            keras3 = "layers" in root and "layer_names" not in root.attrs
+            return _read_keras3(root) if keras3 else read_keras2_weights(root)
     except BROKEN_HDF5 as error:
-        reason = first_line(error)
-        raise InputError(f"{path}: no weights can be read ({reason}). Expected .keras, .weights.h5 or .h5.") from error
+        told = f"no weights can be read ({first_line(error)})"
+        raise InputError(f"{path}: {told}. Expected .keras, .weights.h5 or .h5.") from error
 
 
 def _read_keras3(root: h5py.Group) -> dict[str, list[np.ndarray]]:
@@ -198,44 +180,14 @@ def read_keras2_weights(root: h5py.Group) -> dict[str, list[np.ndarray]]:
 # --- saving and loading -----------------------------------------------------------------------------------------------
 
 
-def save_model(model: keras.Model, path: str | Path, sidecar: dict, half: bool = False) -> None:
+def save_model(model: keras.Model, path: str | Path, sidecar: dict) -> None:
     """Writes `<path>` and its side-car JSON; each replaces an older file only when it is complete.
 
-    half: large kernels are float16 in the file, about half its size; `keras.models.load_model` reads them into float32.
-
-    Raises: InputError if a file cannot be written, or a weight is too large for float16.
+    Raises: InputError if a file cannot be written.
     """
     with replacing(path) as temporary:
         _in_float32(model).save(temporary)
-        if half:
-            _halve(temporary, path)
     write_text(sidecar_path(path), json.dumps(sidecar, indent=2) + "\n")
-
-
-def _halve(archive: Path, path: str | Path) -> None:
-    """Rewrites a `.keras` archive with its large kernels as float16; `path` is what an error calls it."""
-    with zipfile.ZipFile(archive) as file:
-        members = {name: file.read(name) for name in file.namelist()}
-    halved = io.BytesIO()
-    with h5py.File(io.BytesIO(members["model.weights.h5"]), "r") as old, h5py.File(halved, "w") as new:
-
-        def copy(name: str, entry: h5py.Group | h5py.Dataset) -> None:
-            if isinstance(entry, h5py.Dataset):
-                values = entry[()]
-                if values.dtype == np.float32 and values.size > HALF_ABOVE:
-                    if np.abs(values).max() > np.finfo(np.float16).max:
-                        raise InputError(f"{path}: {name} holds weights beyond +-65504. Save it in float32.")
-                    values = values.astype(np.float16)
-                made = new.create_dataset(name, data=values)
-            else:
-                made = new.require_group(name)
-            made.attrs.update(entry.attrs)
-
-        old.visititems(copy)
-    members["model.weights.h5"] = halved.getvalue()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in members.items():
-            file.writestr(name, content)
 
 
 def _in_float32(model: keras.Model) -> keras.Model:
@@ -252,7 +204,7 @@ def _in_float32(model: keras.Model) -> keras.Model:
 
 
 def load_model(path: str | Path) -> tuple[keras.Model, dict]:
-    """Loads a `.keras` model, a file or a shipped name (`model_zoo`), and its side-car; an absent side-car is {}.
+    """Loads a `.keras` model, a file or a shipped name, and its side-car; an absent side-car is {}.
 
     Raises: InputError if either cannot be read or the outputs are not `O_L` (2L) and `O_P` (3).
     """
@@ -261,20 +213,12 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
     if not path.is_file():
         raise InputError(f"{path}: no such model. train.py writes best.keras and last.keras in its run folder.")
     try:
-        if zipfile.is_zipfile(path):
-            check_archive(path)
-        if _holds_lambda(path):
-            raise ValueError("it holds a Lambda layer, which is code, and code of a file is never run")
-        keras.ops.zeros(1)  # starts TensorFlow, whose threads and GPU driver must not count below
-        # what the file says of a layer decides how much memory its random weights take, before any stored one is read
-        with limited_memory(max(LOADING_BYTES, MAX_EXPANSION * path.stat().st_size)):
-            model = keras.models.load_model(path, compile=False, safe_mode=True)
+        _check_network(path)
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras, h5py and zipfile each have their own; all mean the file is not usable
         reason = first_line(error, 120)
         if not zipfile.is_zipfile(path) and path.suffix == ".keras":
             reason = "truncated or no .keras archive"
-        elif isinstance(error, MemoryError) or "OOM when allocating" in str(error):
-            reason = "its layers need too much memory"
         raise InputError(f"{path}: not a model that Keras loads ({reason}). Save it again.") from error
     shapes = [tuple(output.shape) for output in getattr(model, "outputs", [])]
     if len(shapes) != 2 or len(shapes[0]) != 2 or not shapes[0][1] or shapes[0][1] % 2 or shapes[1] != (None, 3):
@@ -282,31 +226,43 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
     return model, read_sidecar(path)
 
 
-def _holds_lambda(path: Path) -> bool:
-    """Says whether the network that a `.keras` or `.h5` file describes has a Lambda layer; False where none is told.
+def _check_network(path: Path) -> None:
+    """Checks the network that a `.keras` or `.h5` file describes before anything of it is made.
 
-    Keras' safe mode refuses code in a file; a Lambda that names a registered function it would call.
+    Raises: ValueError for a Lambda layer, which Keras' safe mode would run if it names a registered function, and for
+        layers that take more memory than weights of the file fill; else what is raised for a damaged file.
     """
-    found = []
+    if path.parent == FOLDER:  # ours: not made twice, which takes as long as loading it
+        return
+    if zipfile.is_zipfile(path):
+        check_archive(path)
+        with zipfile.ZipFile(path) as archive:
+            text, stored = archive.read("config.json"), archive.getinfo("model.weights.h5").file_size
+    else:
+        with h5py.File(path, "r") as file:
+            text, stored = file.attrs["model_config"], path.stat().st_size
 
-    def look(entry: dict) -> None:
-        found.append(entry.get("class_name") == "Lambda")
+    def look(entry: dict) -> dict:
+        if entry.get("class_name") == "Lambda":
+            raise ValueError("it holds a Lambda layer, which is code, and code of a file is never run")
+        return entry
 
-    with contextlib.suppress(*BROKEN_HDF5, zipfile.BadZipFile, RecursionError):  # what is broken Keras will say
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                json.loads(archive.read("config.json"), object_hook=look)
+    config = json.loads(text, object_hook=look)
+    with tf.Graph().as_default():  # in it variables have shapes, but no content
+        if config["class_name"] == "Functional":
+            model = keras.Model.from_config(config["config"])
         else:
-            with h5py.File(path, "r") as file:
-                json.loads(file.attrs["model_config"], object_hook=look)
-    return any(found)
+            model = keras.saving.deserialize_keras_object(config | {"compile_config": None}, safe_mode=True)
+    needed = sum(math.prod(variable.shape) * tf.as_dtype(variable.dtype).size for variable in model.variables)
+    if needed > 2 * stored:  # twice, for kernels stored as float16
+        raise ValueError(f"its layers take {needed / 1e6:.0f} MB, its weights fill {stored / 1e6:.1f}")
 
 
 def load_pretrained(name: str) -> keras.Model:
     """Loads a model that ships with the package: plain Keras, float32, for inference or further training.
 
     Args:    name: one of `pretrained_names()`.
-    Returns: the model; input and outputs as at the top of this file. `pretrained_sidecar` tells its crop.
+    Returns: the model; input and outputs as at the top of `asmnet.py`. `pretrained_sidecar` tells its crop.
     Raises:  InputError that lists the names, for another one.
     """
     return load_model(pretrained_path(name))[0]

@@ -1,9 +1,9 @@
 """Two more graphs over a model's own layers, one for training and one for inference, made for speed (TensorFlow).
 
-Train through `TrainingTwin`, save the model: no class of this module gets into the file. The twin differs in two kinds
-of layer. Batch norm runs TensorFlow's fused kernel (findings 1: the stock layer dominates the step). A zero padding
-before a depthwise convolution of stride 2 becomes that convolution's own `same` padding, which saves two copies of
-the map. `inference_twin` has the batch norms folded into the convolutions before them.
+Train through `TrainingGraph`, save the model: no class of this module gets into the file. The training graph differs in
+two kinds of layer. Batch norm runs TensorFlow's fused kernel: the stock layer dominates the step. A zero padding before
+a depthwise convolution of stride 2 becomes that convolution's own `same` padding, which saves two copies of the map.
+`folded_model` has the batch norms folded into the convolutions before them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import tensorflow as tf
 
-from asmnet_tf.network.engine import keras
+from asmnet_tf.network import keras
 
 Record = Callable[[keras.layers.BatchNormalization, tf.Tensor, tf.Tensor], None]
 
@@ -72,19 +72,19 @@ class SamePaddedDepthwise(keras.layers.Layer):
         return keras.ops.depthwise_conv(inputs, kernel, self.stock.strides, padding="same")
 
 
-class TrainingTwin:
+class TrainingGraph:
     """The training graph of a model and the control of its batch-norm statistics.
 
-    model: the twin, a functional Keras model that shares every variable with the original; call it with
-    `training=True`. It leaves the moving statistics alone: `reestimate_statistics` sets them when they are needed.
+    model: a functional Keras model that shares every variable with the one given; call it with `training=True`. It
+    leaves the moving statistics alone: `reestimate_statistics` sets them when they are needed.
     strategy: whose replicas run a forward pass of the re-estimation, each on its part of a batch.
     """
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy | None = None) -> None:
-        self.model = _twin(model)
+        self.model = _training_model(model)
         strategy = strategy or tf.distribute.get_strategy()
         recorded: list[tuple[keras.layers.BatchNormalization, tf.Tensor, tf.Tensor]] = []
-        recording = _twin(model, lambda *statistics: recorded.append(statistics))
+        recording = _training_model(model, lambda *statistics: recorded.append(statistics))
         self._norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
         def replica(images: tf.Tensor) -> tf.Tensor:
@@ -105,7 +105,7 @@ class TrainingTwin:
         """Replaces all moving means and variances by their plain averages over batches of images (B, S, S, 3).
 
         Moving averages lag behind the weights, and ASMNet regresses from averages of normalised maps, whose
-        differences between faces are small against that lag (findings 2: NME 36.9 before, 12.6 after). Each replica
+        differences between faces are small against that lag (NME 36.9 before, 12.6 after). Each replica
         normalises its own part of a batch, as in training; an average weighs by the number of images. Every worker
         computes the same numbers.
         """
@@ -138,14 +138,13 @@ class _FoldedConvolution(keras.layers.Layer):
 
 
 class _Passed(keras.layers.Layer):
-    """Stands where a layer was that is part of another one now."""
+    """Stands where a layer was that is part of another one now; returns its input."""
 
     def call(self, inputs: tf.Tensor, training: bool = False, mask: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns its input."""
         return inputs
 
 
-def inference_twin(model: keras.Model) -> keras.Model:
+def folded_model(model: keras.Model) -> keras.Model:
     """Returns a functional model with MobileNetV2's batch norms folded into its convolutions, as it is now.
 
     TensorFlow then runs convolution, bias and relu6 as one kernel. Later changes of the weights are not seen. A batch
@@ -164,15 +163,11 @@ def inference_twin(model: keras.Model) -> keras.Model:
                 folded[name] = _FoldedConvolution(stock, norm, padding)
                 folded[norm.name] = _Passed(name=norm.name)
 
-    def substitute(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if layer.name in folded:
-            return folded[layer.name]
-        return _Passed(name=layer.name) if padded.get(layer.name) in folded else layer
-
-    return keras.models.clone_model(model, clone_function=substitute)
+    folded |= {pad: _Passed(name=pad) for pad, fed in padded.items() if fed in folded}
+    return keras.models.clone_model(model, clone_function=lambda layer: folded.get(layer.name, layer))
 
 
-def _twin(model: keras.Model, record: Record | None = None) -> keras.Model:
+def _training_model(model: keras.Model, record: Record | None = None) -> keras.Model:
     def substitute(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.BatchNormalization):
             return FusedBatchNormalization(layer, record)

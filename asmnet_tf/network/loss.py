@@ -13,10 +13,6 @@ from asmnet_tf.shape.shape_model import ShapeModel
 WING_WIDTH = 10 / 224  # Feng et al. 2018: 10 and 2 pixels; here in network units of a 224 px crop
 WING_CURVATURE = 2 / 224
 SMOOTH_L1_BETA = 2 / 224
-# Wang et al. 2019: exponent alpha - y of a heatmap pixel of value y in [0, 1], alpha = 2.1. A coordinate has no y; 0.5,
-# the middle, lies between |e|^1.1 (y = 1: all but a kink at zero) and |e|^2.1 (y = 0: errors below 1 px hardly count).
-AWING_EXPONENT = 2.1 - 0.5
-AWING_WIDTH, AWING_CURVATURE = WING_WIDTH, WING_CURVATURE  # their theta and epsilon are heatmap values, no lengths
 
 
 def alpha_at(epoch: int, length: int, alphas: tuple[float, float, float] = ALPHAS) -> float:
@@ -35,9 +31,7 @@ def landmark_distance(error: tf.Tensor, kind: str) -> tf.Tensor:
     """Returns the mean over batch and coordinates of a function of the error (B, 2L), network units; a scalar.
 
     mse: e^2 (the paper's). l1: |e|. smooth_l1: e^2 / 2b below b, |e| - b/2 above. wing (Feng et al. 2018, eq. 5):
-    w ln(1 + |e| / c) below w, |e| - C above. awing (Wang et al. 2019, eq. 3, with the heatmap's y fixed, so that the
-    exponent is a constant p = 1.6): w ln(1 + |e / c|^p) below w, A |e| - C above, A and C such that value and slope
-    are continuous at w; the slope is 0 at 0, where wing has a kink.
+    w ln(1 + |e| / c) below w, |e| - C above.
 
     Raises: ValueError for an unknown kind.
     """
@@ -53,20 +47,13 @@ def landmark_distance(error: tf.Tensor, kind: str) -> tf.Tensor:
         width, curvature = WING_WIDTH, WING_CURVATURE
         offset = width - width * math.log1p(width / curvature)
         value = tf.where(size < width, width * tf.math.log1p(size / curvature), size - offset)
-    elif kind == "awing":
-        width, curvature, power = AWING_WIDTH, AWING_CURVATURE, AWING_EXPONENT
-        edge = (width / curvature) ** power
-        slope = power * edge / (1 + edge)  # w d/de ln(1 + (e / c)^p) at e = w
-        offset = slope * width - width * math.log1p(edge)
-        near = width * tf.math.log1p(tf.pow(size / curvature, power))
-        value = tf.where(size < width, near, slope * size - offset)
     else:
         raise ValueError(f"landmark loss is {kind!r}; it is one of {', '.join(LANDMARK_LOSSES)}")
     return tf.reduce_mean(value)
 
 
 def smooth(shapes: tf.Tensor, mean_shape: tf.Tensor, eigenvectors: tf.Tensor, eigenvalues: tf.Tensor) -> tf.Tensor:
-    """Smooths shapes with the ASM operator, in the graph (paper section 3.1); `ShapeModel.smooth` is its NumPy twin.
+    """Smooths shapes with the ASM operator, in the graph, as `ShapeModel.smooth` does in NumPy (paper section 3.1).
 
     Args:    shapes, mean_shape: (B, 2L), (2L,). eigenvectors: (2L, K). eigenvalues: (K,).
     Returns: (B, 2L), same units.

@@ -44,9 +44,8 @@ from asmnet_tf.evaluation.figures import training_curves
 from asmnet_tf.evaluation.scoring import predict
 from asmnet_tf.files import InputError, make_folder, read_arrays, read_json, replacing, sweep, write_text
 from asmnet_tf.formats.runners import compiled
-from asmnet_tf.network import asmnet, checkpoints
-from asmnet_tf.network.engine import keras
-from asmnet_tf.network.fast_graphs import TrainingTwin
+from asmnet_tf.network import asmnet, checkpoints, keras
+from asmnet_tf.network.fast_graphs import TrainingGraph
 from asmnet_tf.network.loss import MultiTaskLoss, alpha_at
 from asmnet_tf.shape.shape_model import ShapeModel
 from asmnet_tf.training.distribution import Replicas, set_threads
@@ -132,7 +131,7 @@ class Trainer:
         if plan.xla and self.replicas.count > 1:
             raise InputError("--xla: for one replica only; leave it out or take --strategy one.")
         with self.strategy.scope():
-            self.twin = TrainingTwin(model, self.strategy)
+            self.graph = TrainingGraph(model, self.strategy)
             self.optimizer = _build_optimizer(plan, model)
             self.alpha = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="alpha")
             self.stop = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="stop")  # 1: a signal came
@@ -163,7 +162,7 @@ class Trainer:
             rows = tf.cast(tf.shape(batch["image"])[0], tf.float32)
             share = rows / self.batches.batch_size if replicas > 1 else 1.0
             with tf.GradientTape() as tape:
-                landmarks, pose = self.twin.model(tf.cast(batch["image"], tf.float32), training=True)
+                landmarks, pose = self.graph.model(tf.cast(batch["image"], tf.float32), training=True)
                 losses = {k: v * share for k, v in self.loss(landmarks, pose, batch, self.alpha).items()}
                 # heads' L2 where --l2-heads is above zero; the release builds it but never adds it (paper.md 4)
                 total = losses["loss"] + (tf.add_n(self.model.losses) / replicas if self.model.losses else 0.0)
@@ -329,7 +328,7 @@ class Trainer:
     def _reestimate(self, epoch: int, images: int) -> None:
         steps = min(self.batches.steps_per_epoch, max(1, images // self.batches.batch_size))
         chosen = (self.batches.batch(epoch, step)[0] for step in range(steps))
-        self.twin.reestimate_statistics(self.replicas.split(image) for image in chosen)
+        self.graph.reestimate_statistics(self.replicas.split(image) for image in chosen)
 
     def _validate(self) -> dict:
         errors = np.zeros((0, 1 + len(ANGLES)))  # of this worker's faces: NME, yaw, pitch, roll

@@ -24,7 +24,7 @@ from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.evaluation.tables import md_table
 from asmnet_tf.network.checkpoints import load_pretrained
-from asmnet_tf.network.fast_graphs import TrainingTwin
+from asmnet_tf.network.fast_graphs import TrainingGraph
 from asmnet_tf.network.loss import MultiTaskLoss
 
 BATCHES, BATCH, SEED = 12, 32, 7
@@ -39,14 +39,14 @@ def main(names: list[str]) -> None:
     loss, rows = MultiTaskLoss(SPEC.flip_map, None, "wing"), []
     for name in names:
         model = load_pretrained(name)
-        twin = TrainingTwin(model)
+        graph = TrainingGraph(model)
         patches = FacePatches(faces, CROP, crop_scale(CROP), model.input_shape[1])
         stream = TrainingBatches(patches, AUGMENTATIONS["tuned"], BATCH, SEED).iterate()
         pairs = []
         for _ in range(BATCHES):
             batch = next(stream)
             image = tf.cast(batch["image"], tf.float32)
-            outputs = (twin.model(image, training=True), model(image, training=False))
+            outputs = (graph.model(image, training=True), model(image, training=False))
             pairs.append([float(loss(*output, batch, tf.constant(0.0))["loss_landmarks"]) for output in outputs])
         rows.append([name, *(f"{value:.4f}" for value in np.mean(pairs, axis=0))])
     print("\n".join(md_table(("model", "statistics of the batch", "stored statistics"), rows)))

@@ -67,7 +67,7 @@ def build(ours: bool, size: int) -> tuple[Callable, Callable, Callable]:
     made.alpha.assign(1.0)
     model = made.model
     if ours:
-        step, graph = made.step, made.twin.model
+        step, graph = made.step, made.graph.model
     else:
         optimizer = keras.optimizers.Adam(1e-3)
         optimizer.build(model.trainable_variables)

@@ -19,7 +19,7 @@ def outcomes(run_batch, faces_300w, tmp_path_factory):
         [
             ("evaluate", [*score, folder / "plain"]),
             ("evaluate", [*score, folder / "mirrored", "--flip", "--mean-shape", "300w_pca97"]),
-            ("train", [*start, "--name", "mine", "--head", "spatial", "--landmark-loss", "awing"]),
+            ("train", [*start, "--name", "mine", "--head", "spatial", "--landmark-loss", "smooth_l1"]),
             ("evaluate", [f"{NAME}_x", *data, "--output", folder / "none"]),
         ]
     )
@@ -56,7 +56,7 @@ def test_train_from_shipped_weights_and_shape_model(outcomes):
         "weights": NAME,
         "shape_model": "300w_pca90",
         "head": "spatial",
-        "landmark_loss": "awing",
+        "landmark_loss": "smooth_l1",
     }
     assert json.loads((folder / "mine/best.json").read_text())["head"] == "spatial"
     assert json.loads((folder / "mine/args.json").read_text())["counts"]["parameters"] == 1_477_715

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,10 +323,12 @@ def _scratch(name: str) -> Path:
 
 
 def _keras_files() -> list[bytes]:
-    from asmnet_tf.network import checkpoints
+    sys.path.append(str(Path(__file__).parents[1]))
+    from tools.install_pretrained import halve
 
     def half(path: Path) -> None:
-        checkpoints.save_model(_network(), path, {}, half=True)
+        _network().save(path)
+        halve(path, path)
 
     return [_saved(_scratch("a.keras"), _network().save), _saved(_scratch("a.keras"), half)]
 
@@ -374,14 +377,14 @@ def _release() -> list[bytes]:
     from asmnet_tf.network.asmnet import build_asmnet
 
     model = build_asmnet(68, 32, input_range=(0, 1))
-    return [_saved(_scratch("a.h5"), lambda path: release.export_original(model, path))]
+    return [_saved(_scratch("a.h5"), lambda path: release.export_release(model, path))]
 
 
 @reader("ASMNet.h5", _release, slow=200, quick=5, tf=True)
 def release_h5(path: Path) -> None:
     from asmnet_tf.formats import release
 
-    assert release.is_original(path) in (True, False)
+    assert release.is_release(path) in (True, False)
     _finite(*release.load_original_model(path)[0].get_weights())
 
 

@@ -12,17 +12,22 @@ name is replaced. Prints what float16 changes on noise; what it changes on faces
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import sys
+import zipfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from asmnet_tf import cli
 from asmnet_tf.data import sidecars
-from asmnet_tf.files import InputError, read_json, without_absolute_paths, write_text
+from asmnet_tf.files import InputError, read_json, replacing, without_absolute_paths, write_text
 
 NOISE_IMAGES = 16
+# smaller arrays (batch norm, biases, depthwise kernels) stay float32. On 64 LFPW faces at 112 px float16 then moves
+# landmarks by 0.007 px on average instead of 0.025, for 11 % more bytes
+HALF_ABOVE = 10_000
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,13 +55,17 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
 
     cli.start_tensorflow()
-    from asmnet_tf.network.checkpoints import load_model, save_model
+    from asmnet_tf.network.checkpoints import load_model
 
     model, sidecar = load_model(args.run / "best.keras")
 
     # 2. The model, then its run.
     path = args.output / f"{args.name}.keras"
-    save_model(model, path, without_absolute_paths(sidecar) | {"stored": "large kernels as float16"}, half=True)
+    with replacing(path) as temporary:
+        model.save(temporary)
+        halve(temporary, path)
+    sidecar = without_absolute_paths(sidecar) | {"stored": "large kernels as float16"}
+    write_text(sidecars.sidecar_path(path), json.dumps(sidecar, indent=2) + "\n")
     record = without_absolute_paths(record)
     write_text(args.output / "runs" / args.name / "args.json", json.dumps(record, indent=2) + "\n")
     write_text(args.output / "runs" / args.name / "log.csv", log)
@@ -71,6 +80,35 @@ def main(args: argparse.Namespace) -> None:
         f"{path}: {sizes[1]:.1f} MB instead of {sizes[0]:.1f}; on {NOISE_IMAGES} images of noise landmarks move by "
         f"{away.mean():.4f} px of {size} on average, {away.max():.4f} at most"
     )
+
+
+def halve(archive: Path, path: str | Path) -> None:
+    """Rewrites a `.keras` archive with its large kernels as float16; `path` is what an error calls it."""
+    import h5py
+    import numpy as np
+
+    with zipfile.ZipFile(archive) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    halved = io.BytesIO()
+    with h5py.File(io.BytesIO(members["model.weights.h5"]), "r") as old, h5py.File(halved, "w") as new:
+
+        def copy(name: str, entry: h5py.Group | h5py.Dataset) -> None:
+            if isinstance(entry, h5py.Dataset):
+                values = entry[()]
+                if values.dtype == np.float32 and values.size > HALF_ABOVE:
+                    if np.abs(values).max() > np.finfo(np.float16).max:
+                        raise InputError(f"{path}: {name} holds weights beyond +-65504. Save it in float32.")
+                    values = values.astype(np.float16)
+                made = new.create_dataset(name, data=values)
+            else:
+                made = new.require_group(name)
+            made.attrs.update(entry.attrs)
+
+        old.visititems(copy)
+    members["model.weights.h5"] = halved.getvalue()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
 
 
 def _read(path: Path) -> str:

@@ -175,7 +175,8 @@ def test_a_model_of_no_use_is_not_written(model, tmp_path):
 
 def test_names(tmp_path):
     def name(model, *flags):
-        return export._file_name(tmp_path / model, export.parse_args(["m", *flags]))
+        args = export.parse_args(["m", *flags])
+        return export._file_name(tmp_path / model, args.to, args.quantise)
 
     assert name("a.keras", "--to", "tflite") == "a.tflite"
     assert name("mine/best.keras", "--to", "tflite", "--quantise", "int8") == "mine_int8.tflite"

@@ -54,6 +54,21 @@ def test_weights_of_a_file_with_a_lambda_layer_are_refused(with_lambda, tmp_path
     assert not marker.exists()
 
 
+def test_layers_larger_than_the_weights_stored_are_refused(tmp_path):
+    """What the file says of a layer decides how much memory its random weights take; any layer counts."""
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.SeparableConv2D(8, 3)(image))
+    model = keras.Model(image, [keras.layers.Dense(136)(x), keras.layers.Dense(3)(x)])
+    for name in ("a.keras", "a.h5"):
+        model.save(tmp_path / name)
+        assert checkpoints.load_model(tmp_path / name)[0].count_params() == model.count_params()
+    with zipfile.ZipFile(tmp_path / "a.keras") as old, zipfile.ZipFile(tmp_path / "b.keras", "w") as new:
+        for member in old.namelist():
+            new.writestr(member, old.read(member).replace(b'"units": 136', b'"units": 100000000'))
+    with pytest.raises(InputError, match=r"b\.keras: not a model that Keras loads \(its layers take"):
+        checkpoints.load_model(tmp_path / "b.keras")
+
+
 @pytest.mark.parametrize("member", ["../../escaped.txt", "/escaped.txt", "assets/../../escaped.txt"])
 def test_members_of_an_archive_stay_where_they_are(tmp_path, member):
     """Keras may unpack what it does not need; whatever a member is called, nothing appears outside."""
@@ -90,5 +105,5 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
 
 def test_a_sidecar_of_any_size_is_refused(tmp_path):
     (tmp_path / "best.json").write_text(json.dumps({"x": "y" * (17 << 20)}))
-    with pytest.raises(InputError, match=r"best\.json: not JSON \(more than 16 MB\)"):
+    with pytest.raises(InputError, match=r"best\.json: not JSON .*more than 16 MB"):
         sidecars.read_sidecar(tmp_path / "best.keras")

@@ -65,36 +65,6 @@ def test_landmark_metrics_by_hand():
         losses.landmark_distance(error, "l3")
 
 
-def test_awing_by_hand():
-    """w = 10, c = 2, p = 1.6 in px of 224. At c: w ln 2; at w: w ln(1 + r), r = 5^1.6; then slope 1.6 r / (1 + r)."""
-    px, ratio = 1 / 224, 5**1.6
-    at_edge, slope = 10 * math.log(1 + ratio), 1.6 * ratio / (1 + ratio)
-    expected = {0: 0, 2: 10 * math.log(2), -2: 10 * math.log(2), 0.5: 10 * math.log(1 + 0.25**1.6)}
-    expected |= {10: at_edge, 20: at_edge + 10 * slope, -30: at_edge + 20 * slope}
-    for error, value in expected.items():
-        ours = float(losses.landmark_distance(tf.constant([[error * px]], tf.float64), "awing"))
-        assert ours == pytest.approx(value * px, rel=1e-9, abs=1e-15), error
-    assert slope == pytest.approx(1.486787, abs=1e-6)
-
-
-def test_awing_is_continuous_in_value_and_slope_and_flat_at_zero():
-    def value_and_slope(error):
-        error = tf.constant(error, tf.float64)
-        with tf.GradientTape() as tape:
-            tape.watch(error)
-            value = losses.landmark_distance(error[None], "awing")
-        return float(value), float(tape.gradient(value, error)[0])
-
-    edge, step = losses.AWING_WIDTH, 1e-9
-    (below, slope_below), (above, slope_above) = value_and_slope([edge - step]), value_and_slope([edge + step])
-    assert above - below == pytest.approx(2 * step * slope_above, rel=1e-4)
-    assert slope_below == pytest.approx(slope_above, rel=1e-6)
-    assert value_and_slope([0.0]) == (0.0, 0.0)
-    right, left = value_and_slope([1e-6])[1], value_and_slope([-1e-6])[1]
-    assert right == -left == pytest.approx(1.6 * 5 * (1e-6 * 112) ** 0.6, rel=1e-4)  # p w/c (e/c)^(p - 1)
-    assert value_and_slope([-2 * edge])[1] == pytest.approx(-slope_above)
-
-
 def test_smooth_in_the_graph_equals_numpy():
     model = shape_model()
     shapes = np.random.default_rng(1).uniform(-0.6, 0.6, (20, 136))

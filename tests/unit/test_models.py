@@ -18,7 +18,7 @@ from asmnet_tf.network.asmnet import (
     freeze_batch_norm,
     start_at_mean,
 )
-from asmnet_tf.network.fast_graphs import FusedBatchNormalization, SamePaddedDepthwise, TrainingTwin, inference_twin
+from asmnet_tf.network.fast_graphs import FusedBatchNormalization, SamePaddedDepthwise, TrainingGraph, folded_model
 
 SQUARE = ("square", 1.2)
 
@@ -307,22 +307,22 @@ def test_fused_layer_equals_stock_in_outputs_gradients_and_statistics(batch_norm
     assert fused(inputs, training=False).numpy() == pytest.approx(stock(inputs, training=False).numpy(), abs=1e-5)
 
 
-def test_training_twin_shares_every_variable_and_leaves_nothing_in_the_model(asmnet):
-    twin = TrainingTwin(asmnet)
-    assert {id(v) for v in twin.model.trainable_variables} == {id(v) for v in asmnet.trainable_variables}
-    assert sum(isinstance(layer, FusedBatchNormalization) for layer in twin.model.layers) == 48
-    assert sum(isinstance(layer, SamePaddedDepthwise) for layer in twin.model.layers) == 4
+def test_training_graph_shares_every_variable_and_leaves_nothing_in_the_model(asmnet):
+    graph = TrainingGraph(asmnet)
+    assert {id(v) for v in graph.model.trainable_variables} == {id(v) for v in asmnet.trainable_variables}
+    assert sum(isinstance(layer, FusedBatchNormalization) for layer in graph.model.layers) == 48
+    assert sum(isinstance(layer, SamePaddedDepthwise) for layer in graph.model.layers) == 4
     ours = (FusedBatchNormalization, SamePaddedDepthwise)
     assert not any(isinstance(layer, ours) for layer in asmnet.layers)
 
 
 @pytest.mark.parametrize("size", [64, 75])
-def test_twin_equals_the_stock_model_in_training(size):
+def test_training_graph_equals_the_stock_model_in_training(size):
     """75: maps of 38, 19, 10, 5 pixels, so that the padding of odd and even sides is compared."""
     model = build_asmnet(input_size=size, dropout=0.0)
     images = tf.random.stateless_uniform((8, size, size, 3), (1, 2)) * 255
     start = model.get_weights()
-    ours = [o.numpy() for o in TrainingTwin(model).model(images, training=True)]
+    ours = [o.numpy() for o in TrainingGraph(model).model(images, training=True)]
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), start))  # the statistics are left alone
     theirs = [o.numpy() for o in model(images, training=True)]
     for a, b in zip(ours, theirs):
@@ -340,7 +340,7 @@ def test_folded_model_equals_the_model_in_inference(arch, size):
             gamma, variance = (rng.uniform(0.5, 1.5, shape) for _ in range(2))
             layer.set_weights([gamma, rng.normal(size=shape), rng.normal(size=shape) * 0.1, variance])
     images = tf.constant(rng.uniform(0, 255, (3, size, size, 3)), tf.float32)
-    folded = inference_twin(model)
+    folded = folded_model(model)
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)
     for a, b in zip(folded(images), model(images, training=False)):
         assert a.numpy() == pytest.approx(b.numpy(), abs=1e-5 * float(tf.reduce_max(tf.abs(b))))
@@ -350,9 +350,9 @@ def test_reestimated_statistics_are_plain_averages(batch_norms):
     _, layer, inputs = batch_norms
     source = keras.Input(inputs.shape[1:])
     model = keras.Model(source, layer(source))
-    twin = TrainingTwin(model)
+    graph = TrainingGraph(model)
     batches = [inputs, inputs * 2 + 1, inputs * 0.5 - 3]
-    twin.reestimate_statistics(batches)
+    graph.reestimate_statistics(batches)
     means = [b.numpy().mean(axis=(0, 1, 2)) for b in batches]
     variances = [b.numpy().var(axis=(0, 1, 2)) for b in batches]
     assert layer.moving_mean.numpy() == pytest.approx(np.mean(means, axis=0), abs=1e-5)
@@ -363,7 +363,7 @@ def test_mixed_precision_model_is_saved_in_float32(tmp_path):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         model = build_asmnet(input_size=32)
-        TrainingTwin(model).model(tf.zeros((2, 32, 32, 3)), training=True)
+        TrainingGraph(model).model(tf.zeros((2, 32, 32, 3)), training=True)
     finally:
         keras.mixed_precision.set_global_policy("float32")
     checkpoints.save_model(model, tmp_path / "m.keras", {})
