@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tokenize
 import zipfile
@@ -516,3 +517,41 @@ def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tu
         raise InputError(f"{path}, line {reader.line_num}: {error}; expected {', '.join(wanted)}.") from error
     if not columns:
         raise InputError(f"{path}: columns none, expected {', '.join(wanted)}.")
+
+
+# --- how a program ends ---
+
+EXIT_BAD_INPUT = 2
+EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the input
+EXIT_INTERRUPTED = 130
+
+
+class Stopped(Exception):
+    """A signal ended a run whose state is saved. The message is one line; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class StopSignals:
+    """A context that notes SIGTERM and Ctrl-C in `received`, for a run to end at its next step; a second one kills."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Callable | int | None] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and the like
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = number
+        self.__exit__()
+
+    def __exit__(self, *error: object) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
