@@ -20,7 +20,6 @@ from pathlib import Path
 
 from asmnet_tf import cli
 from asmnet_tf.config import AUGMENTATIONS, FINE_TUNING_LR, VAL_FRACTION, crop_scale
-from asmnet_tf.data import sidecars
 from asmnet_tf.files import InputError
 
 
@@ -32,9 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--val-fraction", type=cli.fraction, default=VAL_FRACTION, help="held out of training (0.1)")
     parser.add_argument("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz, else shipped")
     cli.add_training_arguments(parser)
-    args = cli.parse_training_arguments(parser, argv)
-    args.shape_model = args.shape_model or sidecars.default_shape_model(args.dataset, args.crop)
-    return args
+    return cli.parse_training_arguments(parser, argv)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -75,9 +72,9 @@ def main(args: argparse.Namespace) -> None:
         distribution.prepare(args.seed, args.deterministic, args.threads, args.mixed_precision)
         start = None if args.weights == "none" else read_start_weights(args.weights, recipe.input_range)
         pixels, received = start.input_range if start else recipe.input_range, []
-        size = (spec.num_landmarks, args.input_size)
+        built = {"dropout": args.dropout, "l2_heads": args.l2_heads, "input_range": pixels, "head": args.head}
         with replicas.strategy.scope():
-            model = asmnet.BUILDERS[args.arch](*size, args.dropout, args.l2_heads, pixels, args.head)
+            model = asmnet.BUILDERS[args.arch](spec.num_landmarks, args.input_size, **built)
         if recipe.start_at_mean:
             pose = angles_to_unit([face.pose for face in faces]).mean(axis=0)
             asmnet.start_at_mean(model, shapes_of(faces, args.crop)[0].mean(axis=0), pose)
@@ -93,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
         frame = {"crop": args.crop, "crop_scale": crop_scale(args.crop), "size": args.input_size}
         cache = {"cache": args.cache, "cache_dir": args.cache_dir}
         patches = FacePatches(faces, **frame, **cache)
-        batches = TrainingBatches(patches, AUGMENTATIONS[args.augment], args.batch_size, args.seed, replicas.part)
+        batches = TrainingBatches(patches, AUGMENTATIONS[args.augment], args.batch_size, args.seed, part=replicas.part)
         part = validation[replicas.part(len(validation))]
         held_out = FacePatches(part, **frame, **cache, margin=1.0) if part else None
         loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, args.pose_weight)
@@ -103,7 +100,7 @@ def main(args: argparse.Namespace) -> None:
 
         # 5. Train.
         sidecar = run_folder.make_sidecar(vars(args), spec, commit=cli.commit())
-        trainer = Trainer(model, batches, held_out, loss, plan, spec, folder, sidecar, replicas)
+        trainer = Trainer(model, batches, held_out, loss, plan, spec, folder=folder, sidecar=sidecar, replicas=replicas)
         content = run_folder.content_hashes([*faces, *validation], args.pose_labels, shape_model, args.weights)
         if args.resume:
             run_folder.check_flags(folder, vars(args), content)

@@ -32,6 +32,7 @@ from asmnet_tf.config import (
     Recipe,
 )
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.data.sidecars import default_shape_model
 from asmnet_tf.files import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Stopped, first_line, read_json
 
 EXIT_PIPE = 141  # as of a program that the signal of a closed pipe ends
@@ -168,22 +169,14 @@ def add_data_arguments(parser: argparse.ArgumentParser, dataset_default: str | N
     group.add_argument("--dataset", choices=DATASETS, default=dataset_default, help="default: synthetic")
     group.add_argument("--data-dir", type=Path, help="folder of the dataset as downloaded (default: data/<dataset>)")
     group.add_argument("--limit", type=positive_int, metavar="N", help="use the first N samples only, for smoke runs")
-    group.add_argument(
-        "--on-bad-sample",
-        choices=("fail", "skip"),
-        default="fail",
-        help="skip: leave out faces whose image or annotation cannot be read, list them in skipped.csv (default: fail)",
-    )
+    told = "skip: leave out faces whose image or annotation cannot be read, list them in skipped.csv (default: fail)"
+    group.add_argument("--on-bad-sample", choices=("fail", "skip"), default="fail", help=told)
 
 
 def add_crop_argument(parser: argparse.ArgumentParser, default: str | None, help_default: str) -> None:
     """Adds --crop."""
-    parser.add_argument(
-        "--crop",
-        choices=CROPS,
-        default=default,
-        help=f"square: 1.2 x the landmark box; tight: the landmark box, aspect ratio not kept ({help_default})",
-    )
+    told = f"square: 1.2 x the landmark box; tight: the landmark box, aspect ratio not kept ({help_default})"
+    parser.add_argument("--crop", choices=CROPS, default=default, help=told)
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -253,6 +246,7 @@ def parse_training_arguments(parser: argparse.ArgumentParser, argv: list[str] | 
             setattr(args, key, value)
     args.threads = args.threads or (cores() if args.deterministic else None)
     args.name = args.name or f"{args.arch}_{args.dataset}_{args.loss}"
+    args.shape_model = args.shape_model or default_shape_model(args.dataset, args.crop)
     return args
 
 
@@ -317,10 +311,7 @@ def cores() -> int:
 
 def commit() -> str:
     """Returns the commit of this checkout, `-dirty` where files differ from it, or `unknown` outside a checkout."""
-    here = Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        result = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return result.stdout.strip()
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return "unknown"

@@ -9,7 +9,7 @@ all its GPUs: `srun --ntasks-per-node=1 --kill-on-bad-exit=1 bash worker.sh --ba
 `scontrol` lists the nodes in the order of SLURM_PROCID (by name, n10 would come before n2):
 
     hosts=$(scontrol show hostnames "$SLURM_STEP_NODELIST" |
-        awk -v port=$((10000 + SLURM_JOB_ID % 20000)) '{printf "%s\"%s:%d\"", NR > 1 ? ", " : "", $1, port + NR}')
+        awk -v port=$((10000 + SLURM_JOB_ID % 20000)) '{printf "%s\"%s:%d\"", (NR > 1 ? "," : ""), $1, port + NR}')
     export TF_CONFIG='{"cluster": {"worker": ['$hosts']}, "task": {"type": "worker", "index": '$SLURM_PROCID'}}'
     exec python train.py --strategy multiworker "$@"
 """
