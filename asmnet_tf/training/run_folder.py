@@ -222,14 +222,14 @@ def variables_by_path(model: keras.Model, optimizer: keras.optimizers.Optimizer)
     return found
 
 
-def save_state(folder: Path, progress: Progress, variables: Mapping[str, keras.Variable]) -> None:
+def save_state(folder: Path, progress: Progress, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
     """Writes state.npz: all that `load_state` needs. Raises: InputError if it cannot be written."""
-    arrays = {path: np.asarray(variable) for path, variable in variables.items()}
+    arrays = {path: np.asarray(variable) for path, variable in variables_by_path(model, optimizer).items()}
     with replacing(folder / "state.npz") as temporary:
         np.savez(temporary, progress=json.dumps(asdict(progress)), **arrays)
 
 
-def load_state(folder: Path, variables: Mapping[str, keras.Variable], epochs: int) -> Progress:
+def load_state(folder: Path, epochs: int, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Progress:
     """Assigns the variables of state.npz; without one the run starts at its first epoch, and that is said.
 
     Raises: InputError if it is damaged, has more than `epochs`, or is of another model: then it names what differs.
@@ -258,6 +258,7 @@ def load_state(folder: Path, variables: Mapping[str, keras.Variable], epochs: in
         )
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: damaged state ({str(error)[:80]}). {_AGAIN}") from error
+    variables = variables_by_path(model, optimizer)
     differs = [f"{name} is new" for name in variables if name not in stored]
     differs += [f"{name} is not in this model" for name in stored if name not in variables]
     for name, variable in variables.items():

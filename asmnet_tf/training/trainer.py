@@ -68,11 +68,10 @@ class Trainer:
         self.folder, self.sidecar = folder, sidecar
         self.replicas = replicas or Replicas()
         self.strategy = self.replicas.strategy
-        if batches is not None and batches.batch_size < self.replicas.count:
-            raise InputError(
-                f"--batch-size {batches.batch_size}: fewer images than the {self.replicas.count} replicas. Use more."
-            )
-        if plan.xla and self.replicas.count > 1:
+        count = self.replicas.count
+        if batches is not None and batches.batch_size < count:
+            raise InputError(f"--batch-size {batches.batch_size}: fewer images than the {count} replicas. Use more.")
+        if plan.xla and count > 1:
             raise InputError("--xla: for one replica only; leave it out or take --strategy one.")
         with self.strategy.scope():
             self.twin = TrainingTwin(model, self.strategy)
@@ -103,7 +102,7 @@ class Trainer:
             with tf.GradientTape() as tape:
                 landmarks, pose = self.twin.model(tf.cast(batch["image"], tf.float32), training=True)
                 losses = {k: v * share for k, v in self.loss(landmarks, pose, batch, self.alpha).items()}
-                # heads' L2 where --l2-heads is above zero; the release builds it but never adds it (paper.md 4)
+                # heads' L2 where --l2-heads is above zero; the release builds it but never adds it
                 total = losses["loss"] + (tf.add_n(self.model.losses) / replicas if self.model.losses else 0.0)
                 scaled = self.optimizer.scale_loss(total)
             variables = self.model.trainable_variables
@@ -139,7 +138,10 @@ class Trainer:
         stream = self.batches.iterate(self.progress.epoch, self.progress.step)
         with self.signals:
             if score_start and not self.progress.rows and not self.progress.step:
-                self._score_start()
+                row = dict.fromkeys(LOG_COLUMNS) | {"epoch": 0} | self._validate()
+                if row["val_nme_pct"] is not None:
+                    self._save_models(row)
+                    self._save_row(row)
             self._train(writer, stream)
         if self.replicas.is_chief:
             print(f"{self.folder / 'best.keras'}: best validation NME {run_folder.best_line(self.progress.rows)}")
@@ -155,7 +157,7 @@ class Trainer:
 
     def _train(self, writer: tf.summary.SummaryWriter | None, stream: Iterator[dict[str, tf.Tensor]]) -> None:
         for epoch in range(self.progress.epoch, self.plan.epochs):
-            row = self._train_epoch(epoch, stream)
+            row = dict.fromkeys(LOG_COLUMNS) | self._train_epoch(epoch, stream)
             if not all(np.isfinite(w).all() for w in self.model.get_weights()):
                 raise InputError(f"{self.folder}: weights are not finite after epoch {epoch + 1}. Try a lower --lr.")
             self.progress = Progress(epoch + 1, best_nme=self.progress.best_nme, rows=self.progress.rows)
@@ -165,18 +167,9 @@ class Trainer:
                     self._reestimate(epoch, FINAL_STATISTICS_IMAGES if last else STATISTICS_IMAGES)
                     row |= self._validate()
                     self._save_models(row)
-            else:
-                row |= {key: None for key in LOG_COLUMNS if key.startswith("val_")}
             self._save_row(row)
             if writer is not None:
                 run_folder.write_summaries(writer, row)
-
-    def _score_start(self) -> None:
-        row = dict.fromkeys(LOG_COLUMNS) | {"epoch": 0} | self._validate()
-        if row["val_nme_pct"] is None:
-            return
-        self._save_models(row)
-        self._save_row(row)
 
     def _save_row(self, row: dict) -> None:
         self.progress.rows.append(row)
@@ -217,12 +210,9 @@ class Trainer:
                 losses = {k: float(v) for k, v in self.step(self.replicas.split(next(stream))).items()}
                 stop = losses.pop("stop") > 0
                 if losses.pop("finite") < self.replicas.count:
-                    saved = (self.folder / "last.keras").exists()
-                    raise InputError(
-                        f"{self.folder}: loss {losses['loss']} or its gradient is not finite in epoch {epoch + 1}, "
-                        f"step {i + 1}. "
-                        f"{'The last good model is last.keras. ' if saved else ''}Try a lower --lr."
-                    )
+                    saved = "The last good model is last.keras. " if (self.folder / "last.keras").exists() else ""
+                    at = f"loss {losses['loss']} or its gradient is not finite in epoch {epoch + 1}, step {i + 1}"
+                    raise InputError(f"{self.folder}: {at}. {saved}Try a lower --lr.")
                 self.progress.sums = {k: self.progress.sums.get(k, 0.0) + v for k, v in losses.items()}
                 self.progress.step = i + 1
                 took, now = time.perf_counter() - now, time.perf_counter()
@@ -310,15 +300,13 @@ class Trainer:
 
     def _save_state(self) -> None:
         timed = self._timed() if self.progress.step else (0, 0.0)
-        variables = run_folder.variables_by_path(self.model, self.optimizer)
-        run_folder.save_state(self.folder, replace(self.progress, timed=timed), variables)
+        run_folder.save_state(self.folder, replace(self.progress, timed=timed), self.model, self.optimizer)
 
     def resume(self) -> None:
         """Goes on from state.npz of the run folder; see `run_folder.load_state`, also for what it raises."""
         if self.replicas.is_chief:
             sweep(self.folder)
-        variables = run_folder.variables_by_path(self.model, self.optimizer)
-        self.progress = run_folder.load_state(self.folder, variables, self.plan.epochs)
+        self.progress = run_folder.load_state(self.folder, self.plan.epochs, self.model, self.optimizer)
 
 
 def _finite_in_all_or_none(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
