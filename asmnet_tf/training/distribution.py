@@ -93,7 +93,7 @@ class Replicas:
         return self.strategy.experimental_distribute_values_from_function(rows)
 
     def spread(self, infer: Callable[[np.ndarray], Sequence]) -> Callable[[np.ndarray], Sequence]:
-        """Returns an inference that splits its images among this worker's replicas; see `model_files.Infer`."""
+        """Returns an inference that splits its images among this worker's replicas; see `runners.Infer`."""
         if self.count == self.workers:
             return infer
 

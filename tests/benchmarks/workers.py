@@ -39,7 +39,7 @@ def measure(steps: int) -> dict[str, float]:
     from asmnet_tf.training.distribution import joined
     from asmnet_tf.training.schedule import Plan, Schedule
 
-    with joined("auto", threads=1) as replicas:
+    with joined("multiworker" if "TF_CONFIG" in os.environ else "one", threads=1) as replicas:
         recipe = config.RECIPES["tuned"]
         with replicas.strategy.scope():
             model = build_asmnet(68, SIZE, recipe.dropout, 0.0)
