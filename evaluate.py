@@ -78,6 +78,8 @@ def main(args: argparse.Namespace) -> None:
     """Evaluates, as one of the workers of --strategy; raises InputError for what the user can mend."""
     from asmnet_tf.training.distribution import joined
 
+    if args.strategy == "multiworker":
+        cli.start_tensorflow()
     with joined(args.strategy) as replicas:
         evaluate(args, replicas)
 
@@ -107,7 +109,8 @@ def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
         from asmnet_tf.evaluation.scoring import score_model
 
         with cli.without_notes() if path.suffix == ".tflite" else contextlib.nullcontext():
-            methods.append(score_model(name, path, samples, spec, args.crop, args.flip, boxes, replicas))
+            share = {"part": replicas.part, "total": replicas.total}
+            methods.append(score_model(name, path, samples, spec, args.crop, args.flip, boxes, **share))
     if not replicas.is_chief:
         return
 

@@ -9,22 +9,32 @@ import functools
 import glob
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NoReturn
 
-from asmnet_tf.config import ALPHA_SCHEDULES, AUGMENTATIONS, CACHES, CROPS, KERAS, LANDMARK_LOSSES, LOSSES, RECIPES
+from asmnet_tf.config import (
+    ALPHA_SCHEDULES,
+    ARCHITECTURES,
+    AUGMENTATIONS,
+    CACHES,
+    CROPS,
+    HEADS,
+    INPUT_SIZE,
+    KERAS,
+    LANDMARK_LOSSES,
+    LOSSES,
+    RECIPES,
+    Recipe,
+)
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec
-from asmnet_tf.files import InputError, first_line, read_json
+from asmnet_tf.data.sidecars import default_shape_model
+from asmnet_tf.files import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Stopped, first_line, read_json
 
-EXIT_BAD_INPUT = 2
-EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the input
-EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141  # as of a program that the signal of a closed pipe ends
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 # what TensorFlow says to stderr whatever its log level, by default 2, errors
@@ -32,37 +42,6 @@ _NOTE = re.compile(
     rb"WARNING: All log messages before absl|[IWE]\d{4} |\d{4}-\d\d-\d\d [\d:.]+: [IWE] "
     rb"|INFO: Created TensorFlow Lite|fully_quantize: "
 )
-
-
-class Stopped(Exception):
-    """A signal ended a run whose state is saved. The message is one line; `code` is the exit code."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class StopSignals:
-    """A context that notes SIGTERM and Ctrl-C in `received`, for a run to end at its next step; a second one kills."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Callable | int | None] = {}
-
-    def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            for number in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and the like
-                    self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: object) -> None:
-        self.received = number
-        self.__exit__()
-
-    def __exit__(self, *error: object) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
 
 
 def run(main: Callable[[argparse.Namespace], None], parse_args: Callable[[], argparse.Namespace]) -> None:
@@ -149,16 +128,14 @@ def _wants_notes() -> bool:
 @contextlib.contextmanager
 def without_notes() -> Iterator[None]:
     """Keeps back what comes to stderr meanwhile, then writes what is no note of TensorFlow; all where that fails."""
-    with contextlib.ExitStack() as stack:
+    try:
         if _wants_notes():
-            yield
-            return
-        try:
-            notes = stack.enter_context(tempfile.TemporaryFile())
-            stderr = os.dup(2)
-        except OSError:  # no place for it, or no stderr
-            yield
-            return
+            raise OSError
+        notes, stderr = tempfile.TemporaryFile(), os.dup(2)  # noqa: SIM115
+    except OSError:  # or no place for it, or no stderr
+        yield
+        return
+    with notes:
         os.dup2(notes.fileno(), 2)
         hidden = _NOTE
         try:
@@ -192,52 +169,25 @@ def add_data_arguments(parser: argparse.ArgumentParser, dataset_default: str | N
     group.add_argument("--dataset", choices=DATASETS, default=dataset_default, help="default: synthetic")
     group.add_argument("--data-dir", type=Path, help="folder of the dataset as downloaded (default: data/<dataset>)")
     group.add_argument("--limit", type=positive_int, metavar="N", help="use the first N samples only, for smoke runs")
-    group.add_argument(
-        "--on-bad-sample",
-        choices=("fail", "skip"),
-        default="fail",
-        help="skip: leave out faces whose image or annotation cannot be read, list them in skipped.csv (default: fail)",
-    )
+    told = "skip: leave out faces whose image or annotation cannot be read, list them in skipped.csv (default: fail)"
+    group.add_argument("--on-bad-sample", choices=("fail", "skip"), default="fail", help=told)
 
 
 def add_crop_argument(parser: argparse.ArgumentParser, default: str | None, help_default: str) -> None:
     """Adds --crop."""
-    parser.add_argument(
-        "--crop",
-        choices=CROPS,
-        default=default,
-        help=f"square: 1.2 x the landmark box; tight: the landmark box, aspect ratio not kept ({help_default})",
-    )
+    told = f"square: 1.2 x the landmark box; tight: the landmark box, aspect ratio not kept ({help_default})"
+    parser.add_argument("--crop", choices=CROPS, default=default, help=told)
 
 
-def add_cache_arguments(parser: argparse._ArgumentGroup) -> None:
-    """Adds --cache and --cache-dir; see `input_pipeline.FacePatches`."""
-    parser.add_argument(
-        "--cache", choices=CACHES, default="auto", help="decoded faces; auto: memory up to 4 GB or half of what is free"
-    )
-    parser.add_argument(
-        "--cache-dir",
-        type=Path,
-        metavar="DIR",
-        help="of --cache disk (default: in $ASMNET_CACHE or ~/.cache/asmnet_tf)",
-    )
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what only train.py takes: the model, the recipe and what it sets the defaults of, the run, its devices."""
+    model = parser.add_argument_group("model")
+    model.add_argument("--arch", choices=ARCHITECTURES, default="asmnet")
+    model.add_argument("--head", choices=HEADS, default="pooled", help="spatial: ASMNet's keeps position (README)")
+    model.add_argument("--input-size", type=positive_int, default=INPUT_SIZE, metavar="PX", help="default: 224")
+    model.add_argument("--weights", default="none", help="none, imagenet, .keras, .weights.h5, .h5 or a shipped NAME")
+    model.add_argument("--freeze-batch-norm", action="store_true", help="keep that of --weights, for small batches")
 
-
-def add_strategy_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --strategy, --devices and --scale-lr; see `distribution`."""
-    group = parser.add_argument_group("several devices or machines", "--batch-size is of all of them together")
-    group.add_argument(
-        "--strategy",
-        choices=STRATEGIES,
-        default="auto",
-        help="auto: multiworker where TF_CONFIG is set, mirrored on two GPUs or more, else one",
-    )
-    group.add_argument("--devices", type=device, nargs="+", metavar="D", help="of mirrored: GPU:0 GPU:1; CPU:0 CPU:1")
-    group.add_argument("--scale-lr", action="store_true", help="--lr times the number of replicas (Goyal et al. 2017)")
-
-
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --recipe and what it sets the defaults of; see `config.Recipe`."""
     recipe = parser.add_argument_group("recipe", "--recipe sets the defaults of all that follow (README: Recipes)")
     recipe.add_argument("--recipe", choices=RECIPES, default="tuned")
     recipe.add_argument("--loss", choices=LOSSES, default="asm", help="asm: with the ASM term; mse: without it")
@@ -247,32 +197,63 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--pose-weight", type=non_negative)
     recipe.add_argument("--epochs", type=positive_int)
     recipe.add_argument("--batch-size", type=positive_int)
-    recipe.add_argument(
-        "--lr", type=within(0, 10, without=(0,)), help="peak learning rate; from a whole model of --weights 2e-5"
-    )
+    rate = within(0, 10, without=(0,))
+    recipe.add_argument("--lr", type=rate, help="peak learning rate; from a whole model of --weights 2e-5")
     recipe.add_argument("--weight-decay", type=non_negative)
     recipe.add_argument("--ema", type=fraction, help="momentum of the weights' moving average, e.g. 0.998")
     recipe.add_argument("--l2-heads", type=non_negative, help="the paper's 0.01 has no effect in the release")
     recipe.add_argument("--dropout", type=fraction)
     recipe.add_argument("--augment", choices=AUGMENTATIONS)
-    add_crop_argument(recipe, None, "tuned: square, paper: tight")
+    add_crop_argument(parser, None, "tuned: square, paper: tight")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--output", type=Path, default=Path("runs"), help="default: runs")
+    run.add_argument("--name", type=run_name, help="run folder in --output (default: <arch>_<dataset>_<loss>)")
+    run.add_argument("--resume", action="store_true", help="go on where the run of this name stopped")
+    run.add_argument("--seed", type=within(0, 2**32 - 1, whole=True), default=0)
+    run.add_argument("--validate-every", type=positive_int, metavar="N", help="epochs (default: 30 times a run)")
+    told = "decoded faces; auto: memory up to 4 GB or half of what is free"
+    run.add_argument("--cache", choices=CACHES, default="auto", help=told)
+    told = "of --cache disk (default: in $ASMNET_CACHE or ~/.cache/asmnet_tf)"
+    run.add_argument("--cache-dir", type=Path, metavar="DIR", help=told)
+    run.add_argument("--mixed-precision", action="store_true", help="float16 on a GPU, bfloat16 on a CPU")
+    run.add_argument("--xla", action="store_true", help="compile the step with XLA: for GPUs, 6 times slower on a CPU")
+    told = "the same bits again, also after --resume: fixes --threads"
+    run.add_argument("--deterministic", action="store_true", help=told)
+    told = "of TensorFlow (default: it chooses; --deterministic: cores)"
+    run.add_argument("--threads", type=within(1, 1024, whole=True), metavar="N", help=told)
+
+    group = parser.add_argument_group("several devices or machines", "--batch-size is of all of them together")
+    told = "auto: multiworker where TF_CONFIG is set, mirrored on two GPUs or more, else one"
+    group.add_argument("--strategy", choices=STRATEGIES, default="auto", help=told)
+    group.add_argument("--devices", type=device, nargs="+", metavar="D", help="of mirrored: GPU:0 GPU:1; CPU:0 CPU:1")
+    group.add_argument("--scale-lr", action="store_true", help="--lr times the number of replicas (Goyal et al. 2017)")
 
 
-def add_engine_arguments(parser: argparse._ArgumentGroup) -> None:
-    """Adds --mixed-precision, --xla, --deterministic, --threads; see `training.prepare`."""
-    parser.add_argument("--mixed-precision", action="store_true", help="float16 on a GPU, bfloat16 on a CPU")
-    parser.add_argument(
-        "--xla", action="store_true", help="compile the step with XLA: for GPUs, 6 times slower on a CPU"
-    )
-    parser.add_argument(
-        "--deterministic", action="store_true", help="the same bits again, also after --resume: fixes --threads"
-    )
-    parser.add_argument(
-        "--threads",
-        type=within(1, 1024, whole=True),
-        metavar="N",
-        help="of TensorFlow (default: it chooses; --deterministic: cores)",
-    )
+def parse_training_arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Parses `add_training_arguments`; what the flags leave open is filled in, but --lr, which depends on --weights."""
+    args = parser.parse_args(argv)
+    if args.freeze_batch_norm and args.weights == "none":
+        parser.error("--freeze-batch-norm: keeps that of --weights, and there are none")
+    if args.head != "pooled" and args.arch != "asmnet":
+        parser.error(f"--head {args.head}: for --arch asmnet only")
+    if args.strategy == "auto" and "TF_CONFIG" in os.environ:
+        args.strategy = "multiworker"
+    if args.devices and (args.strategy in ("one", "multiworker") or len(set(args.devices)) < len(args.devices)):
+        parser.error(f"--devices {' '.join(args.devices)}: each once, for --strategy mirrored or auto")
+    for key, value in vars(RECIPES[args.recipe]).items():
+        if key != "lr" and getattr(args, key, value) is None:
+            setattr(args, key, value)
+    args.threads = args.threads or (cores() if args.deterministic else None)
+    args.name = args.name or f"{args.arch}_{args.dataset}_{args.loss}"
+    args.shape_model = args.shape_model or default_shape_model(args.dataset, args.crop)
+    return args
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """Returns the recipe of --recipe, changed as the flags say."""
+    changed = {key: vars(args).get(key) for key in vars(RECIPES[args.recipe])}
+    return replace(RECIPES[args.recipe], **{key: value for key, value in changed.items() if value is not None})
 
 
 def find_data(args: argparse.Namespace) -> tuple[DatasetSpec, Path]:
@@ -306,15 +287,13 @@ def within(low: float, high: float, whole: bool = False, without: tuple[float, .
 
     What `int` and `float` also take is no number here: nan, inf, 1_000, digits of other scripts.
     """
-    kind, pattern = "a number", r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?"
-    if whole:
-        kind, pattern = "a whole number", "[+-]?[0-9]{1,20}"
-    but = "".join(f", {value:g} left out" for value in without)
+    pattern = "[+-]?[0-9]{1,20}" if whole else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?"
 
     def read(text: str) -> float:
         value = (int if whole else float)(text) if re.fullmatch(pattern, text) else None
         if value is None or not low <= value <= high or value in without:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {kind} from {low:,} to {high:,}{but}")
+            kind, but = "whole number" if whole else "number", "".join(f", {value:g} left out" for value in without)
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {kind} from {low:,} to {high:,}{but}")
         return value
 
     return read
@@ -332,10 +311,7 @@ def cores() -> int:
 
 def commit() -> str:
     """Returns the commit of this checkout, `-dirty` where files differ from it, or `unknown` outside a checkout."""
-    here = Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        result = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return result.stdout.strip()
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return "unknown"

@@ -89,40 +89,33 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 class Recipe:
     """The defaults that `train.py --recipe` stands for; every one of them has a flag of its own."""
 
-    epochs: int
     batch_size: int
     lr: float
     schedule: str  # "constant" or "cosine"
-    inverse_time_decay: float  # lr / (1 + decay * step), of the constant schedule
-    warmup_epochs: float
-    weight_decay: float  # decoupled, on kernels only; 0: plain Adam
-    ema: float  # momentum of the weights' moving average; 0: none
     landmark_loss: str
-    alpha: tuple[float, float, float]
-    pose_weight: float
-    l2_heads: float
     crop: str
     augment: str
     dropout: float
     input_range: tuple[float, float]  # what the model's rescaling layer makes of pixels 0..255
-    start_at_mean: bool  # whether the untrained network predicts the mean shape instead of random numbers
+    start_at_mean: bool  # see `asmnet.start_at_mean`; else the untrained network predicts random numbers
+    inverse_time_decay: float = 0.0  # lr / (1 + decay * step), of the constant schedule
+    warmup_epochs: float = 0.0
+    epochs: int = 150
+    alpha: tuple[float, float, float] = ALPHAS
+    pose_weight: float = POSE_WEIGHT
+    weight_decay: float = 0.0  # decoupled, on kernels only; 0: plain Adam
+    ema: float = 0.0  # momentum of the weights' moving average; 0: none
+    l2_heads: float = 0.0
 
 
 RECIPES: dict[str, Recipe] = {
-    # paper.md section 5: Adam, 1e-2 with decay 1e-5 per step, squared error, tight crop, no L2 in the release's loop
+    # as in the release's loop: Adam, 1e-2 with decay 1e-5 per step, squared error, tight crop, no L2
     "paper": Recipe(
-        epochs=150,
         batch_size=50,
         lr=1e-2,
         schedule="constant",
         inverse_time_decay=1e-5,
-        warmup_epochs=0.0,
-        weight_decay=0.0,
-        ema=0.0,
         landmark_loss="mse",
-        alpha=ALPHAS,
-        pose_weight=POSE_WEIGHT,
-        l2_heads=0.0,
         crop="tight",
         augment="paper",
         dropout=DROPOUT,
@@ -130,18 +123,11 @@ RECIPES: dict[str, Recipe] = {
         start_at_mean=False,
     ),
     "tuned": Recipe(
-        epochs=150,
         batch_size=32,
         lr=1.5e-3,
         schedule="cosine",
-        inverse_time_decay=0.0,
         warmup_epochs=2.0,
-        weight_decay=0.0,
-        ema=0.0,
         landmark_loss="wing",
-        alpha=ALPHAS,
-        pose_weight=POSE_WEIGHT,
-        l2_heads=0.0,
         crop="square",
         augment="tuned",
         dropout=0.0,

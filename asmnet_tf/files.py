@@ -10,16 +10,18 @@ import math
 import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import tokenize
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -495,3 +497,41 @@ def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tu
         raise InputError(f"{path}, line {reader.line_num}: {error}; expected {', '.join(wanted)}.") from error
     if not places:
         raise InputError(f"{path}: columns none, expected {', '.join(wanted)}.")
+
+
+# --- how a program ends ---
+
+EXIT_BAD_INPUT = 2
+EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the input
+EXIT_INTERRUPTED = 130
+
+
+class Stopped(Exception):
+    """A signal ended a run whose state is saved. The message is one line; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class StopSignals:
+    """A context that notes SIGTERM and Ctrl-C in `received`, for a run to end at its next step; a second one kills."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Callable | int | None] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and the like
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = number
+        self.__exit__()
+
+    def __exit__(self, *error: object) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())

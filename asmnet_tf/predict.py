@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from asmnet_tf import cli
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE, FACE_FORMATS, PHOTO_ENDINGS, VIDEO_ENDINGS
-from asmnet_tf.files import InputError, owned, printable
+from asmnet_tf.files import InputError, Stopped, StopSignals, owned, printable
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import Face, FaceAligner
@@ -118,7 +118,7 @@ def predict(args: argparse.Namespace) -> None:
         aligner = FaceAligner(args.model, args.min_score, args.detector_size)
     results: list[Result] = []
     try:
-        with cli.StopSignals() as signals:
+        with StopSignals() as signals:
             predict_images(images, aligner, boxes, args, results, failed, signals)
             for video, stem in opened:
                 predict_video(video, stem, aligner, args, results, failed, signals)
@@ -131,7 +131,7 @@ def predict(args: argparse.Namespace) -> None:
     say(", ".join(map(str, written)))
     if failed and signals.received:
         done = f"{len(images) + len(opened) - len(missed)} of {len(images) + len(opened)} inputs done"
-        raise cli.Stopped(f"stopped; {done}, written to {args.output}", 128 + signals.received)
+        raise Stopped(f"stopped; {done}, written to {args.output}", 128 + signals.received)
     if failed:
         sys.exit(cli.EXIT_BAD_INPUT)
 
@@ -228,7 +228,7 @@ def predict_images(
     args: argparse.Namespace,
     results: list[Result],
     failed: Failures,
-    signals: cli.StopSignals,
+    signals: StopSignals,
 ) -> None:
     """Appends the faces of every image; one that cannot be used goes to `failed` and the others go on."""
     from tqdm import tqdm
@@ -277,7 +277,7 @@ def predict_video(
     args: argparse.Namespace,
     results: list[Result],
     failed: Failures,
-    signals: cli.StopSignals,
+    signals: StopSignals,
 ) -> None:
     """Follows the faces of an open video; appends one result a frame."""
     from asmnet_tf.faces.face_files import Result

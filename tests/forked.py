@@ -10,7 +10,7 @@ import pytest
 from conftest import REPO, TIMEOUT_S
 
 
-def small_network(num_landmarks, input_size, *_):
+def small_network(num_landmarks, input_size, **_):
     """In ASMNet's place: a start of train.py then costs two seconds instead of twenty, for nothing is traced."""
     import keras
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,9 @@ from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.evaluation.report import Method
 from asmnet_tf.files import InputError
 from asmnet_tf.formats.runners import Infer, open_model
-from asmnet_tf.training.distribution import Replicas
 
 
-def predict(
+def predict_faces(
     infer: Infer, patches: FacePatches, batch_size: int = 64, progress: str = "predict"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predicts all faces; those to come are read by other threads while the model works on a batch.
@@ -78,13 +78,14 @@ def score_model(
     crop: str | None,
     flip: bool = False,
     boxes: np.ndarray | None = None,
-    replicas: Replicas | None = None,
+    part: Callable[[int], slice] = slice,
+    total: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Method:
     """Runs a model file over samples, in the crop its side-car names or in `crop`; a `Method` for the report.
 
     With `flip` by `with_mirror`: the method is called "NAME + mirrored", latency and multiply-adds are of both passes.
     With `boxes` (N, 4) the crops are made from these instead of the landmark boxes; rows of NaN get no prediction.
-    Of several workers each predicts its part of the samples, and all return the predictions of all.
+    Of several workers each predicts `part` of the samples and `total` sums over all: see `distribution.Replicas`.
 
     Raises: InputError for a model that cannot be loaded, of another number of landmarks, or with a bad side-car.
     """
@@ -94,15 +95,14 @@ def score_model(
         raise InputError(f"{path}: finds {count} landmarks, {spec.title} has {spec.num_landmarks}. Is --dataset right?")
     crop, scale = crop_of(path, sidecar, crop)
     infer = with_mirror(model.infer, spec.flip_map) if flip else model.infer
-    replicas = replicas or Replicas()
     found = np.ones(len(samples), bool) if boxes is None else np.isfinite(boxes).all(axis=1)
-    own = np.flatnonzero(found)[replicas.part(int(found.sum()))]
+    own = np.flatnonzero(found)[part(int(found.sum()))]
     landmarks, pose = np.zeros((len(samples), spec.num_landmarks, 2)), np.zeros((len(samples), 3))
     if len(own):
         chosen = [samples[i] if boxes is None else replace(samples[i], bbox=boxes[i]) for i in own]
         patches = FacePatches(chosen, crop, scale, model.input_size, margin=1.0, cache="none")  # used once
-        landmarks[own], pose[own] = predict(infer, patches, progress=name)
-    landmarks, pose = replicas.total(landmarks), replicas.total(pose)
+        landmarks[own], pose[own] = predict_faces(infer, patches, progress=name)
+    landmarks, pose = total(landmarks), total(pose)
     landmarks[~found], pose[~found] = np.nan, np.nan
     info = {
         "file": str(path),

@@ -1,8 +1,17 @@
-"""Where training runs: one device, all GPUs of a machine, or several machines, through tf.distribute (TensorFlow).
+r"""Where training runs: one device, all GPUs of a machine, or several machines, through tf.distribute (TensorFlow).
 
 A worker is a process, on a machine of its own or not; a replica is a device of a worker, with a copy of the weights.
 Worker 0 is the chief: it alone writes files. TensorFlow is imported where it is needed, so that a wrong flag is told
 at once.
+
+$TF_CONFIG tells a worker which one it is, and the addresses of all. A cluster under Slurm, one task on each node with
+all its GPUs: `srun --ntasks-per-node=1 --kill-on-bad-exit=1 bash worker.sh --batch-size 512 ...` with this worker.sh.
+`scontrol` lists the nodes in the order of SLURM_PROCID (by name, n10 would come before n2):
+
+    hosts=$(scontrol show hostnames "$SLURM_STEP_NODELIST" |
+        awk -v port=$((10000 + SLURM_JOB_ID % 20000)) '{printf "%s\"%s:%d\"", (NR > 1 ? "," : ""), $1, port + NR}')
+    export TF_CONFIG='{"cluster": {"worker": ['$hosts']}, "task": {"type": "worker", "index": '$SLURM_PROCID'}}'
+    exec python train.py --strategy multiworker "$@"
 """
 
 from __future__ import annotations
@@ -20,8 +29,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from asmnet_tf import cli
-from asmnet_tf.files import InputError, first_line
+from asmnet_tf.files import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TRY_AGAIN, InputError, Stopped, first_line
 
 if TYPE_CHECKING:
     import keras
@@ -85,7 +93,7 @@ class Replicas:
         return self.strategy.experimental_distribute_values_from_function(rows)
 
     def spread(self, infer: Callable[[np.ndarray], Sequence]) -> Callable[[np.ndarray], Sequence]:
-        """Returns an inference that splits its images among this worker's replicas; see `model_files.Infer`."""
+        """Returns an inference that splits its images among this worker's replicas; see `runners.Infer`."""
         if self.count == self.workers:
             return infer
 
@@ -162,42 +170,54 @@ def joined(kind: str, devices: Sequence[str] | None = None, threads: int | None 
     A worker that fails inside the block prints one line and ends its process, with 2 after an InputError and with 75
     ("try again") where another worker was lost. The others then end within about 15 s.
 
-    Raises: InputError if --devices, TF_CONFIG or Slurm's variables cannot be used.
+    Raises: InputError if --devices or TF_CONFIG cannot be used.
     """
-    if kind == "auto" and "TF_CONFIG" in os.environ:
-        kind = "multiworker"
     if kind != "multiworker":
         yield Replicas(functools.partial(_local_strategy, kind, devices))
         return
 
-    cli.start_tensorflow()
     import tensorflow as tf
 
     set_threads(threads)
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         replicas = _connect()
-        signal.signal(
-            signal.SIGTERM, on_terminate
-        )  # TensorFlow takes it for a notice of preemption, which nobody reads
+        signal.signal(signal.SIGTERM, on_terminate)  # TensorFlow took it for a notice of preemption, which nobody reads
         yield replicas
         replicas.total([0.0])  # a worker that leaves takes the connections of the others with it
     except InputError as error:
-        _leave(f"error: {error}", cli.EXIT_BAD_INPUT)
-    except cli.Stopped as stopped:
+        _leave(f"error: {error}", EXIT_BAD_INPUT)
+    except Stopped as stopped:
         _leave(str(stopped), stopped.code)
     except KeyboardInterrupt:
-        _leave("interrupted", cli.EXIT_INTERRUPTED)
+        _leave("interrupted", EXIT_INTERRUPTED)
     except tf.errors.OpError as error:
         if not _LOST.search(str(error)):
             _leave(traceback.format_exc(), 1)
         _leave(
             "error: another worker has ended or cannot be reached; if it ended by itself, its own last line says why. "
             "Start all workers again with --resume.",
-            cli.EXIT_TRY_AGAIN,
+            EXIT_TRY_AGAIN,
         )
     except Exception:
         _leave(traceback.format_exc(), 1)
+
+
+def prepare(seed: int, deterministic: bool = False, threads: int | None = None, mixed_precision: bool = False) -> None:
+    """Seeds Python, NumPy and TensorFlow; sets threads, determinism and the global dtype policy. Before any operation.
+
+    Sums are split among threads, so bits depend on their number: a deterministic run needs it fixed.
+    """
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    set_threads(threads)
+    if mixed_precision:
+        has_gpu = bool(tf.config.list_physical_devices("GPU"))
+        keras.mixed_precision.set_global_policy("mixed_float16" if has_gpu else "mixed_bfloat16")
 
 
 def set_threads(count: int | None) -> None:
@@ -237,7 +257,7 @@ def _local_strategy(kind: str, devices: Sequence[str] | None) -> tf.distribute.S
 def _connect() -> Replicas:
     import tensorflow as tf
 
-    resolver, worker, addresses = _slurm() if "TF_CONFIG" not in os.environ else _tf_config()
+    resolver, worker, addresses = _tf_config()
     print(f"worker {worker} of {len(addresses)}, {addresses[worker]}: waiting for the others", file=sys.stderr)
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=COLLECTIVE_TIMEOUT_S)
     try:
@@ -256,6 +276,9 @@ def _tf_config() -> tuple[tf.distribute.cluster_resolver.ClusterResolver, int, l
     """Returns the resolver, the number of this worker and all addresses, of $TF_CONFIG."""
     import tensorflow as tf
 
+    example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+    if "TF_CONFIG" not in os.environ:
+        raise InputError(f"--strategy multiworker: TF_CONFIG is not set, in each worker to its {example}")
     try:
         config = json.loads(os.environ["TF_CONFIG"])
         jobs, task = config["cluster"], config["task"]
@@ -265,33 +288,5 @@ def _tf_config() -> tuple[tf.distribute.cluster_resolver.ClusterResolver, int, l
         order = [("chief", 0)] * ("chief" in jobs) + [("worker", i) for i in range(len(jobs.get("worker", [])))]
         addresses = [str(jobs[job][i]) for job, i in order]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
         raise InputError(f"TF_CONFIG: cannot be used ({error}). Expected the form of {example}") from error
     return tf.distribute.cluster_resolver.TFConfigClusterResolver(), order.index((kind, index)), addresses
-
-
-def _slurm() -> tuple[tf.distribute.cluster_resolver.ClusterResolver, int, list[str]]:
-    """Returns the same of a job step of Slurm, one worker for each task. A worker uses all GPUs that it sees."""
-    import tensorflow as tf
-
-    resolvers = tf.distribute.cluster_resolver
-    try:
-        job = int(os.environ.get("SLURM_JOB_ID", 0))
-        worker = int(os.environ["SLURM_PROCID"])
-        # numbers of GPUs that fit, so that it neither calls nvidia-smi nor hides devices: that is Slurm's part
-        slurm = resolvers.SlurmClusterResolver(gpus_per_node=1 << 10, gpus_per_task=1, auto_set_gpu=False)
-        # its cluster_spec() sorts hosts by name (n10 before n2), while tasks are numbered in the order of the node list
-        tasks = slurm._task_configuration
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"--strategy multiworker: neither TF_CONFIG nor the variables of a Slurm job step are set ({error}). "
-            "See README, Training on several machines."
-        ) from error
-    first_port = 10_000 + job * 16 % 20_000  # two jobs on one machine do not meet
-    addresses = [f"{host}:{first_port + k}" for host, count in tasks.items() for k in range(count)]
-    gpus = len(tf.config.list_physical_devices("GPU"))
-    cluster = tf.train.ClusterSpec({"worker": addresses})
-    resolver = resolvers.SimpleClusterResolver(
-        cluster, task_type="worker", task_id=worker, num_accelerators={"GPU": gpus}, rpc_layer="grpc"
-    )
-    return resolver, worker, addresses

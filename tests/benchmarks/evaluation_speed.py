@@ -15,7 +15,7 @@ from harness import Row
 from asmnet_tf import config
 from asmnet_tf.data.geometry import crop_frame, crop_image
 from asmnet_tf.data.patches import FacePatches
-from asmnet_tf.evaluation.scoring import predict
+from asmnet_tf.evaluation.scoring import predict_faces
 from asmnet_tf.formats.runners import compiled
 from asmnet_tf.network.asmnet import build_asmnet
 
@@ -31,7 +31,7 @@ def rows() -> list[Row]:
 
     def ours() -> float:
         start = time.perf_counter()
-        predict(infer, FacePatches(samples, "square", config.SQUARE_CROP_SCALE, SIZE, margin=1.0))
+        predict_faces(infer, FacePatches(samples, "square", config.SQUARE_CROP_SCALE, SIZE, margin=1.0))
         return (time.perf_counter() - start) / len(samples)
 
     def one_by_one(turn: int) -> float:

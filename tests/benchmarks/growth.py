@@ -119,10 +119,10 @@ def _timed(call: Callable[[], object]) -> float:
 def _evaluate(samples: list[Sample], output: Path) -> None:
     from asmnet_tf.data.patches import FacePatches
     from asmnet_tf.evaluation import report
-    from asmnet_tf.evaluation.scoring import predict
+    from asmnet_tf.evaluation.scoring import predict_faces
 
     patches = FacePatches(samples, "square", 1.2, SIZE, margin=1.0, cache="none")
-    landmarks, pose = predict(lambda images: (np.zeros((len(images), 136)), np.zeros((len(images), 3))), patches)
+    landmarks, pose = predict_faces(lambda images: (np.zeros((len(images), 136)), np.zeros((len(images), 3))), patches)
     truth = np.stack([s.landmarks for s in samples])
     faces = report.Faces(SPEC, [s.name for s in samples], truth, np.stack([s.pose for s in samples]))
     methods = [report.Method("nothing", landmarks, pose)]

@@ -19,7 +19,8 @@ from asmnet_tf.network.asmnet import build_asmnet
 from asmnet_tf.network.loss import MultiTaskLoss
 from asmnet_tf.shape.shape_model import ShapeModel
 from asmnet_tf.shape.training_shapes import shapes_of
-from asmnet_tf.training.trainer import Plan, Schedule, Trainer
+from asmnet_tf.training.schedule import Plan, Schedule
+from asmnet_tf.training.trainer import Trainer
 
 SPEC = DATASETS["300w"]
 
@@ -57,7 +58,7 @@ def trainer(samples: list[annotations.Sample] | None, size: int, batch: int, fol
     )
     loss = MultiTaskLoss(SPEC.flip_map, asm, recipe.landmark_loss)
     schedule = Schedule(recipe.lr, recipe.schedule, 1000, 10, 0.0)
-    plan = Plan(1, schedule, recipe.alpha, 1, 0.0, 0.0, 1, False)
+    plan = Plan(1, schedule, recipe.alpha, 1)
     return Trainer(model, batches, None, loss, plan, SPEC, folder, {})
 
 

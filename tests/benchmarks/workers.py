@@ -37,14 +37,15 @@ def measure(steps: int) -> dict[str, float]:
     from asmnet_tf.network.asmnet import build_asmnet
     from asmnet_tf.training import trainer
     from asmnet_tf.training.distribution import joined
+    from asmnet_tf.training.schedule import Plan, Schedule
 
-    with joined("auto", threads=1) as replicas:
+    with joined("multiworker" if "TF_CONFIG" in os.environ else "one", threads=1) as replicas:
         recipe = config.RECIPES["tuned"]
         with replicas.strategy.scope():
             model = build_asmnet(68, SIZE, recipe.dropout, 0.0)
         loss = loss.MultiTaskLoss(training_parts.SPEC.flip_map, training_parts.random_shape_model(), "wing")
-        schedule = trainer.Schedule(recipe.lr, recipe.schedule, 1000, 10, 0.0)
-        plan = trainer.Plan(1, schedule, recipe.alpha, 1, 0.0, 0.0, 1, False)
+        schedule = Schedule(recipe.lr, recipe.schedule, 1000, 10, 0.0)
+        plan = Plan(1, schedule, recipe.alpha, 1)
         batches = type("Batches", (), {"batch_size": BATCH * replicas.count})
         trainer = trainer.Trainer(model, batches, None, loss, plan, training_parts.SPEC, Path(), {}, replicas)
         batch = replicas.split(training_parts.random_batch(BATCH, SIZE))

@@ -19,6 +19,7 @@ import pytest
 from conftest import REPO, TIMEOUT_S
 
 from asmnet_tf.network.asmnet import build_asmnet
+from asmnet_tf.training import distribution
 
 # Runs train.py and appends one line of JSON for each step (losses, checksums of every copy of the trainable weights)
 # and for each re-estimation of the batch-norm statistics (checksums of every copy of the others).
@@ -320,11 +321,19 @@ def test_workers_that_do_not_agree_end_with_one_line(start_workers, flags, froze
 
 @pytest.mark.slow
 def test_tasks_of_a_slurm_job_step(start, flags, frozen, tmp_path):
-    """The variables that srun sets, two tasks on one node."""
-    flags = (*flags, *frozen, "--epochs", 1, "--name", "run", "--output", tmp_path / "shared")
-    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1"}
-    job |= {"SLURM_STEP_TASKS_PER_NODE": "2"}
-    tasks = [start(f"task{i}", (*flags, "--strategy", "multiworker"), job | {"SLURM_PROCID": str(i)}) for i in range(2)]
+    """Two nodes, of this machine: `worker.sh` of the docstring of `distribution`, with a `scontrol` that lists them."""
+    (port,) = free_ports(1)
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho 127.0.0.1\necho localhost\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    *lines, call = [line for line in distribution.__doc__.splitlines() if line.startswith("    ")]
+    assert "train.py" in call
+    job = {"SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "both", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    tasks = []
+    for i in range(2):
+        script = "\n".join([*lines, 'printf %s "$TF_CONFIG"'])
+        config = subprocess.check_output(["bash", "-ec", script], env=job | {"SLURM_PROCID": str(i)}, text=True)
+        shared = ("--epochs", 1, "--name", "run", "--output", tmp_path / "shared", "--strategy", "multiworker")
+        tasks.append(start(f"task{i}", (*flags, *frozen, *shared), {"TF_CONFIG": config}))
     for task in tasks:
         task.wait()
     assert_same_workers(tasks, steps=5)

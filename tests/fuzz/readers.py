@@ -5,7 +5,6 @@ A `Reader` reads one path and checks what came: whatever the file, the result is
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import io
@@ -255,7 +254,7 @@ def predictions_npz(path: Path) -> None:
 
 
 def _log() -> list[bytes]:
-    from asmnet_tf.training.trainer import LOG_COLUMNS
+    from asmnet_tf.training.run_folder import LOG_COLUMNS
 
     row = ",".join("1.5" for _ in LOG_COLUMNS[1:])
     return [f"{','.join(LOG_COLUMNS)}\n1,{row}\n2,{row}\n3,{'' * 3}\n".encode()]
@@ -283,9 +282,9 @@ _FLAGS = {"arch": "asmnet", "lr": 0.001, "epochs": 3, "alpha": [2.0, 1.0, 0.5], 
 
 @reader("args.json", lambda: [json.dumps({"flags": _FLAGS, "counts": {"train": 1}}).encode()], slow=600, tf=True)
 def run_arguments(path: Path) -> None:
-    from asmnet_tf.training import trainer
+    from asmnet_tf.training import run_folder
 
-    trainer.check_flags(path.parent, argparse.Namespace(deterministic=False, **_FLAGS))
+    run_folder.check_flags(path.parent, {"deterministic": False, **_FLAGS})
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -417,7 +416,7 @@ def _trainer(folder: Path):
     from asmnet_tf.config import AUGMENTATIONS
     from asmnet_tf.data import batches, patches
     from asmnet_tf.network import loss
-    from asmnet_tf.training import trainer
+    from asmnet_tf.training import schedule, trainer
 
     image_path = folder / "face.jpg"
     image_path.write_bytes(_jpeg())
@@ -427,19 +426,19 @@ def _trainer(folder: Path):
     faces = [dataclasses.replace(face, name=str(i)) for i in range(4)]
     kept = patches.FacePatches(faces, "square", 1.2, 32, cache="memory")
     batches = batches.TrainingBatches(kept, AUGMENTATIONS["tuned"], 2, seed=0)
-    schedule = trainer.Schedule(lr=1e-3, kind="constant", steps=4, warmup_steps=0, inverse_time_decay=0.0)
-    plan = trainer.Plan(2, schedule, (2.0, 1.0, 0.5), 2, 0.0, 0.0, 1, False)
+    rate = schedule.Schedule(lr=1e-3, kind="constant", steps=4, warmup_steps=0, inverse_time_decay=0.0)
+    plan = schedule.Plan(epochs=2, schedule=rate, alphas=(2.0, 1.0, 0.5), alpha_length=2)
     loss = loss.MultiTaskLoss(SPEC.flip_map, None)
     return trainer.Trainer(_network(), batches, None, loss, plan, SPEC, folder, {})
 
 
 def _states() -> list[bytes]:
-    from asmnet_tf.training.trainer import LOG_COLUMNS
+    from asmnet_tf.training.run_folder import LOG_COLUMNS
 
     folder = _scratch("run")
     folder.mkdir()
     trainer = _trainer(folder)
-    trainer.epoch, trainer.rows = 1, [dict.fromkeys(LOG_COLUMNS, 1)]
+    trainer.progress.epoch, trainer.progress.rows = 1, [dict.fromkeys(LOG_COLUMNS, 1)]
     trainer._save_state()
     return [(folder / "state.npz").read_bytes()]
 

@@ -13,7 +13,7 @@ from asmnet_tf.data.annotations import Sample
 from asmnet_tf.data.geometry import landmark_box, read_image
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.patches import FacePatches
-from asmnet_tf.evaluation.scoring import predict
+from asmnet_tf.evaluation.scoring import predict_faces
 from asmnet_tf.faces import aligner as module
 from asmnet_tf.files import InputError
 
@@ -55,7 +55,7 @@ def test_a_given_box_is_cropped_as_evaluate_crops_it(aligner, photograph, face):
     path = get_sample_data("grace_hopper.jpg", asfileobj=False)
     sample = Sample("face", path, np.zeros((68, 2), np.float32), face.box.astype(np.float32), frozenset())
     patches = FacePatches([sample], aligner.crop, aligner.crop_scale, aligner.model.input_size, margin=1.0)
-    landmarks, pose = predict(aligner.model.infer, patches)
+    landmarks, pose = predict_faces(aligner.model.infer, patches)
     (again,) = aligner.detect(photograph, sample.bbox[None])
     assert again.landmarks == pytest.approx(landmarks[0], abs=1e-3)
     assert again.angles == pytest.approx(pose[0], abs=1e-3)

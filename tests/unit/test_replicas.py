@@ -1,6 +1,8 @@
 """Who takes part in a run, from flags and environment, without connecting; tests/e2e connects processes."""
 
 import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -15,9 +17,7 @@ CLUSTER = {"chief": ["a:1"], "worker": ["b:2", "c:3"]}
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch):
-    for name in ("TF_CONFIG", "SLURM_JOB_ID", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("SLURM_STEP_TASKS_PER_NODE", raising=False)
+    monkeypatch.delenv("TF_CONFIG", raising=False)
 
 
 @pytest.mark.parametrize(("count", "workers"), [(8, 3), (4, 4), (3, 5), (0, 2), (1000, 7)])
@@ -62,25 +62,35 @@ def test_a_bad_tf_config_is_told_in_one_line(monkeypatch, text):
         distribution._tf_config()
 
 
-def test_slurm_tasks_are_numbered_in_the_order_of_the_node_list(monkeypatch):
-    """n2 comes before n10, though not by name; two tasks a node."""
-    for name, value in {
-        "SLURM_JOB_ID": "7",
-        "SLURM_PROCID": "2",
-        "SLURM_STEP_NUM_TASKS": "4",
-        "SLURM_STEP_NODELIST": "n[2,10]",
-        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
-    }.items():
-        monkeypatch.setenv(name, value)
-    resolver, number, addresses = distribution._slurm()
-    assert addresses == ["n2:10112", "n2:10113", "n10:10112", "n10:10113"]
-    assert (number, resolver.task_type, resolver.task_id) == (2, "worker", 2)
-    assert resolver.cluster_spec().as_dict() == {"worker": addresses}
+def slurm_config(folder, nodes, task):
+    """TF_CONFIG of a task, by the lines in the docstring of `distribution`, where `scontrol` lists these nodes."""
+    (folder / "scontrol").write_text("#!/bin/sh\n[ $3 = THE_NODES ] && printf '%s\\n' " + " ".join(nodes))
+    (folder / "python").write_text('#!/bin/sh\necho "$TF_CONFIG" "$@"')
+    for name in ("scontrol", "python"):
+        (folder / name).chmod(0o755)
+    lines = [line for line in distribution.__doc__.splitlines() if line.startswith("    ")]
+    step = {"SLURM_JOB_ID": "7", "SLURM_PROCID": str(task), "SLURM_STEP_NODELIST": "THE_NODES"}
+    environment = os.environ | step | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join(lines), "worker.sh", "--epochs", "2"], env=environment, capture_output=True
+    )
+    assert not done.returncode, done.stderr
+    config, words = done.stdout.decode().split(" train.py ")
+    assert words.split() == ["--strategy", "multiworker", "--epochs", "2"]
+    return config
+
+
+def test_slurm_tasks_are_numbered_in_the_order_of_the_node_list(tmp_path, monkeypatch):
+    """n2 comes before n10, though not by name."""
+    monkeypatch.setenv("TF_CONFIG", slurm_config(tmp_path, ["n2", "n10"], task=1))
+    resolver, number, addresses = distribution._tf_config()
+    assert addresses == ["n2:10008", "n10:10009"]
+    assert (number, resolver.task_type, resolver.task_id) == (1, "worker", 1)
 
 
 def test_multiworker_without_a_cluster_is_told_in_one_line():
-    with pytest.raises(InputError, match=r"neither TF_CONFIG nor the variables of a Slurm job step"):
-        distribution._slurm()
+    with pytest.raises(InputError, match="TF_CONFIG is not set"):
+        distribution._tf_config()
 
 
 @pytest.mark.parametrize("name", ["cpu:0", "GPU", "GPU:", "TPU:0", "GPU:-1", "GPU:x"])

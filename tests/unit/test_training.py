@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 
 import train
-from asmnet_tf.config import RECIPES
+from asmnet_tf import cli
 from asmnet_tf.data.annotations import read_samples, with_pose
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
 from asmnet_tf.network.loss import alpha_at
 from asmnet_tf.shape.shape_model import ShapeModel
-from asmnet_tf.training.trainer import Schedule, check_flags, content_hashes, make_plan, write_arguments
+from asmnet_tf.training.run_folder import check_flags, content_hashes, write_arguments
+from asmnet_tf.training.schedule import Schedule, make_plan
+
+
+def flags_of(argv):
+    return vars(train.parse_args(argv))
 
 
 def test_constant_schedule_with_inverse_time_decay():
@@ -41,32 +46,32 @@ def test_cosine_schedule_with_warm_up():
 )
 def test_alpha_of_a_run_with_9_epochs_of_6_steps(tmp_path, flags, expected):
     args = train.parse_args(["--recipe", "paper", "--epochs", "9", *flags])
-    plan = make_plan(args, RECIPES["paper"], steps_per_epoch=6)
+    plan = make_plan(cli.recipe_of(args), steps_per_epoch=6, alpha_schedule=args.alpha_schedule)
     assert [alpha_at(epoch, plan.alpha_length, plan.alphas) for epoch in range(plan.epochs)] == expected
-    write_arguments(tmp_path, args, {})
+    write_arguments(tmp_path, vars(args), {})
     recorded = json.loads((tmp_path / "args.json").read_text())["flags"]["alpha_schedule"]
     assert recorded == ("release" if "release" in flags else "epochs")
 
 
 def test_a_deterministic_run_keeps_its_number_of_threads(tmp_path):
-    write_arguments(tmp_path / "fixed", train.parse_args(["--deterministic", "--threads", "2"]), {})
-    check_flags(tmp_path / "fixed", train.parse_args(["--deterministic", "--threads", "2", "--resume"]))
+    write_arguments(tmp_path / "fixed", flags_of(["--deterministic", "--threads", "2"]), {})
+    check_flags(tmp_path / "fixed", flags_of(["--deterministic", "--threads", "2", "--resume"]))
     with pytest.raises(
         InputError, match=r"args\.json: the run has --threads 2, now it is 4\. Resume with the same flags"
     ):
-        check_flags(tmp_path / "fixed", train.parse_args(["--deterministic", "--threads", "4", "--resume"]))
+        check_flags(tmp_path / "fixed", flags_of(["--deterministic", "--threads", "4", "--resume"]))
     with pytest.raises(InputError, match="the run has --deterministic True, now it is False"):
-        check_flags(tmp_path / "fixed", train.parse_args(["--threads", "2", "--resume"]))
-    write_arguments(tmp_path / "free", train.parse_args(["--threads", "2"]), {})
-    check_flags(tmp_path / "free", train.parse_args(["--threads", "4", "--resume"]))
+        check_flags(tmp_path / "fixed", flags_of(["--threads", "2", "--resume"]))
+    write_arguments(tmp_path / "free", flags_of(["--threads", "2"]), {})
+    check_flags(tmp_path / "free", flags_of(["--threads", "4", "--resume"]))
 
 
 @pytest.mark.parametrize("epochs", ["2", "4"])
 def test_another_number_of_epochs_is_another_run(tmp_path, epochs):
-    write_arguments(tmp_path, train.parse_args(["--epochs", "3"]), {})
+    write_arguments(tmp_path, flags_of(["--epochs", "3"]), {})
     (tmp_path / "last.keras").touch()
     with pytest.raises(InputError, match=f"--epochs 3, now it is {epochs}.*--weights .*last.keras --name NEW"):
-        check_flags(tmp_path, train.parse_args(["--epochs", epochs, "--resume"]))
+        check_flags(tmp_path, flags_of(["--epochs", epochs, "--resume"]))
 
 
 def contents(folder, faces_300w, bias=0.0, labels=True, weights=b"w", mean=0.0):
@@ -93,7 +98,7 @@ def contents(folder, faces_300w, bias=0.0, labels=True, weights=b"w", mean=0.0):
     ],
 )
 def test_a_run_goes_on_from_the_same_content_wherever_it_lies(tmp_path, faces_300w, change, told):
-    args = train.parse_args(["--resume"])
+    args = flags_of(["--resume"])
     write_arguments(tmp_path, args, {}, content=contents(tmp_path / "before", faces_300w))
     now = contents(tmp_path / "moved", faces_300w, **change)
     if told is None:
@@ -104,7 +109,7 @@ def test_a_run_goes_on_from_the_same_content_wherever_it_lies(tmp_path, faces_30
 
 
 def test_a_run_goes_on_with_the_same_faces_only(tmp_path):
-    args = train.parse_args([])
+    args = flags_of([])
     write_arguments(tmp_path, args, {"train": 40, "skipped": 1})
     write_arguments(tmp_path, args, {"train": 40, "skipped": 1})
     with pytest.raises(InputError, match=r"'train': 40.*'train': 41.*Resume with the same data"):

@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from asmnet_tf import cli, files
+from asmnet_tf import files
 from asmnet_tf.config import AUGMENTATIONS
 from asmnet_tf.data.annotations import read_samples, with_pose
 from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.patches import FacePatches
+from asmnet_tf.evaluation import figures
 from asmnet_tf.files import InputError
 from asmnet_tf.network.loss import MultiTaskLoss
-from asmnet_tf.training import trainer
-from asmnet_tf.training.trainer import Plan, Schedule, Trainer
+from asmnet_tf.training.run_folder import Progress, best_line, variables_by_path
+from asmnet_tf.training.schedule import Plan, Schedule
+from asmnet_tf.training.trainer import Trainer
 
 SPEC = DATASETS["300w"]
 SIZE, EPOCHS, STEPS = 16, 3, 4
@@ -38,7 +40,7 @@ def faces(faces_300w):
 def no_pictures():
     """Drawing curves.png costs more than all else here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "training_curves", lambda *_: None)
+        patch.setattr(figures, "training_curves", lambda *_: None)
         yield
 
 
@@ -106,7 +108,7 @@ def test_a_stopped_run_saves_its_step_and_goes_on_exactly(new_trainer, whole, tm
     stopped = new_trainer(tmp_path)
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     before_step(stopped, step, lambda batch: signal.raise_signal(number) or batch)
-    with pytest.raises(cli.Stopped, match="go on with --resume") as ended:
+    with pytest.raises(files.Stopped, match="go on with --resume") as ended:
         stopped.run()
     assert ended.value.code == code
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
@@ -148,7 +150,7 @@ def test_a_full_disk_loses_nothing_of_the_epochs_before(new_trainer, whole, tmp_
     trainer, replace = new_trainer(tmp_path), os.replace
 
     def full_in_epoch_2(source, target):
-        if trainer.epoch == 2 and os.path.basename(target) == file:
+        if trainer.progress.epoch == 2 and os.path.basename(target) == file:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(source, target)
 
@@ -191,7 +193,7 @@ def test_a_state_of_another_model_is_refused_by_name(new_trainer, whole, tmp_pat
 def test_a_state_stands_under_the_paths_of_its_variables(new_trainer, whole, tmp_path):
     trainer = new_trainer(tmp_path)  # the n-th that this process builds: Keras calls its layers conv2d_n
     stored = files.read_arrays(whole / "state.npz").keys() - {"progress"}
-    assert stored == trainer._variables().keys()
+    assert stored == variables_by_path(trainer.model, trainer.optimizer).keys()
     assert len(stored) == len(trainer.model.variables) + len(trainer.optimizer.variables)
     assert {"conv2d/kernel", "O_L/bias", "adam_w/conv2d_kernel_momentum", "adam_w/iteration"} <= stored
 
@@ -204,16 +206,16 @@ def test_every_epoch_tells_its_images_per_second(new_trainer, tmp_path):
         row = trainer._train_epoch(epoch, trainer.batches.iterate(epoch))
         slowest = trainer.batches.batch_size / (time.perf_counter() - before)
         assert slowest <= row["images_per_s"] < 100 * slowest
-        trainer.steps_done, trainer.timed = 0, (0, 0.0)
+        trainer.progress = Progress()
     stopped = new_trainer(tmp_path)
     before_step(stopped, STEPS, lambda batch: signal.raise_signal(signal.SIGTERM) or batch)
-    with pytest.raises(cli.Stopped):
+    with pytest.raises(files.Stopped):
         stopped.run()
     resumed = new_trainer(tmp_path)
     resumed.resume()
-    assert resumed.steps_done == STEPS
+    assert resumed.progress.step == STEPS
     row = resumed._train_epoch(0, iter(()))
-    assert row["images_per_s"] == pytest.approx((STEPS - 1) * stopped.batches.batch_size / stopped.timed[1])
+    assert row["images_per_s"] == pytest.approx((STEPS - 1) * stopped.batches.batch_size / stopped.progress.timed[1])
 
 
 def test_fewer_epochs_than_are_done_are_refused(new_trainer, whole, tmp_path):
@@ -238,29 +240,29 @@ def test_the_weights_it_starts_from_are_epoch_0_and_may_stay_the_best(new_traine
     before = [w.copy() for w in trainer.model.get_weights()]
     before_step(trainer, 2, lambda batch: (kernel.assign(kernel * 0 + 50.0), batch)[1])  # ruined on the way
     trainer.run(score_start=True)
-    assert [row["epoch"] for row in trainer.rows] == list(range(EPOCHS + 1))
-    start, last = trainer.rows[0]["val_nme_pct"], trainer.rows[-1]["val_nme_pct"]
-    assert trainer.best_nme == start < last
+    assert [row["epoch"] for row in trainer.progress.rows] == list(range(EPOCHS + 1))
+    start, last = trainer.progress.rows[0]["val_nme_pct"], trainer.progress.rows[-1]["val_nme_pct"]
+    assert trainer.progress.best_nme == start < last
     for ours, theirs in zip(before, keras.models.load_model(tmp_path / "best.keras").get_weights()):
         assert np.array_equal(ours, theirs)
-    line = trainer.best_line()
+    line = best_line(trainer.progress.rows)
     assert f"{start:.2f} % (epoch 0)" in line
     assert f"ended worse than it began: {last:.2f} %" in line
     assert "epoch 0" in capsys.readouterr().out
     again = new_trainer(tmp_path)
     again.resume()
-    assert (again.epoch, len(again.rows), again.best_nme) == (EPOCHS, EPOCHS + 1, start)
+    assert (again.progress.epoch, len(again.progress.rows), again.progress.best_nme) == (EPOCHS, EPOCHS + 1, start)
 
 
 def test_a_run_killed_in_its_first_epoch_keeps_the_score_of_its_start(new_trainer, tmp_path):
     trainer = new_trainer(tmp_path)
     before_step(trainer, 2, lambda batch: (os.kill(os.getpid(), signal.SIGTERM), batch)[1])
-    with pytest.raises(cli.Stopped):
+    with pytest.raises(files.Stopped):
         trainer.run(score_start=True)
     again = new_trainer(tmp_path)
     again.resume()
     again.run(score_start=True)
-    assert [row["epoch"] for row in again.rows] == list(range(EPOCHS + 1))
+    assert [row["epoch"] for row in again.progress.rows] == list(range(EPOCHS + 1))
 
 
 def test_what_is_not_frozen_is_still_re_estimated(new_trainer, tmp_path):
