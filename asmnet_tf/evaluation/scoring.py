@@ -15,7 +15,7 @@ from asmnet_tf.data.geometry import denormalise, flip_landmarks
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.pose import estimate_pose, unit_to_angles
 from asmnet_tf.data.sidecars import crop_of
-from asmnet_tf.evaluation.report import Method
+from asmnet_tf.evaluation.records import Method
 from asmnet_tf.files import InputError
 from asmnet_tf.formats.runners import Infer, open_model
 from asmnet_tf.training.distribution import Replicas
