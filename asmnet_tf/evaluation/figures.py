@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.transforms import ScaledTranslation
 
 from asmnet_tf.config import ANGLES
 from asmnet_tf.data.geometry import crop_frame, crop_image, crop_to_image, invert, landmark_box, transform
@@ -89,8 +90,10 @@ def save_figure(figure: Figure, path: Path, also: str = "png") -> None:
 
 
 def legend_below(axes, **style) -> None:
-    """Puts the legend under the axes, where it hides no curve."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), **{"fontsize": 8, "title_fontsize": 8} | style)
+    """Puts the legend under the axes and their label, where it hides no curve."""
+    below = axes.transAxes + ScaledTranslation(0, -0.52, axes.figure.dpi_scale_trans)
+    style = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below, "borderaxespad": 0} | style
+    axes.legend(**{"fontsize": 8, "title_fontsize": 8} | style)
 
 
 def label(name: str) -> str:
@@ -330,7 +333,7 @@ def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
         axes.set_xlabel("epoch")
         axes.grid(True, alpha=0.3)
         if len(columns) > 1 and drawn:
-            legend_below(axes, ncols=len(columns), handlelength=1.4, columnspacing=1.0)
+            legend_below(axes, ncols=len(columns), handlelength=1.9, columnspacing=0.9)
 
     losses = {"loss": "total", "loss_landmarks": "landmarks", "loss_asm": "ASM term", "loss_pose": "pose"}
     panel(grid[0, 0], "training loss", losses, log_axis=True)

@@ -30,8 +30,7 @@ th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left;
 th { border-bottom: 2px solid #888 }
 img { max-width: 100%; display: block; margin: 1rem 0 }
 """
-# A document is a list of blocks: (h1 | h2 | p, text), (list, texts), (table, (header, rows)) and, for HTML, (png | jpeg,
-# path of a .png).
+# (h1 | h2 | p, text), (list, texts), (table, (header, rows)) or, in HTML only, (png | jpeg, path of a .png)
 Block = tuple[str, object]
 
 
