@@ -136,7 +136,7 @@ def curves_figure(
         axes.grid(True, alpha=0.3)
         for t in thresholds:
             axes.axvline(100 * t, color="0.5", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
-            place = {"xy": (100 * t, 0.02), "va": "bottom"} if is_ced else {"xy": (100 * t, 0.98), "va": "top"}
+            place = {"xy": (100 * t, 0.02), "va": "bottom"} if is_ced else {"xy": (100 * t, 0.93), "va": "top"}
             text = {"xytext": (-2, 0), "textcoords": "offset points", "rotation": 90, "ha": "right", "fontsize": 7}
             axes.annotate(f"threshold {100 * t:g} %", xycoords=("data", "axes fraction"), **place, **text, color="0.35")
         if not mask.any():
@@ -174,8 +174,8 @@ def _legend(name: str, is_ced: bool, numbers: dict, thresholds: Sequence[float])
 def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndarray], faces: Faces) -> Figure:
     """Draws the mean error of every landmark: as curves, and as circles on the mean face of each method.
 
-    The scale ends at three times what the methods up to the middle one reach, at 5 % or more; what is beyond is cut off
-    and named, so that one bad method does not flatten the others.
+    A method with more than three times the error of the middle one does not set the scale, or it would flatten the
+    others: it is cut off, and its highest error named.
 
     Args: means: for each method (L,), per cent of the inter-ocular distance.
     """
@@ -184,7 +184,9 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
     truth = np.asarray(faces.landmarks[np.flatnonzero(scored)[:4096]], np.float64)
     face = ((truth - truth.mean(axis=1, keepdims=True)) / metrics.normaliser(truth, spec)[:, None, None]).mean(axis=0)
     highest = [float(np.max(mean, where=np.isfinite(mean), initial=0.0)) for mean in means]
-    top = min(max(highest), max(3 * float(np.quantile(highest, 0.5, method="lower")), 5.0)) or 1.0
+    positive = [value for value in highest if value] or [1.0]
+    limit = 3 * sorted(positive)[(len(positive) - 1) // 2]
+    top = max(value for value in positive if value <= limit)
     columns = min(4, len(measured))
     rows = math.ceil(len(measured) / columns)
     figure = new_figure((max(9.0, 3.6 * columns), 3.8 + 3.6 * rows))

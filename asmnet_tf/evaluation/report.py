@@ -23,7 +23,7 @@ from asmnet_tf.files import InputError, make_folder, plain, utf8, write_csv, wri
 
 CED_STEP_PCT = 0.05  # grid of ced.csv and failure_rate.csv
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 92rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 div { overflow-x: auto }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
 th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left; white-space: nowrap }
