@@ -129,7 +129,7 @@ def curves_figure(
     figure = new_figure((7.5, 5.0 + room) if count == 1 else (4.6 * columns, (4.0 + room) * rows))
     for k, (subset, mask) in enumerate(faces.masks.items()):
         axes = figure.add_subplot(rows, columns, k + 1)
-        axes.set_title(f"{faces.title} {subset}, {int(mask.sum())} faces", fontsize=10)
+        axes.set_title(f"{faces.spec.title} {subset}, {int(mask.sum())} faces", fontsize=10)
         axes.set_xlim(0, 100 * grid[-1])
         axes.set_xlabel("NME [% inter-ocular]" if is_ced else "threshold on the NME [% inter-ocular]")
         axes.set_ylabel("faces with at most this NME [%]" if is_ced else "failure rate [%]")
@@ -202,7 +202,7 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
     axes.set_ylim(0, 1.05 * top)
     axes.set_xlabel("landmark, counted from 0 (bands: contours)")
     axes.set_ylabel("mean error [% inter-ocular]")
-    axes.set_title(f"{faces.title}, {int(scored.sum())} faces", fontsize=10)
+    axes.set_title(f"{faces.spec.title}, {int(scored.sum())} faces", fontsize=10)
     axes.grid(True, axis="y", alpha=0.3)
     legend_below(axes, ncols=columns)
     panels = []
@@ -436,16 +436,8 @@ def _variance_figure(ratios: np.ndarray, marks: Sequence[float]) -> Figure:
     axes.plot(count, total, color=_COLOURS[0], marker="o", markersize=3, linewidth=1.5)
     for j, percent in enumerate(marks):
         needed = min(int(np.searchsorted(total, percent - 1e-7)) + 1, len(total))
-        plural = "" if needed == 1 else "s"
-        axes.plot(
-            needed,
-            total[needed - 1],
-            color=_COLOURS[(j + 1) % len(_COLOURS)],
-            linestyle="none",
-            marker="D",
-            markersize=7,
-            label=f"{percent:g} %: {needed} component{plural}",
-        )
+        told = f"{percent:g} %: {needed} component{'' if needed == 1 else 's'}"
+        axes.plot(needed, total[needed - 1], "D", color=_COLOURS[(j + 1) % len(_COLOURS)], markersize=7, label=told)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlim(0.9, max(len(total), 2) * 1.1)
@@ -469,18 +461,11 @@ def _smoothing_figure(smoothing: dict[float, np.ndarray]) -> Figure:
     for j, (percent, values) in enumerate(moved.items()):
         if not len(values):
             continue
-        style = line_style(j)
-        axes.hist(
-            np.minimum(values, last * (1 - 1e-9)),
-            bins,
-            weights=np.full(len(values), 100 / len(values)),
-            histtype="step",
-            color=style["color"],
-            linestyle=style["linestyle"],
-            linewidth=1.6,
-            label=f"{percent:g} %: mean {values.mean():.2f}, median {np.median(values):.2f}, max {values.max():.2f}",
-        )
-        axes.axvline(values.mean(), color=style["color"], linewidth=0.8, linestyle=":")
+        mean = values.mean()
+        told = f"{percent:g} %: mean {mean:.2f}, median {np.median(values):.2f}, max {values.max():.2f}"
+        shares, values = np.full(len(values), 100 / len(values)), np.minimum(values, last * (1 - 1e-9))
+        axes.hist(values, bins, weights=shares, histtype="step", label=told, **line_style(j))
+        axes.axvline(mean, color=line_style(j)["color"], linewidth=0.8, linestyle=":")
     axes.set_xlim(0, last)
     axes.set_xlabel("distance that ASM moves a shape [% inter-ocular, mean over landmarks]")
     axes.set_ylabel("shapes [% per bin]")

@@ -32,23 +32,17 @@ class Method:
 class Faces:
     """The ground truth.
 
-    spec: None where the point count is no known dataset's; then there is no normaliser and every NME is null.
-    names: N sample names. landmarks: (N, L, 2) image pixels, finite. pose: (N, 3) degrees, rows may be NaN, or None.
-    subsets: name -> bool (N,), in the order asked for; empty stands for one subset `all`. pose_from: what the pose is,
-    in words.
+    spec: the layout of the points. names: N sample names. landmarks: (N, L, 2) image pixels, finite. pose: (N, 3)
+    degrees, rows may be NaN, or None. subsets: name -> bool (N,), in the order asked for; empty stands for one subset
+    `all`. pose_from: what the pose is, in words.
     """
 
-    spec: DatasetSpec | None
+    spec: DatasetSpec
     names: list[str]
     landmarks: np.ndarray
     pose: np.ndarray | None = None
     subsets: dict[str, np.ndarray] = field(default_factory=dict)
     pose_from: str = ""
-
-    @property
-    def title(self) -> str:
-        """The dataset's name, in words."""
-        return self.spec.title if self.spec else f"{self.landmarks.shape[1]} points"
 
     @property
     def masks(self) -> dict[str, np.ndarray]:

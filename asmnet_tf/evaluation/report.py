@@ -55,15 +55,11 @@ def _measure(methods: Sequence[Method], faces: Faces) -> list[Measured]:
     truth = np.asarray(faces.landmarks)
     if truth.ndim != 3 or len(truth) != count or not np.isfinite(truth).all():
         raise ValueError(f"ground truth of shape {truth.shape} for {count} faces; expected finite ({count}, L, 2)")
-    if faces.spec is not None and truth.shape[1] != faces.spec.num_landmarks:
+    if truth.shape[1] != faces.spec.num_landmarks:
         raise ValueError(f"ground truth has {truth.shape[1]} points, {faces.spec.name} has {faces.spec.num_landmarks}")
-    unknown = np.full(count, np.nan)
-    lengths = pupil_lengths = unknown
-    if faces.spec is not None:
-        lengths = metrics.normaliser(truth, faces.spec)
-        pupil_lengths = metrics.normaliser(truth, faces.spec, "inter-pupil")
-        for i in np.flatnonzero(np.isnan(lengths) | np.isnan(pupil_lengths))[:1]:
-            raise InputError(f"{faces.names[i]}: both eyes of its true landmarks are in one point. Remove this face.")
+    lengths, pupil_lengths = (metrics.normaliser(truth, faces.spec, k) for k in ("inter-ocular", "inter-pupil"))
+    for i in np.flatnonzero(np.isnan(lengths) | np.isnan(pupil_lengths))[:1]:
+        raise InputError(f"{faces.names[i]}: both eyes of its true landmarks are in one point. Remove this face.")
     measured: list[Measured] = []
     for method in methods:
         if any(other.method.name == method.name for other in measured):
@@ -93,30 +89,18 @@ def _measure(methods: Sequence[Method], faces: Faces) -> list[Measured]:
 def _score(measured: list[Measured], faces: Faces, thresholds: Sequence[float]) -> dict[str, dict[str, dict]]:
     scores: dict[str, dict[str, dict]] = {}
     for one in measured:
+        errors = (one.nme, one.nme_interpupil, one.pose, one.pose_pnp)
         scores[one.method.name] = {}
         for subset, mask in faces.masks.items():
-            numbers = metrics.summarise(
-                one.nme[mask],
-                one.nme_interpupil[mask],
-                tuple(thresholds),
-                None if one.pose is None else one.pose[mask],
-                None if one.pose_pnp is None else one.pose_pnp[mask],
-            )
-            if faces.spec is None:  # without a normaliser no face has failed: there is nothing to compare with t
-                for key in [key for key in numbers if "@" in key]:
-                    numbers[key], numbers["ci95"][key] = None, [None, None]
-                numbers["n_scored"] = None
-            scores[one.method.name][subset] = numbers
+            nme, pupil, pose, pose_pnp = (None if values is None else values[mask] for values in errors)
+            scores[one.method.name][subset] = metrics.summarise(nme, pupil, tuple(thresholds), pose, pose_pnp)
     return scores
 
 
 def json_line(scores: dict[str, dict[str, dict]]) -> str:
     """Returns the scores without their intervals as one line of JSON, numbers rounded to 6 decimals, never NaN."""
     short = {
-        method: {
-            subset: {key: value for key, value in numbers.items() if key != "ci95"}
-            for subset, numbers in subsets.items()
-        }
+        method: {subset: {k: v for k, v in numbers.items() if k != "ci95"} for subset, numbers in subsets.items()}
         for method, subsets in scores.items()
     }
     return json.dumps(plain(short, decimals=6), allow_nan=False)
@@ -163,9 +147,9 @@ def write_report(
 ) -> dict[str, dict[str, dict]]:
     """Writes everything about an evaluation into folder `output` and returns the scores (see `score`).
 
-    metrics.json, summary.md, report.html (one file, figures inside), per_image.csv; and where `faces.spec` gives a
-    normaliser: ced, failure_rate and landmark_errors as .csv and .png, and with `image_reader` the sheets
-    <method>_{best,median,worst}.png. Landmark errors and sheets are over the faces of all subsets together.
+    metrics.json, summary.md, report.html (one file, figures inside), per_image.csv, ced, failure_rate and
+    landmark_errors as .csv and .png, and with `image_reader` the sheets <method>_{best,median,worst}.png. Landmark
+    errors and sheets are over the faces of all subsets together.
 
     Args:
         protocol: plain values that say how the numbers came about (crop, pose labels, data folder, command, ...).
@@ -177,7 +161,7 @@ def write_report(
     measured = _measure(methods, faces)
     scores = _score(measured, faces, thresholds)
     compared: dict[str, list[dict]] = {}
-    if len(measured) > 1 and faces.spec is not None:
+    if len(measured) > 1:
         compared = comparison.compare({one.method.name: one.nme for one in measured}, faces.masks)
     document = {
         "protocol": protocol,
@@ -191,22 +175,17 @@ def write_report(
     first = _landmark_blocks(faces, thresholds, protocol, scores)
     rest = _pair_blocks(compared) + _pose_blocks(scores) + _model_blocks(methods) + _published_blocks(faces, scores)
     write_text(output / "summary.md", _markdown(first + rest))
-    curves = sheets = []
-    if faces.spec is not None:
-        pictures = _write_figures(output, measured, faces, thresholds, scores, image_reader, also)
-        curves = [("png", path) for path in pictures[:3]]
-        sheets = [("jpeg", path) for path in pictures[3:]]  # photographs: a fifth of the bytes
+    pictures = _write_figures(output, measured, faces, thresholds, scores, image_reader, also)
+    curves = [("png", path) for path in pictures[:3]]
+    sheets = [("jpeg", path) for path in pictures[3:]]  # photographs: a fifth of the bytes
     write_text(output / "report.html", _html([*first, *curves, *rest, *sheets]))
     return scores
 
 
 def _write_per_image(path: Path, measured: list[Measured], faces: Faces) -> None:
-    count = len(faces.names)
-    nothing = np.full((count, 3), np.nan)
+    nothing = np.full((len(faces.names), 3), np.nan)
     pose_gt = nothing if faces.pose is None else faces.pose
-    lengths = np.full(count, np.nan)
-    if faces.spec is not None:
-        lengths = metrics.normaliser(faces.landmarks, faces.spec)
+    lengths = metrics.normaliser(faces.landmarks, faces.spec)
     header = ["method", "name", "subsets", "nme_pct", "nme_interpupil_pct", "interocular_px", "worst_landmark_pct"]
     header += [f"{angle}_{kind}_deg" for kind in ("pred", "pnp", "gt") for angle in ANGLES]
     member = {subset: np.asarray(mask) for subset, mask in faces.masks.items()}
@@ -288,10 +267,8 @@ def _write_figures(
 
 def _landmark_blocks(faces: Faces, thresholds: Sequence[float], protocol: dict, scores: dict) -> list[Block]:
     plural = "" if len(scores) == 1 else "s"
-    blocks: list[Block] = [("h1", f"{faces.title}: {len(scores)} method{plural} on {len(faces.names)} faces")]
+    blocks: list[Block] = [("h1", f"{faces.spec.title}: {len(scores)} method{plural} on {len(faces.names)} faces")]
     blocks += [("list", [f"{key}: {_plain_text(value)}" for key, value in protocol.items()]), ("h2", "Landmarks")]
-    if faces.spec is None:
-        blocks.append(("p", "Which points are eye corners is unknown for this point count: no normaliser, no NME."))
     keys = ["nme_pct", "nme_interpupil_pct"] + [f"{k}_pct@{t:.2f}" for t in thresholds for k in ("fr", "auc")]
     header = ["method", "subset", "faces", "scored", "NME inter-ocular %", "NME inter-pupil %"]
     header += [f"{k}@{t:.2f} %" for t in thresholds for k in ("FR", "AUC")]
@@ -349,30 +326,22 @@ def _pose_blocks(scores: dict) -> list[Block]:
 
 
 def _model_blocks(methods: Sequence[Method]) -> list[Block]:
-    columns = {
-        "parameters": ("parameters", lambda v: f"{v / 1e6:.3f} M"),
-        "multiply_adds": ("multiply-adds", lambda v: f"{v / 1e6:.1f} M"),
-        "latency_ms": ("latency ms", lambda v: f"{v:.2f}"),
-        "forward_passes": ("forward passes", str),
-        "crop": ("crop", str),
-        "input_size": ("input px", str),
-        "format": ("format", str),
-        "convention": ("convention", str),
-        "file": ("file", str),
-    }
-    present = [key for key in columns if any(method.info.get(key) is not None for method in methods)]
-    rows = [
-        [method.name, *("-" if method.info.get(key) is None else columns[key][1](method.info[key]) for key in present)]
-        for method in methods
-    ]
-    header = ["method", *(columns[key][0] for key in present)]
+    titles = {"multiply_adds": "multiply-adds", "latency_ms": "latency ms", "forward_passes": "forward passes"}
+    titles["input_size"] = "input px"
+    columns = ("parameters", *titles, "crop", "format", "convention", "file")
+    forms = {"parameters": lambda v: f"{v / 1e6:.3f} M", "multiply_adds": lambda v: f"{v / 1e6:.1f} M"}
+    forms["latency_ms"] = "{:.2f}".format
+    infos = [{key: forms.get(key, str)(v) for key, v in m.info.items() if v is not None} for m in methods]
+    present = [key for key in columns if any(key in info for info in infos)]
+    rows = [[m.name, *(info.get(key, "-") for key in present)] for m, info in zip(methods, infos)]
+    header = ["method", *(titles.get(key, key) for key in present)]
     return [("h2", "Models"), ("table", (header, rows))] if present else []
 
 
 def _published_blocks(faces: Faces, scores: dict) -> list[Block]:
     """Published numbers beside ours, for the subsets of which every face is there, and a note for the others."""
     spec = faces.spec
-    if spec is None or not spec.published:
+    if not spec.published:
         return []
     notes, complete = [], []
     for subset, mask in faces.masks.items():

@@ -46,41 +46,28 @@ def find_truth(
     models: Sequence[Path] = (),
     bad: BadSamples | None = None,
 ) -> tuple[list[Sample], Faces]:
-    """Returns what to compare with: the faces of a dataset, see `truth_of_dataset`, or without a spec the files' own.
+    """Returns what to compare with: samples of a dataset and the same as `Faces`; without a spec the files' own faces.
 
-    The samples are empty where the faces are the files' own. Raises: InputError, also for what only a dataset can have.
+    Args:
+        files: their faces are the first one's; then the samples are empty, and all that only a dataset has is refused.
+        split: train, val or test; `val` is what the `models` held out in training.
+        subsets: those whose faces are taken; None: every test subset that has a face here, of training faces all.
+        limit: takes the first of these faces.
+    Raises: InputError, also for an unknown subset or where no subset asked for has a face.
     """
-    if spec is not None:
-        return truth_of_dataset(spec, data_dir, split, subsets, limit, pose_labels, models, bad)
-    if models:
-        raise InputError("--predictions beside a MODEL: name the --dataset of these faces.")
-    for file in files.values():
-        if file.landmarks_gt is None:
-            raise InputError(f"{file.path}: no landmarks_gt, no true landmarks. Name the --dataset of these faces.")
-    ignored = {"--data-dir": data_dir, "--subset": subsets, "--pose-labels": pose_labels}
-    for flag, value in (ignored | {"--split": None if split == "test" else split}).items():
-        if value is not None:
-            raise InputError(f"{flag}: the prediction files bring their own faces. Name a --dataset to use its faces.")
-    return [], truth_of_files(next(iter(files.values())), limit)
-
-
-def truth_of_dataset(
-    spec: DatasetSpec,
-    data_dir: Path,
-    split: str = "test",
-    subsets: list[str] | None = None,
-    limit: int | None = None,
-    pose_labels: Path | None = None,
-    models: Sequence[Path] = (),
-    bad: BadSamples | None = None,
-) -> tuple[list[Sample], Faces]:
-    """Returns the samples of a split (train, val, test) that belong to any of the subsets, and the same as `Faces`.
-
-    Without `subsets`: every test subset that has a face here; of training faces, all. With `limit` the first of these.
-    The split `val` is what the `models` held out in training.
-
-    Raises: InputError for an unknown subset or where no subset asked for has a face.
-    """
+    if spec is None:
+        if models:
+            raise InputError("--predictions beside a MODEL: name the --dataset of these faces.")
+        for file in files.values():
+            if file.landmarks_gt is None:
+                raise InputError(f"{file.path}: no landmarks_gt, no true landmarks. Name the --dataset of these faces.")
+        ignored = {"--data-dir": data_dir, "--subset": subsets, "--pose-labels": pose_labels}
+        for flag, value in (ignored | {"--split": None if split == "test" else split}).items():
+            if value is not None:
+                raise InputError(
+                    f"{flag}: the prediction files bring their own faces. Name a --dataset to use its faces."
+                )
+        return [], truth_of_files(next(iter(files.values())), limit)
     samples = read_samples(spec, data_dir, "test" if split == "test" else "train", bad=bad)
     if split == "val":
         samples = hold_out(samples, held_out_fraction(models, spec))[1]

@@ -70,8 +70,8 @@ def test_two_methods(tmp_path):
     ):
         assert f"\n- {words}\n" in text
     rows = rows_of(text, "## Models")
-    assert rows[0] == ["method", "parameters", "multiply-adds", "crop", "input px"]
-    assert rows[2:] == [["good", "1.440 M", "256.0 M", "square 1.2", "-"], ["bad", "-", "-", "tight 1", "112"]]
+    assert rows[0] == ["method", "parameters", "multiply-adds", "input px", "crop"]
+    assert rows[2:] == [["good", "1.440 M", "256.0 M", "-", "square 1.2"], ["bad", "-", "-", "112", "tight 1"]]
     header, _, *rows = rows_of(text, "## Landmarks")
     assert header[:4] == ["method", "subset", "faces", "scored"]
     expected = [[name, subset, str(n), str(n)] for name in ("good", "bad") for subset, n in SUBSETS.items()]

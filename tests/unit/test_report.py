@@ -408,20 +408,6 @@ def assert_below(axes):
     assert legend.y0 >= 0
 
 
-def test_unknown_point_count_has_no_nme(tmp_path):
-    rng = np.random.default_rng(0)
-    landmarks, pose = rng.uniform(0, 100, (4, 5, 2)), rng.normal(0, 10, (4, 3))
-    faces = Faces(None, list("abcd"), landmarks, pose, {})
-    method = Method("five", landmarks + 1, pose + 1)
-    scores = report.write_report(tmp_path, [method], faces, THRESHOLDS, protocol={}, image_reader=lambda i: None)
-    numbers = scores["five"]["all"]
-    assert numbers["nme_pct"] is None
-    assert numbers["fr_pct@0.08"] is None
-    assert numbers["pose_mae_deg"] == pytest.approx({"yaw": 1, "pitch": 1, "roll": 1})
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "summary.md", "report.html", "per_image.csv"}
-    report.text_table(scores, THRESHOLDS)
-
-
 def test_what_does_not_fit_is_refused():
     faces = make_faces(3)
     method = make_method(faces)
