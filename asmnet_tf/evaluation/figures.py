@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from asmnet_tf.config import ANGLES
@@ -303,70 +304,63 @@ def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
     grid = figure.add_gridspec(2, 3, height_ratios=[2, 1])
     marker = {"marker": "o", "markersize": 3} if len(epoch) < 40 else {}
 
-    def panel(place, title: str, columns: dict[str, str], *, log_axis=False, step=False, clip=False) -> None:
+    def panel(place, title: str, columns: dict[str, str], *, log_axis=False, clip=False, **style) -> None:
         axes = figure.add_subplot(place)
-        drawn, lowest = 0, 0.0
-        for j, (column, label) in enumerate(columns.items()):
+        lowest = []
+        for j, (column, told) in enumerate(columns.items()):
             values = log.get(column, np.full(len(epoch), np.nan))
-            if log_axis:
-                values = np.where(values > 0, values, np.nan)
-            known = np.isfinite(values)
+            known = np.isfinite(values) & ((values > 0) | (not log_axis))
             if known.any():  # validation may run every few epochs: join what is there
-                style = {"drawstyle": "steps-mid"} if step else {}
-                axes.plot(epoch[known], values[known], **line_style(j, 1.3), **marker, **style, label=label)
-                drawn, lowest = drawn + 1, max(lowest, values[known].min())
-        if log_axis and drawn:
-            axes.set_yscale("log")
-        if not drawn:
+                axes.plot(epoch[known], values[known], **line_style(j, 1.3), **marker, **style, label=told)
+                lowest.append(values[known].min())
+        if not lowest:
             axes.text(0.5, 0.5, "not in this log", transform=axes.transAxes, ha="center", va="center", color="0.4")
-        elif not log_axis:
-            top = axes.get_ylim()[1]
-            if clip:  # the first epochs would flatten the rest
-                top = min(top, 3.5 * lowest) or top
-            axes.set_ylim(0, top)
-        low, high = np.nanmin(epoch), np.nanmax(epoch)
-        margin = max(0.5, 0.02 * (high - low))
-        axes.set_xlim(low - margin, high + margin)
-        if high > low:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+        elif log_axis:
+            axes.set_yscale("log")
         else:
-            axes.set_xticks([low])
+            top = axes.get_ylim()[1]
+            # not clipped, the first epochs would flatten the rest
+            axes.set_ylim(0, (clip and min(top, 3.5 * max(0.0, *lowest))) or top)
+        margin = max(0.5, 0.02 * np.ptp(epoch))
+        axes.set_xlim(epoch.min() - margin, epoch.max() + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.grid(True, alpha=0.3)
-        if len(columns) > 1 and drawn:
+        if len(columns) > 1 and lowest:
             legend_below(axes, ncols=len(columns), handlelength=1.9, columnspacing=0.9)
 
     losses = {"loss": "total", "loss_landmarks": "landmarks", "loss_asm": "ASM term", "loss_pose": "pose"}
     panel(grid[0, 0], "training loss", losses, log_axis=True)
     panel(grid[0, 1], "validation NME [% inter-ocular]", {"val_nme_pct": "NME"}, clip=True)
     panel(grid[0, 2], "validation pose error [deg]", {f"val_{angle}_deg": angle for angle in ANGLES}, clip=True)
-    panel(grid[1, 0], "alpha, weight of the ASM term", {"alpha": "alpha"}, step=True)
+    panel(grid[1, 0], "alpha, weight of the ASM term", {"alpha": "alpha"}, drawstyle="steps-mid")
     panel(grid[1, 1], "learning rate", {"lr": "learning rate"})
     panel(grid[1, 2], "speed [images / s]", {"images_per_s": "images / s"})
     save_figure(figure, Path(output_png))
 
 
 def _read_log(path: Path) -> dict[str, np.ndarray]:
+    def wrong(came: str) -> InputError:
+        return InputError(f"{path}: {came}. Is it the log.csv of a run?")
+
     try:
         reader = csv.DictReader(read_text(path).split("\n"))
-        columns = list(reader.fieldnames or ())
-        rows = list(reader)
+        columns, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, csv.Error) as error:
-        raise InputError(f"{path}: training log cannot be read ({error}). Is it the log.csv of a run?") from error
-    missing = [column for column in _LOG_COLUMNS if column not in columns]
-    if missing or not rows:
-        came = f"no column {missing[0]}" if missing else "no epoch in it"
-        raise InputError(f"{path}: {came}. Is it the log.csv of a run?")
+        raise wrong(f"training log cannot be read ({error})") from error
+    for column in _LOG_COLUMNS:
+        if column not in columns:
+            raise wrong(f"no column {column}")
     log = {}
     for column in columns:
         try:
             log[column] = np.array([float(row[column] or "nan") for row in rows])
         except ValueError as error:
-            raise InputError(f"{path}, column {column}: {error}. Is it the log.csv of a run?") from error
+            raise wrong(f"column {column}: {error}") from error
     known = np.isfinite(log["epoch"])
     if not known.any():
-        raise InputError(f"{path}: no epoch in it. Is it the log.csv of a run?")
+        raise wrong("no epoch in it")
     return {column: values[known] for column, values in log.items()}
 
 
@@ -391,13 +385,16 @@ def shape_model_plots(
     Returns: the files written.
     Raises:  InputError if a file cannot be written.
     """
-    output_dir, prefix = make_folder(output_dir), str(prefix)
-    files = [output_dir / f"{prefix}_modes.png", output_dir / f"{prefix}_variance.png"]
-    save_figure(_modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, spec), files[0])
-    save_figure(_variance_figure(np.asarray(explained_ratio_all, np.float64), sorted(smoothing) or PCA_MARKS), files[1])
+    ratios = np.asarray(explained_ratio_all, np.float64)
+    drawn = {
+        "modes": _modes_figure(mean_shape, eigenvectors, eigenvalues, ratios, spec),
+        "variance": _variance_figure(ratios, sorted(smoothing) or PCA_MARKS),
+    }
     if smoothing:
-        files.append(output_dir / f"{prefix}_smoothing.png")
-        save_figure(_smoothing_figure(smoothing), files[2])
+        drawn["smoothing"] = _smoothing_figure(smoothing)
+    files = [make_folder(output_dir) / f"{prefix}_{kind}.png" for kind in drawn]
+    for path, figure in zip(files, drawn.values()):
+        save_figure(figure, path)
     return files
 
 

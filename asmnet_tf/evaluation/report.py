@@ -110,22 +110,24 @@ def text_table(scores: dict[str, dict[str, dict]], thresholds: Sequence[float]) 
     """Returns the scores as an aligned plain-text table for the terminal, without a newline at its end."""
     header = ["method", "subset", "faces", "scored", "NME %", "95 %", "pupil %"]
     header += [f"{name}@{t:.2f}" for t in thresholds for name in ("FR", "AUC")]
-    rows_in = [(method, subset, numbers) for method, subsets in scores.items() for subset, numbers in subsets.items()]
-    poses = [
-        (title, key)
-        for title, key in (("pose y/p/r deg", "pose"), ("PnP y/p/r deg", "pose_pnp"))
-        if any(numbers[f"{key}_mae_deg"] for _, _, numbers in rows_in)
-    ]
-    header += [title for title, _ in poses]
-    rows = [header]
-    for method, subset, numbers in rows_in:
-        low, high = numbers["ci95"]["nme_pct"]
-        row = [one_line(method, 32), subset, str(numbers["n"]), number(numbers["n_scored"], 0)]
-        row += [number(numbers["nme_pct"]), "-" if low is None else f"{low:.2f}..{high:.2f}"]
-        row += [number(numbers["nme_interpupil_pct"])]
-        row += [number(numbers[f"{key}_pct@{t:.2f}"]) for t in thresholds for key in ("fr", "auc")]
-        rows.append(row + [_pose_cell(numbers, key) for _, key in poses])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    poses = {"pose": "pose y/p/r deg", "pose_pnp": "PnP y/p/r deg"}
+    every = [numbers for subsets in scores.values() for numbers in subsets.values()]
+    poses = {key: title for key, title in poses.items() if any(numbers[f"{key}_mae_deg"] for numbers in every)}
+    rows = [[*header, *poses.values()]]
+    for method, subsets in scores.items():
+        for subset, numbers in subsets.items():
+            low, high = numbers["ci95"]["nme_pct"]
+            row = [
+                one_line(method, 32),
+                subset,
+                str(numbers["n"]),
+                str(numbers["n_scored"]),
+                number(numbers["nme_pct"]),
+            ]
+            row += ["-" if low is None else f"{low:.2f}..{high:.2f}", number(numbers["nme_interpupil_pct"])]
+            row += [number(numbers[f"{key}_pct@{t:.2f}"]) for t in thresholds for key in ("fr", "auc")]
+            rows.append(row + [_pose_cell(numbers, key) for key in poses])
+    widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         "  ".join(text.ljust(width) if i < 2 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths)))
         for row in rows
@@ -209,16 +211,6 @@ def _grid(thresholds: Sequence[float]) -> np.ndarray:
     return np.round(np.arange(math.ceil(last / CED_STEP_PCT - 1e-6) + 1) * CED_STEP_PCT / 100, 6)
 
 
-def _mean_rows(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns the mean (L,) of those rows (bool (N,)) of a table (N, L) that are finite; NaN if none is."""
-    total, count = np.zeros(table.shape[1]), 0
-    for first in range(0, len(table), 4096):  # a copy of the rows chosen would be as large as the table
-        chunk = table[first : first + 4096][rows[first : first + 4096]]
-        chunk = chunk[np.isfinite(chunk).all(axis=1)]
-        total, count = total + chunk.sum(axis=0), count + len(chunk)
-    return total / count if count else np.full(table.shape[1], np.nan)
-
-
 def _write_figures(
     output: Path,
     measured: list[Measured],
@@ -252,7 +244,10 @@ def _write_figures(
         )
         write_csv(output / f"{stem}.csv", ["subset", "method", "threshold_pct", column], rows)
         save(stem, figures.curves_figure(stem, grid, shares, faces, scores, thresholds))
-    means = [_mean_rows(one.points, faces.scored) * 100 for one in measured]
+    means = []
+    for one in measured:  # by `where`: a copy of the rows chosen would be as large as the table
+        rows = faces.scored & metrics.scored(one.nme)
+        means.append(100 * np.sum(one.points, axis=0, where=rows[:, None]) / (rows.sum() or np.nan))
     header = ["landmark", *(one.method.name for one in measured)]
     write_csv(output / "landmark_errors.csv", header, ([i, *map(cell, row)] for i, row in enumerate(zip(*means))))
     save("landmark_errors", figures.landmark_errors_figure(measured, means, faces))
@@ -273,7 +268,7 @@ def _landmark_blocks(faces: Faces, thresholds: Sequence[float], protocol: dict, 
     header = ["method", "subset", "faces", "scored", "NME inter-ocular %", "NME inter-pupil %"]
     header += [f"{k}@{t:.2f} %" for t in thresholds for k in ("FR", "AUC")]
     rows = [
-        [method, subset, numbers["n"], number(numbers["n_scored"], 0)]
+        [method, subset, numbers["n"], numbers["n_scored"]]
         + [_with_interval(numbers[key], numbers["ci95"][key]) for key in keys]
         for method, subsets in scores.items()
         for subset, numbers in subsets.items()
@@ -369,18 +364,14 @@ def _published_blocks(faces: Faces, scores: dict) -> list[Block]:
         ]
         blocks.append(("p", "NME, % inter-ocular, over all faces of the subset where no number is given."))
         blocks.append(("table", (["method", *columns], rows)))
-    pose_table = spec.published.get("pose_mae_deg", {})
     rows, ours = [], []
     for subset in complete:
-        listed = [(name, row[subset]) for name, row in pose_table.items() if subset in row]
-        if not listed:
-            continue
-        rows += [[f"{name} (published)", subset, *map(number, angles)] for name, angles in listed]
-        for name, subsets in scores.items():
+        listed = {name: row[subset] for name, row in spec.published.get("pose_mae_deg", {}).items() if subset in row}
+        rows += [[f"{name} (published)", subset, *map(number, angles)] for name, angles in listed.items()]
+        for name, subsets in scores.items() if listed else ():
             for source, key in (("O_P", "pose"), ("PnP", "pose_pnp")):
-                numbers = subsets[subset]
-                if mae := numbers[f"{key}_mae_deg"]:
-                    over = subset + _of_faces(numbers, f"{key}_n_scored")
+                if mae := subsets[subset][f"{key}_mae_deg"]:
+                    over = subset + _of_faces(subsets[subset], f"{key}_n_scored")
                     ours.append([f"{name} ({source})", over, *(number(mae[angle]) for angle in ANGLES)])
     if rows:
         note = (
