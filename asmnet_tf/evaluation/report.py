@@ -28,7 +28,7 @@ div { overflow-x: auto }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
 th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left; white-space: nowrap }
 th { border-bottom: 2px solid #888 }
-img { max-width: 100%; display: block; margin: 1rem 0 }
+img { max-width: min(100%, 60rem); display: block; margin: 1rem 0 }
 """
 # (h1 | h2 | p, text), (list, texts), (table, (header, rows)) or, in HTML only, (png | jpeg, path of a .png)
 Block = tuple[str, object]
