@@ -1,4 +1,4 @@
-"""Figures of training runs and shape models, and what all figures share (NumPy and Matplotlib only).
+"""All drawing: evaluations, training runs and shape models (NumPy, OpenCV and Matplotlib only).
 
 Figures are drawn by Agg without pyplot, so nothing depends on a display, and every file appears whole or not at all.
 """
@@ -6,36 +6,41 @@ Figures are drawn by Agg without pyplot, so nothing depends on a display, and ev
 from __future__ import annotations
 
 import csv
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from asmnet_tf.config import ANGLES
-from asmnet_tf.data.geometry import landmark_box
+from asmnet_tf.data.geometry import crop_frame, crop_image, crop_to_image, invert, landmark_box, transform
 from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.pose import draw_axes
+from asmnet_tf.evaluation import metrics
+from asmnet_tf.evaluation.records import Faces, Measured, Method, file_names, number, one_line
 from asmnet_tf.files import InputError, make_folder, read_text, replacing
 
-DPI = 110
+DPI = 200
 PCA_MARKS = (85.0, 90.0, 95.0, 97.0, 99.0)  # of the variance curve, where the caller asks for none
 MAX_MODES = 5
+SHEET_FACES = 12
+SHEET_COLUMNS = 4
+SHEET_SCALE = 1.6  # side of a tile over the longer side of the landmark box
+TILE, CAPTION, HEAD, GAP = 240, 22, 44, 4  # pixels of a contact sheet
+GREEN, RED = (0, 235, 0), (255, 45, 45)
 _LINES = ("-", "--", "-.", ":")
+_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
+_COLOURS += ("#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
 _LOG_COLUMNS = ("epoch", "loss", "loss_landmarks", "loss_asm", "loss_pose", "alpha", "lr", "val_nme_pct")
-_COLOURS = (
-    "#1f77b4",
-    "#d62728",
-    "#2ca02c",
-    "#9467bd",
-    "#ff7f0e",
-    "#17becf",
-    "#8c564b",
-    "#e377c2",
-    "#7f7f7f",
-    "#bcbd22",
-)
 
 
 # --- what all figures share -------------------------------------------------------------------------------------------
@@ -75,16 +80,212 @@ def new_figure(size: tuple[float, float]) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> None:
-    """Writes a figure as PNG. Raises: InputError if the file cannot be written."""
-    with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in a script the font lacks shows boxes
-        figure.savefig(temporary, dpi=dpi, format="png")
+def save_figure(figure: Figure, path: Path, also: str = "png") -> None:
+    """Writes a figure as PNG and beside it as `also`: pdf or svg. Raises: InputError if a file cannot be written."""
+    for ending in dict.fromkeys(("png", also)):
+        undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(ending)
+        fonts = rc_context({"pdf.fonttype": 42, "svg.hashsalt": "asmnet"})  # 42: publishers refuse Type 3
+        with replacing(path.with_suffix(f".{ending}")) as temporary, warnings.catch_warnings(), fonts:
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in a script the font lacks shows boxes
+            figure.savefig(temporary, dpi=DPI, format=ending, metadata=undated)
+
+
+def legend_below(axes, **style) -> None:
+    """Puts the legend under the axes and their label, where it hides no curve."""
+    below = axes.transAxes + ScaledTranslation(0, -0.52, axes.figure.dpi_scale_trans)
+    style = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below, "borderaxespad": 0} | style
+    axes.legend(**{"fontsize": 8, "title_fontsize": 8} | style)
+
+
+def label(name: str) -> str:
+    """Returns a name fit for a figure: one line, not too long, no math, not hidden by a leading underscore."""
+    name = one_line(name, 40).replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def line_style(j: int, width: float = 1.6) -> dict:
     """Returns colour and line style of method `j`: the same in every figure."""
     return {"color": _COLOURS[j % len(_COLOURS)], "linestyle": _LINES[j % len(_LINES)], "linewidth": width}
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def curves_figure(
+    stem: str,
+    grid: np.ndarray,
+    shares: dict[tuple[str, str], np.ndarray],
+    faces: Faces,
+    scores: dict[str, dict[str, dict]],
+    thresholds: Sequence[float],
+) -> Figure:
+    """Draws the CED curves (stem `ced`) or failure rates of all methods, one panel for each subset.
+
+    Args: grid: NME fractions (T,). shares: (subset, method) -> per cent of its faces with at most that NME (T,).
+    """
+    is_ced, count = stem == "ced", len(faces.masks)
+    columns = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3}.get(count, 4)
+    rows = math.ceil(count / columns)
+    room = 0.2 * (len(scores) + 1)
+    figure = new_figure((7.5, 5.0 + room) if count == 1 else (4.6 * columns, (4.0 + room) * rows))
+    for k, (subset, mask) in enumerate(faces.masks.items()):
+        axes = figure.add_subplot(rows, columns, k + 1)
+        axes.set_title(f"{faces.spec.title} {subset}, {int(mask.sum())} faces", fontsize=10)
+        axes.set_xlim(0, 100 * grid[-1])
+        axes.set_xlabel("NME [% inter-ocular]" if is_ced else "threshold on the NME [% inter-ocular]")
+        axes.set_ylabel("faces with at most this NME [%]" if is_ced else "failure rate [%]")
+        axes.grid(True, alpha=0.3)
+        for t in thresholds:
+            axes.axvline(100 * t, color="0.5", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+            place = {"xy": (100 * t, 0.02), "va": "bottom"} if is_ced else {"xy": (100 * t, 0.93), "va": "top"}
+            text = {"xytext": (-2, 0), "textcoords": "offset points", "rotation": 90, "ha": "right", "fontsize": 7}
+            axes.annotate(f"threshold {100 * t:g} %", xycoords=("data", "axes fraction"), **place, **text, color="0.35")
+        if not mask.any():
+            axes.text(0.5, 0.5, "no faces", transform=axes.transAxes, ha="center", va="center", color="0.4")
+            axes.set_yticks([])
+            continue
+        lowest = 100.0
+        for j, name in enumerate(scores):
+            share = shares[subset, name]
+            failing = np.where(share < 100 - 1e-9, 100 - share, np.nan)  # a logarithmic axis has no 0
+            lowest = np.nanmin([lowest, *failing])
+            told = _legend(name, is_ced, scores[name][subset], thresholds)
+            axes.plot(100 * grid, share if is_ced else failing, **line_style(j), label=told)
+        if is_ced:
+            axes.set_ylim(0, 101)
+        else:  # the differences are in the last few per cent
+            axes.set_yscale("log")
+            axes.set_ylim(min(10.0, 0.7 * lowest), 120)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        last = f", AUC@{max(thresholds):.2f}" if thresholds else ""
+        rates = ", ".join(f"FR@{t:.2f}" for t in thresholds)
+        legend_below(axes, title=f"NME (faces scored / all){last} [%]" if is_ced else f"{rates} [%]" if rates else None)
+    return figure
+
+
+def _legend(name: str, is_ced: bool, numbers: dict, thresholds: Sequence[float]) -> str:
+    if is_ced:
+        values = [f"{number(numbers['nme_pct'])} ({numbers['n_scored']} / {numbers['n']})"]
+        values += [number(numbers[f"auc_pct@{max(thresholds):.2f}"], 1)] if thresholds else []
+    else:
+        values = [number(numbers[f"fr_pct@{t:.2f}"]) for t in thresholds]
+    return f"{label(name)}: {', '.join(values)}" if values else label(name)
+
+
+def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndarray], faces: Faces) -> Figure:
+    """Draws the mean error of every landmark: as curves, and as circles on the mean face of each method.
+
+    A method with more than three times the error of the middle one does not set the scale, or it would flatten the
+    others: it is cut off, and its highest error named.
+
+    Args: means: for each method (L,), per cent of the inter-ocular distance.
+    """
+    scored, spec = faces.scored, faces.spec
+    # the outline is that of some thousand faces at most: more look the same
+    truth = np.asarray(faces.landmarks[np.flatnonzero(scored)[:4096]], np.float64)
+    face = ((truth - truth.mean(axis=1, keepdims=True)) / metrics.normaliser(truth, spec)[:, None, None]).mean(axis=0)
+    highest = [float(np.max(mean, where=np.isfinite(mean), initial=0.0)) for mean in means]
+    positive = [value for value in highest if value] or [1.0]
+    limit = 3 * sorted(positive)[(len(positive) - 1) // 2]
+    top = max(value for value in positive if value <= limit)
+    columns = min(4, len(measured))
+    rows = math.ceil(len(measured) / columns)
+    figure = new_figure((max(9.0, 3.6 * columns), 3.8 + 3.6 * rows))
+    grid = figure.add_gridspec(1 + rows, columns)
+    axes = figure.add_subplot(grid[0, :])
+    for k, (indices, _) in enumerate(spec.contours):
+        if k % 2 == 0 and indices == tuple(range(indices[0], indices[-1] + 1)):
+            axes.axvspan(indices[0] - 0.5, indices[-1] + 0.5, color="0.93", zorder=0)
+    for j, (one, mean) in enumerate(zip(measured, means)):
+        beyond = f" (up to {highest[j]:.0f} %)" if highest[j] > top else ""
+        axes.plot(mean, **line_style(j), marker="o", markersize=3, label=label(one.method.name) + beyond)
+    axes.set_xlim(-0.5, len(face) - 0.5)
+    axes.set_ylim(0, 1.05 * top)
+    axes.set_xlabel("landmark, counted from 0 (bands: contours)")
+    axes.set_ylabel("mean error [% inter-ocular]")
+    axes.set_title(f"{faces.spec.title}, {int(scored.sum())} faces", fontsize=10)
+    axes.grid(True, axis="y", alpha=0.3)
+    legend_below(axes, ncols=columns)
+    panels = []
+    for j, (one, mean) in enumerate(zip(measured, means)):
+        axes = figure.add_subplot(grid[1 + j // columns, j % columns])
+        panels.append(axes)
+        draw_face(axes, face, spec, color="0.7", linewidth=0.8)
+        sizes = np.minimum(np.nan_to_num(mean), top)
+        circles = PatchCollection([Circle(*place) for place in zip(face, sizes / 100)], cmap="viridis_r", alpha=0.75)
+        circles.set_array(sizes)
+        circles.set_clim(0, top)
+        axes.add_collection(circles)
+        frame_face(axes, face, top / 100)
+        over = f"{int(metrics.scored(one.nme[scored]).sum())} / {int(scored.sum())} faces"
+        axes.set_title(f"{label(one.method.name)}\nmean {number(float(mean.mean()))} % ({over})", fontsize=9)
+    bar = figure.colorbar(circles, ax=panels, shrink=0.8, pad=0.01, extend="max" if max(highest) > top else "neither")
+    bar.set_label("mean error [% inter-ocular], radius to scale", fontsize=8)
+    return figure
+
+
+def contact_sheets(
+    measured: Sequence[Measured], faces: Faces, image_reader: Callable[[int], np.ndarray]
+) -> Iterator[tuple[str, Figure]]:
+    """Yields (<method>_{best,median,worst}, the picture of these faces) for every method."""
+    tiles: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # methods often share their worst faces
+
+    def tile(i: int) -> tuple[np.ndarray, np.ndarray]:
+        if i not in tiles:
+            frame = crop_frame(landmark_box(np.asarray(faces.landmarks[i], np.float64)), "square", SHEET_SCALE)
+            tiles[i] = crop_image(image_reader(i), frame, TILE), invert(crop_to_image(frame, TILE))
+        return tiles[i]
+
+    scored = np.flatnonzero(faces.scored)
+    for one, stem in zip(measured, file_names([one.method.name for one in measured])):
+        order = scored[np.argsort(one.nme[scored], kind="stable")]  # without a prediction (NaN): last
+        middle = max(0, (len(order) - SHEET_FACES) // 2)
+        choices = {"best": order, "median": order[middle:], "worst": order[::-1]}
+        for kind, chosen in choices.items():
+            chosen = chosen[:SHEET_FACES].tolist()
+            pictures = [_annotated(*tile(i), one.method, faces, i) for i in chosen]
+            captions = [f"{number(100 * one.nme[i])} %   {_short(faces.names[i])}" for i in chosen]
+            title = f"{label(one.method.name)}: {kind} {len(chosen)} of {len(order)} faces by NME (inter-ocular)"
+            yield f"{stem}_{kind}", _sheet(pictures, captions, title)
+
+
+def _annotated(pixels: np.ndarray, image_to_tile: np.ndarray, method: Method, faces: Faces, i: int) -> np.ndarray:
+    picture = pixels.copy()
+    for landmarks, colour in ((faces.landmarks[i], GREEN), (method.landmarks[i], RED)):
+        points = transform(image_to_tile, np.asarray(landmarks, np.float64))
+        points = points[np.isfinite(points).all(axis=1) & (np.abs(points) < 2 * TILE).all(axis=1)]
+        for x, y in np.round(points * 16).astype(int).tolist():  # 4 fractional bits
+            cv2.circle(picture, (x, y), 21, colour, -1, cv2.LINE_AA, shift=4)
+    predicted = method.pose if method.pose is not None else method.pose_pnp
+    for angles, x in ((predicted, 24), (faces.pose, TILE - 25)):
+        if angles is not None and np.isfinite(angles[i]).all():
+            draw_axes(picture, angles[i], np.array([x, TILE - 25]), 19)
+    return picture
+
+
+def _sheet(pictures: list[np.ndarray], captions: list[str], title: str) -> Figure:
+    columns = min(SHEET_COLUMNS, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    page = np.full((rows * (TILE + CAPTION) + HEAD, max(columns * (TILE + GAP) + GAP, 2 * TILE), 3), 255, np.uint8)
+    figure = new_figure((page.shape[1] / DPI, page.shape[0] / DPI))  # a pixel of a tile is one of the file
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    for k, (picture, caption) in enumerate(zip(pictures, captions)):
+        x, y = GAP + (k % columns) * (TILE + GAP), HEAD + (k // columns) * (TILE + CAPTION)
+        page[y : y + TILE, x : x + TILE] = picture
+        axes.text(x + 2, y + TILE + 3, caption, fontsize=4, va="top")
+    axes.imshow(page, interpolation="none")
+    axes.text(GAP, 4, title, fontsize=5, va="top")
+    axes.text(GAP, 24, "ground truth", fontsize=4, va="top", color="#00a000")
+    axes.text(GAP + 90, 24, "prediction", fontsize=4, va="top", color="#e02020")
+    axes.text(GAP + 170, 24, "axes: predicted pose left, ground truth right", fontsize=4, va="top", color="0.3")
+    return figure
+
+
+def _short(name: str, length: int = 26) -> str:
+    """Returns the end of a sample name, which tells faces apart."""
+    return (name if len(name) <= length else "…" + name[1 - length :]).replace("$", r"\$")
 
 
 # --- training and the shape model -------------------------------------------------------------------------------------
@@ -103,70 +304,63 @@ def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
     grid = figure.add_gridspec(2, 3, height_ratios=[2, 1])
     marker = {"marker": "o", "markersize": 3} if len(epoch) < 40 else {}
 
-    def panel(place, title: str, columns: dict[str, str], *, log_axis=False, step=False, clip=False) -> None:
+    def panel(place, title: str, columns: dict[str, str], *, log_axis=False, clip=False, **style) -> None:
         axes = figure.add_subplot(place)
-        drawn, lowest = 0, 0.0
-        for j, (column, label) in enumerate(columns.items()):
+        lowest = []
+        for j, (column, told) in enumerate(columns.items()):
             values = log.get(column, np.full(len(epoch), np.nan))
-            if log_axis:
-                values = np.where(values > 0, values, np.nan)
-            known = np.isfinite(values)
+            known = np.isfinite(values) & ((values > 0) | (not log_axis))
             if known.any():  # validation may run every few epochs: join what is there
-                style = {"drawstyle": "steps-mid"} if step else {}
-                axes.plot(epoch[known], values[known], **line_style(j, 1.3), **marker, **style, label=label)
-                drawn, lowest = drawn + 1, max(lowest, values[known].min())
-        if log_axis and drawn:
-            axes.set_yscale("log")
-        if not drawn:
+                axes.plot(epoch[known], values[known], **line_style(j, 1.3), **marker, **style, label=told)
+                lowest.append(values[known].min())
+        if not lowest:
             axes.text(0.5, 0.5, "not in this log", transform=axes.transAxes, ha="center", va="center", color="0.4")
-        elif not log_axis:
-            top = axes.get_ylim()[1]
-            if clip:  # the first epochs would flatten the rest
-                top = min(top, 3.5 * lowest) or top
-            axes.set_ylim(0, top)
-        low, high = np.nanmin(epoch), np.nanmax(epoch)
-        margin = max(0.5, 0.02 * (high - low))
-        axes.set_xlim(low - margin, high + margin)
-        if high > low:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+        elif log_axis:
+            axes.set_yscale("log")
         else:
-            axes.set_xticks([low])
+            top = axes.get_ylim()[1]
+            # not clipped, the first epochs would flatten the rest
+            axes.set_ylim(0, (clip and min(top, 3.5 * max(0.0, *lowest))) or top)
+        margin = max(0.5, 0.02 * np.ptp(epoch))
+        axes.set_xlim(epoch.min() - margin, epoch.max() + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.grid(True, alpha=0.3)
-        if len(columns) > 1 and drawn:
-            axes.legend(fontsize=8, framealpha=0.85)
+        if len(columns) > 1 and lowest:
+            legend_below(axes, ncols=len(columns), handlelength=1.9, columnspacing=0.9)
 
     losses = {"loss": "total", "loss_landmarks": "landmarks", "loss_asm": "ASM term", "loss_pose": "pose"}
     panel(grid[0, 0], "training loss", losses, log_axis=True)
     panel(grid[0, 1], "validation NME [% inter-ocular]", {"val_nme_pct": "NME"}, clip=True)
     panel(grid[0, 2], "validation pose error [deg]", {f"val_{angle}_deg": angle for angle in ANGLES}, clip=True)
-    panel(grid[1, 0], "alpha, weight of the ASM term", {"alpha": "alpha"}, step=True)
+    panel(grid[1, 0], "alpha, weight of the ASM term", {"alpha": "alpha"}, drawstyle="steps-mid")
     panel(grid[1, 1], "learning rate", {"lr": "learning rate"})
     panel(grid[1, 2], "speed [images / s]", {"images_per_s": "images / s"})
     save_figure(figure, Path(output_png))
 
 
 def _read_log(path: Path) -> dict[str, np.ndarray]:
+    def wrong(came: str) -> InputError:
+        return InputError(f"{path}: {came}. Is it the log.csv of a run?")
+
     try:
         reader = csv.DictReader(read_text(path).split("\n"))
-        columns = list(reader.fieldnames or ())
-        rows = list(reader)
+        columns, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, csv.Error) as error:
-        raise InputError(f"{path}: training log cannot be read ({error}). Is it the log.csv of a run?") from error
-    missing = [column for column in _LOG_COLUMNS if column not in columns]
-    if missing or not rows:
-        came = f"no column {missing[0]}" if missing else "no epoch in it"
-        raise InputError(f"{path}: {came}. Is it the log.csv of a run?")
+        raise wrong(f"training log cannot be read ({error})") from error
+    for column in _LOG_COLUMNS:
+        if column not in columns:
+            raise wrong(f"no column {column}")
     log = {}
     for column in columns:
         try:
             log[column] = np.array([float(row[column] or "nan") for row in rows])
         except ValueError as error:
-            raise InputError(f"{path}, column {column}: {error}. Is it the log.csv of a run?") from error
+            raise wrong(f"column {column}: {error}") from error
     known = np.isfinite(log["epoch"])
     if not known.any():
-        raise InputError(f"{path}: no epoch in it. Is it the log.csv of a run?")
+        raise wrong("no epoch in it")
     return {column: values[known] for column, values in log.items()}
 
 
@@ -191,13 +385,16 @@ def shape_model_plots(
     Returns: the files written.
     Raises:  InputError if a file cannot be written.
     """
-    output_dir, prefix = make_folder(output_dir), str(prefix)
-    files = [output_dir / f"{prefix}_modes.png", output_dir / f"{prefix}_variance.png"]
-    save_figure(_modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, spec), files[0])
-    save_figure(_variance_figure(np.asarray(explained_ratio_all, np.float64), sorted(smoothing) or PCA_MARKS), files[1])
+    ratios = np.asarray(explained_ratio_all, np.float64)
+    drawn = {
+        "modes": _modes_figure(mean_shape, eigenvectors, eigenvalues, ratios, spec),
+        "variance": _variance_figure(ratios, sorted(smoothing) or PCA_MARKS),
+    }
     if smoothing:
-        files.append(output_dir / f"{prefix}_smoothing.png")
-        save_figure(_smoothing_figure(smoothing), files[2])
+        drawn["smoothing"] = _smoothing_figure(smoothing)
+    files = [make_folder(output_dir) / f"{prefix}_{kind}.png" for kind in drawn]
+    for path, figure in zip(files, drawn.values()):
+        save_figure(figure, path)
     return files
 
 
@@ -236,16 +433,8 @@ def _variance_figure(ratios: np.ndarray, marks: Sequence[float]) -> Figure:
     axes.plot(count, total, color=_COLOURS[0], marker="o", markersize=3, linewidth=1.5)
     for j, percent in enumerate(marks):
         needed = min(int(np.searchsorted(total, percent - 1e-7)) + 1, len(total))
-        plural = "" if needed == 1 else "s"
-        axes.plot(
-            needed,
-            total[needed - 1],
-            color=_COLOURS[(j + 1) % len(_COLOURS)],
-            linestyle="none",
-            marker="D",
-            markersize=7,
-            label=f"{percent:g} %: {needed} component{plural}",
-        )
+        told = f"{percent:g} %: {needed} component{'' if needed == 1 else 's'}"
+        axes.plot(needed, total[needed - 1], "D", color=_COLOURS[(j + 1) % len(_COLOURS)], markersize=7, label=told)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlim(0.9, max(len(total), 2) * 1.1)
@@ -269,18 +458,11 @@ def _smoothing_figure(smoothing: dict[float, np.ndarray]) -> Figure:
     for j, (percent, values) in enumerate(moved.items()):
         if not len(values):
             continue
-        style = line_style(j)
-        axes.hist(
-            np.minimum(values, last * (1 - 1e-9)),
-            bins,
-            weights=np.full(len(values), 100 / len(values)),
-            histtype="step",
-            color=style["color"],
-            linestyle=style["linestyle"],
-            linewidth=1.6,
-            label=f"{percent:g} %: mean {values.mean():.2f}, median {np.median(values):.2f}, max {values.max():.2f}",
-        )
-        axes.axvline(values.mean(), color=style["color"], linewidth=0.8, linestyle=":")
+        mean = values.mean()
+        told = f"{percent:g} %: mean {mean:.2f}, median {np.median(values):.2f}, max {values.max():.2f}"
+        shares, values = np.full(len(values), 100 / len(values)), np.minimum(values, last * (1 - 1e-9))
+        axes.hist(values, bins, weights=shares, histtype="step", label=told, **line_style(j))
+        axes.axvline(mean, color=line_style(j)["color"], linewidth=0.8, linestyle=":")
     axes.set_xlim(0, last)
     axes.set_xlabel("distance that ASM moves a shape [% inter-ocular, mean over landmarks]")
     axes.set_ylabel("shapes [% per bin]")

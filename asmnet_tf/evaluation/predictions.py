@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from asmnet_tf.data.annotations import Sample, match_names
-from asmnet_tf.data.layouts import DatasetSpec, spec_with
-from asmnet_tf.evaluation.report import Faces
+from asmnet_tf.evaluation.records import Faces
 from asmnet_tf.files import InputError, read_arrays, replacing
 
 FRAME_PX = 1.0  # two truths that differ by more are not of the same image
@@ -110,14 +109,6 @@ def _image_size(given: np.ndarray, count: int) -> np.ndarray | None:
     if sides.shape not in ((2,), (count, 2)):
         return None
     return np.broadcast_to(-np.sort(-sides.astype(np.float64)), (count, 2))
-
-
-def spec_for(predictions: Predictions) -> DatasetSpec:
-    """Returns the spec that says what the points of a file with its own truth mean, by their number.
-
-    Raises: InputError for a number of points no dataset here has.
-    """
-    return spec_with(predictions.landmarks.shape[1], predictions.path)
 
 
 def align(predictions: Predictions, names: list[str], num_landmarks: int) -> Predictions:

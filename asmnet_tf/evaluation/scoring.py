@@ -16,7 +16,7 @@ from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.pose import estimate_pose, unit_to_angles
 from asmnet_tf.data.sidecars import crop_of
-from asmnet_tf.evaluation.report import Method
+from asmnet_tf.evaluation.records import Method
 from asmnet_tf.files import InputError
 from asmnet_tf.formats.runners import Infer, open_model
 

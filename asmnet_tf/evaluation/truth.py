@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from asmnet_tf import cli
 from asmnet_tf.config import VAL_FRACTION
 from asmnet_tf.data.annotations import BadSamples, Sample, hold_out, pose_of, read_samples, select
 from asmnet_tf.data.geometry import crop_frame, denormalise, landmark_box
-from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.layouts import DatasetSpec, spec_with
 from asmnet_tf.data.pose import align_signs, estimate_pose
 from asmnet_tf.data.sidecars import find_model, read_sidecar, sidecar_path
 from asmnet_tf.evaluation import metrics
-from asmnet_tf.evaluation.predictions import (
-    Predictions,
-    align,
-    check_frame,
-    read_predictions,
-    spec_for,
-    write_predictions,
-)
-from asmnet_tf.evaluation.report import Faces, Method, file_names
+from asmnet_tf.evaluation.predictions import Predictions, align, check_frame, read_predictions, write_predictions
+from asmnet_tf.evaluation.records import Faces, Method, file_names
 from asmnet_tf.faces.detector import detect_faces, overlaps
 from asmnet_tf.files import InputError
 from asmnet_tf.formats.release_pca import to_units
@@ -44,64 +36,59 @@ def read_files(arguments: list[str]) -> dict[str, Predictions]:
 
 
 def find_truth(
-    args: argparse.Namespace, files: dict[str, Predictions], bad: BadSamples
-) -> tuple[DatasetSpec, list[Sample], Faces]:
-    """Returns what to compare with: the faces of a dataset or, with neither model nor --dataset, those of the files.
+    files: dict[str, Predictions],
+    spec: DatasetSpec | None,
+    data_dir: Path | None,
+    split: str = "test",
+    subsets: list[str] | None = None,
+    limit: int | None = None,
+    pose_labels: Path | None = None,
+    models: Sequence[Path] = (),
+    bad: BadSamples | None = None,
+) -> tuple[list[Sample], Faces]:
+    """Returns what to compare with: samples of a dataset and the same as `Faces`; without a spec the files' own faces.
 
-    The samples are empty where the faces are the files' own. Raises: InputError, see the two functions below.
+    Args:
+        files: their faces are the first one's; then the samples are empty, and all that only a dataset has is refused.
+        split: train, val or test; `val` is what the `models` held out in training.
+        subsets: those whose faces are taken; None: every test subset that has a face here, of training faces all.
+        limit: takes the first of these faces.
+    Raises: InputError, also for an unknown subset or where no subset asked for has a face.
     """
-    if files and args.dataset is None:
-        if args.models:
+    if spec is None:
+        if models:
             raise InputError("--predictions beside a MODEL: name the --dataset of these faces.")
         for file in files.values():
             if file.landmarks_gt is None:
                 raise InputError(f"{file.path}: no landmarks_gt, no true landmarks. Name the --dataset of these faces.")
-        ignored = {"--data-dir": args.data_dir, "--subset": args.subset, "--pose-labels": args.pose_labels}
-        ignored["--split"] = None if args.split == "test" else args.split
-        for flag in (flag for flag, value in ignored.items() if value is not None):
-            raise InputError(f"{flag}: the prediction files bring their own faces. Name a --dataset to use its faces.")
-        return truth_of_files(next(iter(files.values())), args.limit)
-    spec, data_dir = cli.find_data(args)
-    return spec, *truth_of_dataset(spec, data_dir, args, bad)
-
-
-def truth_of_dataset(
-    spec: DatasetSpec, data_dir: Path, args: argparse.Namespace, bad: BadSamples | None = None
-) -> tuple[list[Sample], Faces]:
-    """Returns the samples of `args.split` that belong to any of `args.subset`, and the same as `Faces`.
-
-    Without --subset: every test subset that has a face here; of training faces, all. --limit takes the first N faces of
-    what was asked for.
-
-    Raises: InputError for an unknown subset or where no subset asked for has a face.
-    """
-    samples = read_samples(spec, data_dir, "test" if args.split == "test" else "train", bad=bad)
-    if args.split == "val":
-        samples = hold_out(samples, held_out_fraction(args.models, spec))[1]
-    wanted = args.subset or (list(spec.subsets) if args.split == "test" else ["all"])
+        ignored = {"--data-dir": data_dir, "--subset": subsets, "--pose-labels": pose_labels}
+        for flag, value in (ignored | {"--split": None if split == "test" else split}).items():
+            if value is not None:
+                raise InputError(
+                    f"{flag}: the prediction files bring their own faces. Name a --dataset to use its faces."
+                )
+        return [], truth_of_files(next(iter(files.values())), limit)
+    samples = read_samples(spec, data_dir, "test" if split == "test" else "train", bad=bad)
+    if split == "val":
+        samples = hold_out(samples, held_out_fraction(models, spec))[1]
+    wanted = subsets or (list(spec.subsets) if split == "test" else ["all"])
     masks = {name: select(samples, spec, name) for name in wanted}
-    if args.subset is None:
+    if subsets is None:
         masks = {name: mask for name, mask in masks.items() if mask.any()}
-    keep = np.flatnonzero(np.logical_or.reduce(list(masks.values())))[: args.limit]
+    keep = np.flatnonzero(np.logical_or.reduce(list(masks.values())))[:limit]
     if not len(keep):
-        raise InputError(f"{data_dir}: no face of {', '.join(wanted)} in the {args.split} split. Is --subset right?")
+        raise InputError(f"{data_dir}: no face of {', '.join(wanted)} in the {split} split. Is --subset right?")
     for name, mask in masks.items():
         if not mask.any():
-            print(f"{spec.title} {name}: no face of it in {data_dir} ({args.split} split)", file=sys.stderr)
+            print(f"{spec.title} {name}: no face of it in {data_dir} ({split} split)", file=sys.stderr)
     samples = [samples[i] for i in keep]
-    pose, pose_from = pose_of(samples, spec, data_dir, args.pose_labels)
-    faces = Faces(
-        spec,
-        [sample.name for sample in samples],
-        np.stack([sample.landmarks for sample in samples]).astype(np.float64),
-        pose,
-        {name: mask[keep] for name, mask in masks.items()},
-        pose_from,
-    )
-    return samples, faces
+    pose, pose_from = pose_of(samples, spec, data_dir, pose_labels)
+    names, landmarks = [sample.name for sample in samples], np.stack([sample.landmarks for sample in samples])
+    masks = {name: mask[keep] for name, mask in masks.items()}
+    return samples, Faces(spec, names, landmarks.astype(np.float64), pose, masks, pose_from)
 
 
-def held_out_fraction(models: list[Path], spec: DatasetSpec) -> float:
+def held_out_fraction(models: Sequence[Path], spec: DatasetSpec) -> float:
     """Returns what `hold_out` was given when these models were trained; without a model train.py's default.
 
     Raises: InputError for a model that does not say, that held nothing out or trained on another dataset, and for
@@ -128,16 +115,16 @@ def held_out_fraction(models: list[Path], spec: DatasetSpec) -> float:
     return next(iter(fractions), VAL_FRACTION)
 
 
-def truth_of_files(first: Predictions, limit: int | None) -> tuple[DatasetSpec, list[Sample], Faces]:
+def truth_of_files(first: Predictions, limit: int | None) -> Faces:
     """Returns the faces that a prediction file, the first of several, brings along. Raises: InputError, see `align`."""
-    spec = spec_for(first)
+    spec = spec_with(first.landmarks.shape[1], first.path)
     first = align(first, first.names[:limit], spec.num_landmarks)
     pose, pose_from = estimate_pose(first.landmarks_gt, spec), "PnP on landmarks_gt"
     if first.pose_gt is not None:
         pose, negated = align_signs(first.pose_gt, pose, f"{first.path}, pose_gt")
         pose_from = "pose_gt of the first prediction file" + (f"; negated: {', '.join(negated)}" if negated else "")
     subsets = {"all": np.ones(len(first.names), bool)}
-    return spec, [], Faces(spec, first.names, first.landmarks_gt, pose, subsets, pose_from)
+    return Faces(spec, first.names, first.landmarks_gt, pose, subsets, pose_from)
 
 
 def detected_boxes(samples: list[Sample]) -> np.ndarray:
@@ -160,12 +147,7 @@ def detected_boxes(samples: list[Sample]) -> np.ndarray:
 
 
 def protocol(
-    args: argparse.Namespace,
-    spec: DatasetSpec,
-    samples: list[Sample],
-    faces: Faces,
-    methods: list[Method],
-    boxes: np.ndarray | None,
+    split: str, samples: list[Sample], faces: Faces, methods: list[Method], boxes: np.ndarray | None = None
 ) -> dict:
     """Returns, in words, how the numbers come about: data, boxes, normaliser, what the pose is measured against."""
     negated = [f"{' and '.join(m.info['pose_negated'])} of {m.name}" for m in methods if m.info.get("pose_negated")]
@@ -173,8 +155,8 @@ def protocol(
     if boxes is not None:
         where = f"face detector's: {np.isfinite(boxes[:, 0]).sum()} of {len(boxes)} faces found"
     return {
-        "dataset": spec.name if samples else None,
-        "split": args.split if samples else None,
+        "dataset": faces.spec.name if samples else None,
+        "split": split if samples else None,
         "faces": len(faces.names),
         "boxes": where,
         "normaliser": "inter-ocular (outer eye corners); inter-pupil beside it",

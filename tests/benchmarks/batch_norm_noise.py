@@ -22,7 +22,7 @@ from asmnet_tf.data.annotations import hold_out, read_samples, with_pose
 from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.patches import FacePatches
-from asmnet_tf.evaluation.tables import md_table
+from asmnet_tf.evaluation.report import md_table
 from asmnet_tf.network.checkpoints import load_pretrained
 from asmnet_tf.network.fast_graphs import TrainingGraph
 from asmnet_tf.network.loss import MultiTaskLoss

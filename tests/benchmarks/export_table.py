@@ -23,6 +23,7 @@ from asmnet_tf.data.annotations import read_samples, select
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.sidecars import find_model
 from asmnet_tf.evaluation import metrics, report
+from asmnet_tf.evaluation.records import Faces
 from asmnet_tf.evaluation.scoring import score_model
 from asmnet_tf.formats.runners import open_model
 
@@ -40,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
     """Prints the table; all files are temporary."""
     samples = read_samples(SPEC, harness.DATA / "300w", "test", quiet=True)
     samples = [s for s, wanted in zip(samples, select(samples, SPEC, SUBSET)) if wanted][: args.limit]
-    faces = report.Faces(SPEC, [s.name for s in samples], np.stack([s.landmarks for s in samples]).astype(np.float64))
+    faces = Faces(SPEC, [s.name for s in samples], np.stack([s.landmarks for s in samples]).astype(np.float64))
     source = find_model(args.model)
     with tempfile.TemporaryDirectory() as folder:
         paths = {"`.keras`": source}

@@ -28,7 +28,7 @@ import numpy as np
 
 from asmnet_tf.data.annotations import Sample, read_samples
 from asmnet_tf.data.layouts import DATASETS
-from asmnet_tf.evaluation.tables import md_table
+from asmnet_tf.evaluation.report import md_table
 from asmnet_tf.evaluation.truth import FOUND
 from asmnet_tf.faces.detector import DETECTOR_FILE, find_boxes, fit_correction, overlaps, to_landmark_boxes
 

@@ -119,13 +119,14 @@ def _timed(call: Callable[[], object]) -> float:
 def _evaluate(samples: list[Sample], output: Path) -> None:
     from asmnet_tf.data.patches import FacePatches
     from asmnet_tf.evaluation import report
+    from asmnet_tf.evaluation.records import Faces, Method
     from asmnet_tf.evaluation.scoring import predict_faces
 
     patches = FacePatches(samples, "square", 1.2, SIZE, margin=1.0, cache="none")
     landmarks, pose = predict_faces(lambda images: (np.zeros((len(images), 136)), np.zeros((len(images), 3))), patches)
     truth = np.stack([s.landmarks for s in samples])
-    faces = report.Faces(SPEC, [s.name for s in samples], truth, np.stack([s.pose for s in samples]))
-    methods = [report.Method("nothing", landmarks, pose)]
+    faces = Faces(SPEC, [s.name for s in samples], truth, np.stack([s.pose for s in samples]))
+    methods = [Method("nothing", landmarks, pose)]
     report.write_report(output, methods, faces, (0.08,), protocol={}, image_reader=lambda i: samples[i].read_image())
 
 

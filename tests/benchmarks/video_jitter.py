@@ -17,7 +17,7 @@ import harness
 import numpy as np
 
 from asmnet_tf.config import ANGLES, DEFAULT_MODEL
-from asmnet_tf.evaluation.tables import md_table
+from asmnet_tf.evaluation.report import md_table
 from asmnet_tf.faces.aligner import FaceAligner
 from asmnet_tf.faces.tracking import FaceTracker
 

@@ -34,8 +34,6 @@ def compared(run_batch, run_300w, faces_300w, tmp_path_factory):
     landmarks = np.stack([sample.landmarks for sample in samples]) + np.array([2.0, 0.0])
     landmarks[5] = np.nan  # a face their detector missed
     write_predictions(folder / "theirs.npz", [sample.name for sample in samples], landmarks, None)
-    (folder / "one").mkdir()
-    (folder / "one/comparison.md").write_text("of an earlier report")
     models = [folder / name for name in ("net.keras", "net.tflite", "net_saved")]
     data = ["--dataset", "300w", "--data-dir", faces_300w]
     theirs = ["--predictions", f"theirs={folder / 'theirs.npz'}"]
@@ -86,13 +84,16 @@ def test_what_is_known_of_each_method(compared):
 def test_comparison(compared):
     folder, done = compared
     scores = scores_of(done)
-    text = (folder / "all/comparison.md").read_text("utf-8")
-    assert "comparison.md" in done.stdout
-    assert text.startswith(f"# 300W: 4 methods on the same {FACES} faces\n")
-    for words in ("split: test", "inter-ocular (outer eye corners)", "square 1.2", "FR and AUC at NME: 8 %, 10 %"):
-        assert words in text.splitlines()[2]
-    assert f"| net | 1.440 M | 5.308 M | 32 | square 1.2 | {scores['net']['full']['nme_pct']:.2f} ({FACES}) |" in text
-    assert "| net.tflite | - | - | 32 | square 1.2 |" in text
+    text = (folder / "all/summary.md").read_text("utf-8")
+    assert "report.html" in done.stdout
+    assert text.startswith(f"# 300W: 4 methods on {FACES} faces\n")
+    for words in ("split: test", "inter-ocular (outer eye corners)", "thresholds: [0.08, 0.1]"):
+        assert words in text.split("## Landmarks")[0]
+    assert f"| net | full | {FACES} | {FACES} | {scores['net']['full']['nme_pct']:.2f} [" in text
+    assert "| net | 1.440 M | 5.3 M |" in text
+    assert "| net.tflite | - | - |" in text
+    page = (folder / "all/report.html").read_text("utf-8")
+    assert page.count("<img ") == 3 + 3 * len(NAMES)
     pairs = json.loads((folder / "all/metrics.json").read_text("utf-8"))["comparisons"]["full"]
     assert [(pair["a"], pair["b"]) for pair in pairs][:3] == [("net", n) for n in ("net.tflite", "net_saved", "theirs")]
     assert len(pairs) == 6  # four methods: each with each
@@ -104,9 +105,9 @@ def test_comparison(compared):
     assert "- net and theirs, full: 1 of 21 faces have no landmarks of one or both." in text
 
 
-def test_one_method_leaves_no_comparison(compared):
-    assert (compared[0] / "one/metrics.json").is_file()
-    assert not (compared[0] / "one/comparison.md").exists()
+def test_one_method_has_nothing_to_be_compared_with(compared):
+    assert json.loads((compared[0] / "one/metrics.json").read_text("utf-8"))["comparisons"] == {}
+    assert "In pairs" not in (compared[0] / "one/report.html").read_text("utf-8")
 
 
 def test_release_alpha_schedule_of_a_run(compared, run_300w):

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from asmnet_tf.data import annotations, geometry, pose
-from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.layouts import DATASETS, spec_with
 from asmnet_tf.evaluation import figures, predictions, truth
 from asmnet_tf.faces import face_files
 from asmnet_tf.formats import release_pca
@@ -242,9 +242,9 @@ def _predictions() -> list[bytes]:
 @reader("theirs.npz", _predictions, slow=2500)
 def predictions_npz(path: Path) -> None:
     file = predictions.read_predictions(path)
-    spec = predictions.spec_for(file)
+    spec = spec_with(file.landmarks.shape[1], path)
     if file.landmarks_gt is not None:
-        truth.methods_of_files({"theirs": file}, truth.truth_of_files(file, None)[2], [])
+        truth.methods_of_files({"theirs": file}, truth.truth_of_files(file, None), [])
     chosen = predictions.align(file, file.names, spec.num_landmarks)
     assert chosen.landmarks.shape == (len(file.names), spec.num_landmarks, 2)
     assert chosen.pose is None or chosen.pose.shape == (len(file.names), 3)

@@ -4,7 +4,6 @@ On the 126 real faces here and on synthetic ones, whose 98 points are made from 
 the two schemes, not that either is right).
 """
 
-import argparse
 from dataclasses import replace
 
 import cv2
@@ -15,7 +14,7 @@ from asmnet_tf.data import pose
 from asmnet_tf.data.annotations import read_samples
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.evaluation import metrics
-from asmnet_tf.evaluation.truth import truth_of_dataset
+from asmnet_tf.evaluation.truth import find_truth
 from asmnet_tf.synthetic.renderer import render_face
 
 WFLW, S300W = DATASETS["wflw"], DATASETS["300w"]
@@ -186,8 +185,7 @@ def test_pose_of_mirrored_real_faces(real_faces):
 
 
 def test_subsets_of_the_real_faces(real_data):
-    args = argparse.Namespace(split="test", subset=None, limit=None, pose_labels=None)
-    samples, faces = truth_of_dataset(WFLW, real_data / "wflw", args)
+    samples, faces = find_truth({}, WFLW, real_data / "wflw")
     counts = {name: int(mask.sum()) for name, mask in faces.subsets.items()}
     expected = {"largepose": 21, "expression": 32, "illumination": 44, "makeup": 7, "occlusion": 43, "blur": 43}
     assert counts == {"test": 126} | expected

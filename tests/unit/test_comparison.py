@@ -1,4 +1,4 @@
-"""comparison.md: protocol, every method, every subset, the pairs."""
+"""Several methods in summary.md: protocol, every method, every subset, the pairs."""
 
 import json
 from dataclasses import replace
@@ -9,8 +9,10 @@ import pytest
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.pose import estimate_pose, mean_face
 from asmnet_tf.evaluation import comparison, metrics, report
+from asmnet_tf.evaluation.records import Faces, Method
 
 SPEC = DATASETS["300w"]
+SUBSETS = {"full": 20, "common": 12, "challenging": 0}
 IN_PAIRS = "## In pairs, on the same faces"
 PROTOCOL = {
     "dataset": "300w",
@@ -22,16 +24,22 @@ PROTOCOL = {
 }
 
 
-def make_faces() -> report.Faces:
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """These tests are of what is written and need not wait for what is drawn."""
+    monkeypatch.setattr(report, "_write_figures", lambda *arguments: [])
+
+
+def make_faces() -> Faces:
     rng = np.random.default_rng(0)
     landmarks = mean_face()[:, :2] * 100 + 150 + rng.normal(0, 2, (20, 1, 2)) + rng.normal(0, 0.5, (20, 68, 2))
     masks = {"full": np.ones(20, bool), "common": np.arange(20) < 12, "challenging": np.zeros(20, bool)}
-    return report.Faces(SPEC, [f"f/{i}" for i in range(20)], landmarks, estimate_pose(landmarks, SPEC), masks)
+    return Faces(SPEC, [f"f/{i}" for i in range(20)], landmarks, estimate_pose(landmarks, SPEC), masks)
 
 
-def make_method(faces: report.Faces, name: str, noise_px: float, **info) -> report.Method:
+def make_method(faces: Faces, name: str, noise_px: float, **info) -> Method:
     landmarks = faces.landmarks + noise_px * np.random.default_rng(1).normal(size=faces.landmarks.shape)
-    return report.Method(name, landmarks, None, estimate_pose(landmarks, SPEC), info)
+    return Method(name, landmarks, None, estimate_pose(landmarks, SPEC), info)
 
 
 def write(folder, methods, faces):
@@ -51,25 +59,27 @@ def test_two_methods(tmp_path):
     good = make_method(faces, "good", 2.0, parameters=1_439_507, multiply_adds=256_000_000, crop="square 1.2")
     methods = [good, make_method(faces, "bad", 5.0, crop="tight 1", input_size=112)]
     scores, compared = write(tmp_path, methods, faces)
-    text = (tmp_path / "comparison.md").read_text("utf-8")
+    text = (tmp_path / "summary.md").read_text("utf-8")
 
-    assert text.startswith("# 300W: 2 methods on the same 20 faces\n")
-    protocol = text.splitlines()[2]
-    for words in ("split: test", "faces: 20", "inter-ocular", "square 1.2, tight 1", "FR and AUC at NME: 8 %, 10 %"):
-        assert words in protocol
-    first, *rows = rows_of(text, "on the same 20 faces")
-    assert first[1:5] == ["parameters", "multiply-adds", "input px", "crop"]
-    assert first[5:] == ["full (20)", "common (12)", "challenging (0)"]
-    expected = [f"{scores['good'][subset]['nme_pct']:.2f} ({n})" for subset, n in (("full", 20), ("common", 12))]
-    assert rows[1] == ["good", "1.440 M", "256.000 M", "-", "square 1.2", *expected, "- (0)"]
-    assert rows[2][:5] == ["bad", "-", "-", "112", "tight 1"]
-
-    header, _, *rows = rows_of(text, "## Every subset")
-    assert header[:4] == ["subset", "method", "faces", "scored"]
-    assert [row[:2] for row in rows[:4]] == [["full", "good"], ["full", "bad"], ["common", "good"], ["common", "bad"]]
+    assert text.startswith("# 300W: 2 methods on 20 faces\n")
+    for words in (
+        "split: test",
+        "faces: 20",
+        "normaliser: inter-ocular (outer eye corners)",
+        "thresholds: [0.08, 0.1]",
+    ):
+        assert f"\n- {words}\n" in text
+    rows = rows_of(text, "## Models")
+    assert rows[0] == ["method", "parameters", "multiply-adds", "input px", "crop"]
+    assert rows[2:] == [["good", "1.440 M", "256.0 M", "-", "square 1.2"], ["bad", "-", "-", "112", "tight 1"]]
+    header, _, *rows = rows_of(text, "## Landmarks")
+    assert header[:4] == ["method", "subset", "faces", "scored"]
+    expected = [[name, subset, str(n), str(n)] for name in ("good", "bad") for subset, n in SUBSETS.items()]
+    assert [row[:4] for row in rows] == expected
+    assert rows[0][header.index("NME inter-ocular %")].startswith(f"{scores['good']['full']['nme_pct']:.2f} [")
     assert rows[0][header.index("AUC@0.08 %")].startswith(f"{scores['good']['full']['auc_pct@0.08']:.2f} [")
-    assert "PnP yaw / pitch / roll" in header
-    assert "O_P yaw / pitch / roll" not in header  # neither gives one
+    assert "PnP on landmarks" in text
+    assert "O_P" not in text  # neither gives one
 
     errors = [metrics.nme(m.landmarks, faces.landmarks, metrics.normaliser(faces.landmarks, SPEC)) for m in methods]
     by_hand = metrics.paired_bootstrap(*errors)
@@ -97,7 +107,7 @@ def test_rounding_makes_no_winner(tmp_path):
     _, compared = write(tmp_path, [method, replace(method, name="b", landmarks=farther)], faces)
     low, high = compared["full"][0]["ci95"]
     assert low < high < 0
-    rows = rows_of((tmp_path / "comparison.md").read_text("utf-8"), IN_PAIRS)
+    rows = rows_of((tmp_path / "summary.md").read_text("utf-8"), IN_PAIRS)
     assert rows[2] == ["full", "a", "b", "20", "-0.00 [-0.00, -0.00]", "0.0", "0.0", "-"]
 
 
@@ -105,7 +115,7 @@ def test_no_winner_where_the_interval_holds_zero(tmp_path):
     faces = make_faces()
     method = make_method(faces, "a", 2.0)
     write(tmp_path, [method, replace(method, name="b")], faces)
-    rows = rows_of((tmp_path / "comparison.md").read_text("utf-8"), IN_PAIRS)
+    rows = rows_of((tmp_path / "summary.md").read_text("utf-8"), IN_PAIRS)
     assert rows[2] == ["full", "a", "b", "20", "+0.00 [+0.00, +0.00]", "0.0", "0.0", "-"]
 
 
@@ -116,7 +126,7 @@ def test_faces_without_landmarks_are_counted(tmp_path):
     _, compared = write(tmp_path, [a, b], faces)
     assert [compared[subset][0]["left_out"] for subset in ("full", "common")] == [2, 1]
     assert compared["full"][0]["b_better_pct"] == pytest.approx(10)  # the two faces that only b found
-    text = (tmp_path / "comparison.md").read_text("utf-8")
+    text = (tmp_path / "summary.md").read_text("utf-8")
     assert r"- a\|x and b, full: 2 of 20 faces have no landmarks of one or both." in text
     assert "| full | a\\|x | b | 18 |" in text
 
@@ -133,8 +143,6 @@ def test_all_pairs_of_few_methods_and_the_first_against_each_of_many(count, pair
 
 def test_one_method_has_nothing_to_be_compared_with(tmp_path):
     faces = make_faces()
-    write(tmp_path, [make_method(faces, "a", 1.0), make_method(faces, "b", 2.0)], faces)
-    assert (tmp_path / "comparison.md").is_file()
     _, compared = write(tmp_path, [make_method(faces, "a", 1.0)], faces)
     assert compared == {}
-    assert not (tmp_path / "comparison.md").exists()  # the earlier one would pass for this report's
+    assert IN_PAIRS not in (tmp_path / "summary.md").read_text("utf-8")

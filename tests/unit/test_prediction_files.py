@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-import evaluate
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.pose import estimate_pose, mean_face
 from asmnet_tf.evaluation import report
 from asmnet_tf.evaluation.predictions import read_predictions
+from asmnet_tf.evaluation.records import Faces, Method
 from asmnet_tf.evaluation.truth import find_truth, methods_of_files, protocol
 
 SPEC = DATASETS["300w"]
@@ -15,22 +15,22 @@ COUNT = 12
 ROLLS = np.radians(np.linspace(-40, 40, COUNT))
 
 
-def make_faces() -> report.Faces:
+def make_faces() -> Faces:
     rng = np.random.default_rng(0)
     turns = np.array([[[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]] for a in ROLLS])
     landmarks = mean_face()[:, :2] * 100 @ turns + 150 + rng.normal(0, 0.5, (COUNT, 68, 2))
     names = [f"lfpw/testset/image_{i:04d}" for i in range(COUNT)]
-    return report.Faces(SPEC, names, landmarks, estimate_pose(landmarks, SPEC))
+    return Faces(SPEC, names, landmarks, estimate_pose(landmarks, SPEC))
 
 
-def theirs(tmp_path, faces: report.Faces, **changes):
+def theirs(tmp_path, faces: Faces, **changes):
     """Reads back a perfect prediction file with these changes."""
     arrays = {"names": np.array([f"images/{n.split('/')[-1]}.png" for n in faces.names]), "landmarks": faces.landmarks}
     np.savez(tmp_path / "theirs.npz", **(arrays | changes))
     return read_predictions(tmp_path / "theirs.npz")
 
 
-def scored(faces: report.Faces, file) -> tuple[report.Method, dict]:
+def scored(faces: Faces, file) -> tuple[Method, dict]:
     (method,) = methods_of_files({"theirs": file}, faces, [])
     return method, report.score([method], faces, (0.08,))["theirs"]["all"]
 
@@ -72,13 +72,12 @@ def test_a_pose_of_the_other_sign_is_recognised_against_any_truth(tmp_path, caps
     assert "theirs.npz, pose: roll " in capsys.readouterr().err
 
     own = theirs(tmp_path, faces, pose=other, landmarks_gt=faces.landmarks, pose_gt=other)
-    args = evaluate.parse_args(["--predictions", "theirs=theirs.npz"])
-    spec, samples, truth = find_truth(args, {"theirs": own}, None)
+    samples, truth = find_truth({"theirs": own}, spec=None, data_dir=None)
     assert np.allclose(truth.pose, faces.pose)
     assert "theirs.npz, pose_gt: roll " in capsys.readouterr().err
     methods = [scored(truth, own)[0], method]
     assert report.score(methods[:1], truth, ())["theirs"]["all"]["pose_mae_deg"]["roll"] == pytest.approx(0, abs=1e-6)
-    told = protocol(args, spec, samples, truth, methods, None)
+    told = protocol("test", samples, truth, methods)
     assert told["pose_labels"] == "pose_gt of the first prediction file; negated: roll"
     assert told["pose_negated"] == "roll of theirs; roll of theirs"
 

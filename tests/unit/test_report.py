@@ -1,8 +1,11 @@
-"""report.py: every file is there, parses, and says what metrics.py says."""
+"""report.py and figures.py: every file is there, parses, and says what metrics.py says."""
 
+import base64
 import csv
 import json
+from collections import Counter
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import cv2
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.pose import estimate_pose, mean_face
 from asmnet_tf.evaluation import figures, metrics, report
+from asmnet_tf.evaluation.records import Faces, Method, file_names
 from asmnet_tf.files import InputError
 
 SPEC = DATASETS["300w"]
@@ -34,24 +38,24 @@ def read_csv(path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def make_faces(count: int = 20, **subsets) -> report.Faces:
+def make_faces(count: int = 20, **subsets) -> Faces:
     rng = np.random.default_rng(0)
     flat = mean_face()[:, :2] * 100 + 150
     landmarks = flat + rng.normal(0, 2, (count, 1, 2)) + rng.normal(0, 0.5, (count, 68, 2))
     masks = {name: np.asarray(mask, bool) for name, mask in subsets.items()}
     names = [f"lfpw/testset/image_{i:04d}" for i in range(count)]
-    return report.Faces(SPEC, names, landmarks, estimate_pose(landmarks, SPEC), masks)
+    return Faces(SPEC, names, landmarks, estimate_pose(landmarks, SPEC), masks)
 
 
-def make_method(faces: report.Faces, name: str = "ours", noise_px: float = 4.0, **changes) -> report.Method:
+def make_method(faces: Faces, name: str = "ours", noise_px: float = 4.0, **changes) -> Method:
     rng = np.random.default_rng(len(name))
     landmarks = faces.landmarks + noise_px * rng.normal(size=faces.landmarks.shape)
     pose = None if faces.pose is None else faces.pose + rng.normal(0, 2, faces.pose.shape)
-    method = report.Method(name, landmarks, pose, estimate_pose(landmarks, SPEC), {"parameters": 1_431_650})
+    method = Method(name, landmarks, pose, estimate_pose(landmarks, SPEC), {"parameters": 1_431_650})
     return replace(method, **changes)
 
 
-def images(faces: report.Faces):
+def images(faces: Faces):
     return lambda i: np.full((300, 310, 3), 10 * (i % 20), np.uint8)
 
 
@@ -61,6 +65,12 @@ def assert_png(path, least: int = 100) -> np.ndarray:
     assert min(picture.shape[:2]) >= least
     assert picture.std() > 1
     return picture
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """For tests of what is written, which need not wait for what is drawn."""
+    monkeypatch.setattr(report, "_write_figures", lambda *arguments: [])
 
 
 def test_scores_are_those_of_metrics():
@@ -90,7 +100,7 @@ def test_report_files(tmp_path):
         tmp_path / "out", methods, faces, THRESHOLDS, protocol={"crop": "square"}, image_reader=images(faces)
     )
     out = tmp_path / "out"
-    expected = {"metrics.json", "summary.md", "per_image.csv", "comparison.md"}
+    expected = {"metrics.json", "summary.md", "per_image.csv", "report.html"}
     expected |= {f"{stem}.{end}" for stem in ("ced", "failure_rate", "landmark_errors") for end in ("csv", "png")}
     expected |= {f"{name}_{kind}.png" for name in ("ours", "theirs") for kind in ("best", "median", "worst")}
     assert {path.name for path in out.iterdir()} == expected
@@ -137,18 +147,10 @@ def test_report_files(tmp_path):
     assert mean == pytest.approx(scores["ours"]["full"]["nme_pct"], abs=1e-5)  # every face is in `full`
 
 
-def test_report_is_repeatable(tmp_path):
-    faces = make_faces(5)
-    for name in ("a", "b"):
-        report.write_report(tmp_path / name, [make_method(faces)], faces, THRESHOLDS, protocol={})
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
-
-
 def test_odd_method_names(tmp_path):
     faces = make_faces(3)
     names = ["a/b", "a\\b", "A b", "../../etc", "$x_{", "_hidden", "模型", "", "a|b\nc", "x" * 300]
-    stems = report.file_names(names)
+    stems = file_names(names)
     assert len({stem.lower() for stem in stems}) == len(names)
     assert all(stem and set(stem) <= set("abcdefghijklmnopqrstuvwxyzABx_.-0123456789") for stem in stems)
     assert all(len(stem) < 80 and not stem.startswith(".") for stem in stems)
@@ -169,17 +171,16 @@ def test_odd_method_names(tmp_path):
 
 def test_legend_shows_a_name_with_underscore_and_dollar(tmp_path):
     faces = make_faces(4)
-    measured = report._measure([make_method(faces, "_a$b$")], faces)
-    scores = report._score(measured, faces, THRESHOLDS)
+    scores = report.score([make_method(faces, "_a$b$")], faces, THRESHOLDS)
     grid = report._grid(THRESHOLDS)
     shares = {("all", "_a$b$"): np.zeros(len(grid))}
-    figure = report._curves_figure("ced", grid, shares, measured, faces, THRESHOLDS, scores)
+    figure = figures.curves_figure("ced", grid, shares, faces, scores, THRESHOLDS)
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert len(texts) == 1
     assert texts[0].strip().startswith(r"_a\$b\$: ")
 
 
-def test_published_numbers_only_beside_complete_subsets(tmp_path):
+def test_published_numbers_only_beside_complete_subsets(tmp_path, no_figures):
     faces = make_faces(10, full=np.ones(10), common=np.arange(10) < 6, lfpw=np.arange(10) < 6)
     counts = {**SPEC.subset_counts, "full": 10, "lfpw": 6}
     faces = replace(faces, spec=replace(SPEC, subset_counts=counts))
@@ -196,13 +197,13 @@ def test_published_numbers_only_beside_complete_subsets(tmp_path):
     assert "4.82" not in section  # ASMNet's common
 
 
-def test_the_published_table_of_wflw_only_beside_all_its_faces(tmp_path):
+def test_the_published_table_of_wflw_only_beside_all_its_faces(tmp_path, no_figures):
     spec = DATASETS["wflw"]
     points = np.random.default_rng(1).normal(200, 40, (9, 98, 2))
     masks = {name: np.arange(9) < 9 - i for i, name in enumerate(spec.subsets)}
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
-    whole = report.Faces(replace(spec, subset_counts=counts), [f"face#{i}" for i in range(9)], points, None, masks)
-    report.write_report(tmp_path, [report.Method("ours", points + 2)], whole, (0.10,), protocol={})
+    whole = Faces(replace(spec, subset_counts=counts), [f"face#{i}" for i in range(9)], points, None, masks)
+    report.write_report(tmp_path, [Method("ours", points + 2)], whole, (0.10,), protocol={})
     section = (tmp_path / "summary.md").read_text("utf-8").split("## Beside the published numbers")[1]
     assert "| method | test | largepose | expression | illumination | makeup | occlusion | blur |" in section
     assert "| mnv2 (published) | 9.57 | 18.18 | 9.93 | 8.98 | 9.92 | 11.38 | 10.79 |" in section
@@ -210,17 +211,17 @@ def test_the_published_table_of_wflw_only_beside_all_its_faces(tmp_path):
     assert "| ASMNet_nr (published) | 11.96 | 21.95 | 13.08 | 11.02 | 11.84 | 13.24 | 12.60 |" in section
     assert "| ASMNet (published) | 10.77 | 21.11 | 12.02 | 9.93 | 10.55 | 12.34 | 11.62 |" in section
     part = replace(whole, spec=replace(spec, subset_counts=counts | {"makeup": 206}))
-    report.write_report(tmp_path, [report.Method("ours", points + 2)], part, (0.10,), protocol={})
+    report.write_report(tmp_path, [Method("ours", points + 2)], part, (0.10,), protocol={})
     section = (tmp_path / "summary.md").read_text("utf-8").split("## Beside the published numbers")[1]
     assert "| ASMNet (published) | 10.77 | 21.11 | 12.02 | 9.93 | 12.34 | 11.62 |" in section
     assert "- makeup: 5 of 206 faces; published numbers are not comparable" in section
-    report.write_report(tmp_path, [report.Method("ours", points + 2)], replace(whole, spec=spec), (0.10,), protocol={})
+    report.write_report(tmp_path, [Method("ours", points + 2)], replace(whole, spec=spec), (0.10,), protocol={})
     text = (tmp_path / "summary.md").read_text("utf-8")
     assert "(published)" not in text
     assert "- test: 9 of 2500 faces" in text
 
 
-def test_no_published_numbers_for_a_part(tmp_path):
+def test_no_published_numbers_for_a_part(tmp_path, no_figures):
     faces = make_faces(10, lfpw=np.ones(10))
     report.write_report(tmp_path, [make_method(faces)], faces, THRESHOLDS, protocol={})
     text = (tmp_path / "summary.md").read_text("utf-8")
@@ -254,8 +255,8 @@ def test_single_face_and_failed_face(tmp_path):
     read_json(report.json_line(scores))
 
 
-def test_nme_never_stands_without_the_number_of_scored_faces(tmp_path):
-    """Terminal table, JSON line, metrics.json, both Markdown files and the legends; pose says it where it is fewer."""
+def test_nme_never_stands_without_the_number_of_scored_faces(tmp_path, no_figures):
+    """Terminal table, JSON line, metrics.json, Markdown, HTML and the legends; pose says it where it is fewer."""
     faces = make_faces(10, common=np.ones(10))
     faces = replace(faces, spec=replace(SPEC, subset_counts={**SPEC.subset_counts, "common": 10}))
     faces.pose[4] = np.nan
@@ -273,14 +274,14 @@ def test_nme_never_stands_without_the_number_of_scored_faces(tmp_path):
     assert ours.split()[2:5] == ["10", "8", nme]
     assert ours.endswith(" (7 of 10)")
     assert whole.split()[2:4] == ["10", "10"]
-    summary, compared = ((tmp_path / f"{name}.md").read_text("utf-8") for name in ("summary", "comparison"))
+    summary = (tmp_path / "summary.md").read_text("utf-8")
     assert f"| ours | common | 10 | 8 | {nme} [" in summary
     assert f"| ours | {nme} (8 of 10) |" in summary  # beside the published numbers, which are over all
     assert "| ours | common | 10 | 7 | PnP on landmarks |" in summary
-    assert f"| {nme} (8) |" in compared
-    assert f"| common | ours | 10 | 8 | {nme} [" in compared
-    assert "(7 of 10) |" in compared
-    assert f" {nme} (8 / 10), " in report._legend("ours", "ced", scores["ours"]["common"], THRESHOLDS)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert f"<td>ours</td><td>common</td><td>10</td><td>8</td><td>{nme} [" in page
+    assert f"<td>ours</td><td>{nme} (8 of 10)</td>" in page
+    assert f" {nme} (8 / 10), " in figures._legend("ours", True, scores["ours"]["common"], THRESHOLDS)
 
 
 def test_eyes_in_one_point_are_refused():
@@ -290,14 +291,14 @@ def test_eyes_in_one_point_are_refused():
         report.score([make_method(faces, pose_pnp=None)], faces, THRESHOLDS)
 
 
-def test_worst_sheet_begins_with_the_face_that_failed(tmp_path, monkeypatch):
+def test_worst_sheet_begins_with_the_face_that_failed():
     faces = make_faces(30)
     method = make_method(faces)
     method.landmarks[7] = np.nan
     method.landmarks[11] = faces.landmarks[11]
-    captions: dict[str, list[str]] = {}
-    monkeypatch.setattr(report, "_save_sheet", lambda pictures, texts, title, path: captions.update({path.stem: texts}))
-    report.write_report(tmp_path, [method], faces, THRESHOLDS, protocol={}, image_reader=images(faces))
+    sheets = figures.contact_sheets(report._measure([method], faces), faces, images(faces))
+    texts = {stem: [text.get_text() for text in figure.axes[0].texts] for stem, figure in sheets}
+    captions = {stem: [text for text in of if "image_" in text] for stem, of in texts.items()}
     assert captions["ours_worst"][0].startswith("- %")
     assert captions["ours_worst"][0].endswith("image_0007")
     assert captions["ours_best"][0].startswith("0.00 %")
@@ -312,27 +313,99 @@ def test_sheet_marks_lie_on_the_landmarks():
     points = np.full((1, 68, 2), 50.0)
     points[0, 0], points[0, 1] = (0.0, 0.0), (100.0, 100.0)
     faces = replace(faces, landmarks=points, pose=None)
-    method = report.Method("ours", points + np.array([10.0, 0.0]))
+    method = Method("ours", points + np.array([10.0, 0.0]))
     identity = np.array([[1.0, 0, 0], [0, 1.0, 0]])
-    picture = report._annotated(np.zeros((report.TILE, report.TILE, 3), np.uint8), identity, method, faces, 0)
-    assert tuple(picture[50, 50]) == report.GREEN
-    assert tuple(picture[50, 60]) == report.RED
-    assert tuple(picture[100, 110]) == report.RED
+    picture = figures._annotated(np.zeros((figures.TILE, figures.TILE, 3), np.uint8), identity, method, faces, 0)
+    assert tuple(picture[50, 50]) == figures.GREEN
+    assert tuple(picture[50, 60]) == figures.RED
+    assert tuple(picture[100, 110]) == figures.RED
     assert tuple(picture[50, 70]) == (0, 0, 0)
 
 
-def test_unknown_point_count_has_no_nme(tmp_path):
-    rng = np.random.default_rng(0)
-    landmarks, pose = rng.uniform(0, 100, (4, 5, 2)), rng.normal(0, 10, (4, 3))
-    faces = report.Faces(None, list("abcd"), landmarks, pose, {})
-    method = report.Method("five", landmarks + 1, pose + 1)
-    scores = report.write_report(tmp_path, [method], faces, THRESHOLDS, protocol={}, image_reader=lambda i: None)
-    numbers = scores["five"]["all"]
-    assert numbers["nme_pct"] is None
-    assert numbers["fr_pct@0.08"] is None
-    assert numbers["pose_mae_deg"] == pytest.approx({"yaw": 1, "pitch": 1, "roll": 1})
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "summary.md", "per_image.csv"}
-    report.text_table(scores, THRESHOLDS)
+def test_report_html_is_one_file_that_escapes_what_it_is_given(tmp_path):
+    faces = make_faces(6, full=np.ones(6), common=np.arange(6) < 3)
+    methods = [make_method(faces, "<script>&"), make_method(faces, "b|c", 6.0)]
+    given = {"protocol": {"<i>": '"<b>'}, "image_reader": images(faces)}
+    scores = report.write_report(tmp_path, methods, faces, THRESHOLDS, **given)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    tags = Counter()
+    sources = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            tags[tag] += 1
+            sources.extend(value for key, value in attributes if key in ("src", "href"))
+
+    Reader().feed(page)
+    assert not {"script", "link", "i", "b"} & set(tags)
+    assert tags["img"] == 3 + 6
+    for source in sources:
+        kind, data = source.split(";base64,")
+        assert kind in ("data:image/png", "data:image/jpeg")
+        assert cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR).std() > 1
+    markdown = [line for line in (tmp_path / "summary.md").read_text("utf-8").splitlines() if line[:2] == "| "]
+    assert tags["tr"] == len(markdown) - tags["table"]  # the same tables, without the line of dashes
+    assert "&lt;script&gt;&amp;" in page
+    assert f"<td>b|c</td><td>full</td><td>6</td><td>6</td><td>{scores['b|c']['full']['nme_pct']:.2f} [" in page
+
+
+@pytest.mark.parametrize("also", ["pdf", "svg"])
+def test_figures_for_papers(tmp_path, also):
+    faces = make_faces(3)
+    given = {"protocol": {}, "image_reader": images(faces), "also": also}
+    for folder in ("a", "b"):
+        report.write_report(tmp_path / folder, [make_method(faces, "v1.2")], faces, THRESHOLDS, **given)
+    pictures = sorted(path for path in (tmp_path / "a").iterdir() if path.suffix == ".png")
+    assert len(pictures) == 3 + 3
+    for path in pictures:
+        assert (
+            path.with_suffix(f".{also}").read_bytes()[:5]
+            == {"png": b"\x89PNG\r", "pdf": b"%PDF-", "svg": b"<?xml"}[also]
+        )
+        header = path.read_bytes()
+        dots = header[header.index(b"pHYs") + 4 :][:4]
+        assert round(int.from_bytes(dots, "big") * 0.0254) == 200
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+    assert len(list((tmp_path / "a").iterdir())) == 4 + 3 + 6 * 2
+
+
+def test_one_bad_method_does_not_set_the_scale_of_the_others():
+    faces = make_faces(5)
+    methods = [make_method(faces, "a", 3.0), make_method(faces, "bad", 300.0), make_method(faces, "perfect", 0.0)]
+
+    def top(chosen) -> float:
+        measured = report._measure(chosen, faces)
+        figure = figures.landmark_errors_figure(measured, [100 * one.points.mean(axis=0) for one in measured], faces)
+        axes = figure.axes[0]
+        named = [text.get_text() for text in axes.get_legend().get_texts() if "up to" in text.get_text()]
+        assert all(name.startswith("bad") for name in named)
+        assert len(named) == (len(chosen) > 1 and chosen[1].name == "bad")
+        return axes.get_ylim()[1]
+
+    alone = top(methods[:1])
+    assert top(methods[:2]) == top(methods) == top([methods[0], methods[2]]) == alone
+    assert top(methods[1:2]) > 20 * alone  # by itself it sets its own
+
+
+@pytest.mark.parametrize("stem", ["ced", "failure_rate"])
+def test_threshold_lines_are_labelled_and_legends_hide_nothing(stem):
+    faces = make_faces(4, full=np.ones(4), common=np.arange(4) < 2)
+    methods = [make_method(faces, name) for name in "abcdef"]
+    grid = report._grid(THRESHOLDS)
+    shares = {(subset, name): np.linspace(0, 100, len(grid)) for subset in ("full", "common") for name in "abcdef"}
+    scores = report.score(methods, faces, THRESHOLDS)
+    figure = figures.curves_figure(stem, grid, shares, faces, scores, THRESHOLDS)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert {text.get_text() for text in axes.texts} == {"threshold 8 %", "threshold 10 %"}
+        assert_below(axes)
+
+
+def assert_below(axes):
+    legend, label = axes.get_legend().get_window_extent(), axes.xaxis.label.get_window_extent()
+    assert legend.y1 < label.y0
+    assert legend.y0 >= 0
 
 
 def test_what_does_not_fit_is_refused():
@@ -382,11 +455,19 @@ def test_text_table_is_aligned():
         [f"{e},{1 / e},{0.9 / e},0.1,0.05,2,0.001,400,3,{6 if e % 5 == 0 else ''},,," for e in range(1, 61)],
     ],
 )
-def test_training_curves(tmp_path, rows):
+def test_training_curves(tmp_path, monkeypatch, rows):
+    save = figures.save_figure
     log = tmp_path / "log.csv"
     log.write_text("\n".join([LOG_HEADER, *rows]) + "\n", encoding="utf-8")
+    drawn = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: (drawn.append(figure), save(figure, path)))
     figures.training_curves(log, tmp_path / "curves.png")
     assert_png(tmp_path / "curves.png")
+    drawn[0].draw_without_rendering()
+    legends = [axes for axes in drawn[0].axes if axes.get_legend()]
+    assert legends
+    for axes in legends:
+        assert_below(axes)
 
 
 @pytest.mark.parametrize(
