@@ -21,7 +21,7 @@ REMEMBERED = 1000  # lost faces, of which the look is known
 SAME_LOOK = 0.85  # correlation of two looks from which on they are one face; of 40 people on photographs 0.78 at most
 LOOK_SIDE = 16  # pixels
 SETTLED = 10  # frames over which a velocity is averaged
-STEADY = 0.5  # IoU of the box looked at and the landmarks' box found there; below, the face is lost
+STEADY = 0.5  # IoU of the box looked at, or expected, and the landmarks' box found there; below, they may have slid
 MIN_CUTOFF_HZ = 1.0  # One-Euro: of a face that stands still
 BETA = 10.0  # One-Euro: how much a motion of one unit a second raises the cut-off
 SPEED_CUTOFF_HZ = 1.0
@@ -66,7 +66,8 @@ class Track:
     """One face over time. number: 1, 2, ... in order of appearance. face: as last seen, not smoothed.
 
     place: the box of the detection that last confirmed it, `age` frames ago. look: see `look_of`. velocity: pixels a
-    frame, from detection to detection. lost: seconds for which it has not been seen.
+    frame, from detection to detection over `followed` frames. lost: seconds for which it has not been seen. alone: no
+    other face touches it.
     """
 
     number: int
@@ -75,7 +76,9 @@ class Track:
     look: np.ndarray
     age: int = 0
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    followed: int = 0
     lost: float = 0.0
+    alone: bool = False
     landmark_filter: OneEuroFilter = field(default_factory=OneEuroFilter)
     angle_filter: OneEuroFilter = field(default_factory=OneEuroFilter)
 
@@ -84,11 +87,12 @@ class Track:
         """Where the face is if it moved on as it did between the detections, box (4,)."""
         return self.place + np.tile(self.velocity * self.age, 2)
 
-    def confirm(self, face: Face, box: np.ndarray, alone: bool) -> None:
-        """Takes the face that was found in the box of a detection. alone: no other face covers a part of it."""
-        if self.age and alone:
+    def confirm(self, face: Face, box: np.ndarray) -> None:
+        """Takes the face that was found in the box of a detection."""
+        if self.age and (self.alone or self.followed < SETTLED):  # what covers a face pushes its box aside
             velocity = (_centre(box) - _centre(self.place)) / self.age
-            self.velocity = self.velocity + min(1.0, self.age / SETTLED) * (velocity - self.velocity)
+            self.followed = min(SETTLED, self.followed + self.age)
+            self.velocity = self.velocity + min(1.0, self.age / self.followed) * (velocity - self.velocity)
         if self.lost:  # the filters know another time
             self.landmark_filter, self.angle_filter = OneEuroFilter(), OneEuroFilter()
         self.face, self.place, self.age, self.lost = face, box, 0, 0.0
@@ -153,25 +157,28 @@ class FaceTracker:
         covered = dict(zip(near, touching[:, len(boxes) :].any(axis=0)))
         for track in self.lost:
             track.lost += 0.0 if covered.get(track) else dt
-        alone = touching.sum(axis=1) == 1
-        if self._frames_until_detection <= 0 or not alone.all():
-            self._detect(image, near, {track for track, is_alone in zip(self.tracks, alone) if is_alone})
+        for track, count in zip(self.tracks, touching.sum(axis=1)):
+            track.alone = count == 1
+        if self._frames_until_detection <= 0 or not all(track.alone for track in self.tracks):
+            self._detect(image, near)
             self._frames_until_detection = self.detect_every
         else:
             self._follow(image)
         self._frames_until_detection -= 1
         return [(track.number, track.smoothed(dt) if self.smooth else track.face) for track in self.tracks]
 
-    def _detect(self, image: np.ndarray, near: list[Track], alone: set[Track]) -> None:
+    def _detect(self, image: np.ndarray, near: list[Track]) -> None:
         """Confirms, loses, finds again and adds tracks; a confirmed one is looked at where its landmarks were.
 
-        Args: near: lost tracks that are known by their place. alone: tracks of which no other covers a part.
+        Args: near: lost tracks that are known by their place.
         """
         detected, scores = detect_faces(image, self.aligner.min_score, self.aligner.detector_size)
-        # landmarks may have slid onto another face, and a velocity is wrong where a face turns back: both have a say
+        # where landmarks may have slid onto another face, the velocity has a say; alone, it does where they are lost
         steady = overlaps(_boxes(track.face.landmark_box for track in self.tracks), detected)
         expected = overlaps(_boxes(track.expected for track in self.tracks), detected)
-        table = np.where(np.maximum(steady, expected) >= SAME_FACE, (steady + expected) / 2, 0.0)
+        say = np.array([[0.0 if track.alone else 0.5] for track in self.tracks]).reshape(-1, 1)
+        table = np.maximum((1 - say) * steady + say * expected, expected / 2)
+        table[np.maximum(steady, expected) < SAME_FACE] = 0.0
         looked_at, known = list(detected), {}
         for i, found in _pairs(table, SAME_FACE / 2).items():
             known[found] = self.tracks[i]
@@ -193,9 +200,9 @@ class FaceTracker:
             if found not in known:
                 self._appeared += 1
                 known[found] = Track(self._appeared, face, detected[found], look)
-            known[found].confirm(face, detected[found], known[found] in alone)
+            known[found].confirm(face, detected[found])
             box = face.landmark_box
-            if known[found] in alone and (box[:2] >= 0).all() and (box[2:] < image.shape[1::-1]).all():
+            if known[found].alone and (box[:2] >= 0).all() and (box[2:] < image.shape[1::-1]).all():
                 known[found].look = look
             if _is_inside(box, image.shape) and fit[found, found] == fit[found].max():  # else the landmarks slid
                 tracks.append(known[found])
@@ -211,6 +218,10 @@ class FaceTracker:
             if still_there(box, face.landmark_box, image.shape):
                 track.face = face
                 kept.append(track)
+                if (
+                    overlaps(face.landmark_box[None], track.expected[None])[0, 0] < STEADY
+                ):  # it may slide, a bit a frame
+                    self._frames_until_detection = 0
             else:
                 self.lost.append(track)
                 self._frames_until_detection = 0
