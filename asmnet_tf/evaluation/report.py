@@ -22,7 +22,6 @@ from matplotlib.patches import Circle
 from asmnet_tf.config import ANGLES
 from asmnet_tf.data.geometry import crop_frame, crop_image, crop_to_image, invert, landmark_box, transform
 from asmnet_tf.data.layouts import DatasetSpec
-from asmnet_tf.data.pose import draw_axes
 from asmnet_tf.evaluation import comparison, metrics
 from asmnet_tf.evaluation.figures import draw_face, frame_face, line_style, new_figure, save_figure
 from asmnet_tf.evaluation.tables import (
@@ -36,6 +35,7 @@ from asmnet_tf.evaluation.tables import (
     pose_cell,
     with_interval,
 )
+from asmnet_tf.faces.overlay import draw_axes
 from asmnet_tf.files import InputError, make_folder, plain, write_csv, write_text
 
 CED_STEP_PCT = 0.05  # grid of ced.csv and failure_rate.csv
