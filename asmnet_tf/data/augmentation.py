@@ -32,11 +32,8 @@ class Motion:
 
     def move_pose(self, pose_deg: np.ndarray) -> np.ndarray:
         """yaw, pitch, roll (3,) of the moved face: a mirror negates yaw and roll, a turn in the plane adds to roll."""
-        yaw, pitch, roll = pose_deg
-        if self.flip:
-            yaw, roll = -yaw, -roll
-        roll = (roll + self.rotation_deg + 180.0) % 360.0 - 180.0
-        return np.array([yaw, pitch, roll])
+        yaw, pitch, roll = np.asarray(pose_deg) * ([-1.0, 1.0, -1.0] if self.flip else 1.0)
+        return np.array([yaw, pitch, (roll + self.rotation_deg + 180.0) % 360.0 - 180.0])
 
 
 def motion(
@@ -80,22 +77,13 @@ def draw_motion(augmentation: Augmentation, frame: np.ndarray, rng: np.random.Ge
     )
 
 
-def move_landmarks(landmarks_norm: np.ndarray, moved: Motion, flip_map: list[int]) -> np.ndarray:
-    """Moves one shape (2L,) as `losses.move` does in the graph for a batch; tests hold the two against each other."""
-    points = landmarks_norm.reshape(-1, 2)
-    if moved.flip:
-        points = points[flip_map]
-    return (points @ moved.affine[:, :2].T + moved.affine[:, 2]).reshape(-1)
-
-
 def render(patch: Patch, frame: np.ndarray, moved: Motion | None, size: int) -> np.ndarray:
     """Returns the network input of one face, RGB uint8 (size, size, 3); un-augmented where `moved` is None."""
     to_image = crop_to_image(frame, size)
     if moved is not None:
         centre = (size - 1) / 2
-        to_norm = np.array([[1 / size, 0.0, -centre / size], [0.0, 1 / size, -centre / size]])
-        back = np.array([[size, 0.0, centre], [0.0, size, centre]])
-        to_image = compose(to_image, compose(back, compose(invert(moved.affine), to_norm)))
+        to_crop = np.array([[size, 0.0, centre], [0.0, size, centre]])
+        to_image = compose(to_image, compose(to_crop, compose(invert(moved.affine), invert(to_crop))))
     return warp_patch(patch, to_image, size)
 
 

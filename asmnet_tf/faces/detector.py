@@ -71,19 +71,11 @@ def to_landmark_boxes(
 
     With side d = sqrt(width height): the square has the side `scale` d and its centre moves by `shift` d.
     """
-    centre, side = _centre_and_side(boxes)
-    centre = centre + np.asarray(shift) * side
+    extent = boxes[:, 2:] - boxes[:, :2]
+    side = np.sqrt(extent.prod(axis=1, keepdims=True))
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + np.asarray(shift) * side
     half = scale * side / 2
     return np.concatenate([centre - half, centre + half], axis=1)
-
-
-def fit_correction(boxes: np.ndarray, landmark_boxes: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Returns the scale and shift of `to_landmark_boxes`: medians over faces, both (N, 4)."""
-    centre, side = _centre_and_side(boxes)
-    wanted_side = (landmark_boxes[:, 2:] - landmark_boxes[:, :2]).max(axis=1, keepdims=True)
-    wanted_centre = (landmark_boxes[:, :2] + landmark_boxes[:, 2:]) / 2
-    shift_x, shift_y = np.median((wanted_centre - centre) / side, axis=0)
-    return float(np.median(wanted_side / side)), (float(shift_x), float(shift_y))
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -93,11 +85,6 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     shared = np.clip(high - low, 0, None).prod(axis=-1)
     areas, other_areas = (np.clip(b[:, 2:] - b[:, :2], 0, None).prod(axis=-1) for b in (boxes, others))
     return shared / np.maximum(areas[:, None] + other_areas[None] - shared, 1e-12)
-
-
-def _centre_and_side(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    extent = boxes[:, 2:] - boxes[:, :2]
-    return (boxes[:, :2] + boxes[:, 2:]) / 2, np.sqrt(extent.prod(axis=1, keepdims=True))
 
 
 @functools.cache

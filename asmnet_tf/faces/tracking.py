@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from asmnet_tf.config import ANGLES
 from asmnet_tf.data.geometry import crop_frame, crop_image
 from asmnet_tf.faces.detector import detect_faces, overlaps
 
@@ -25,9 +26,10 @@ STEADY = 0.5  # IoU of the box looked at, or expected, and the landmarks' box fo
 MIN_CUTOFF_HZ = 1.0  # One-Euro: of a face that stands still
 BETA = 10.0  # One-Euro: how much a motion of one unit a second raises the cut-off
 SPEED_CUTOFF_HZ = 1.0
-DEGREES_PER_UNIT = 30.0  # angles are smoothed in this unit, landmarks in box sides: both move by about 1 a second
+DEGREES_PER_UNIT = 30.0  # of smoothed angles, as box sides of landmarks: both move by about 1 a second
 
 
+@dataclass
 class OneEuroFilter:
     """The One-Euro filter (Casiez, Roussel, Vogel, CHI 2012): a low pass whose cut-off rises with the speed.
 
@@ -35,15 +37,14 @@ class OneEuroFilter:
 
     A still face is smoothed strongly, a moving one is followed closely. Works on arrays, each number by itself.
 
-    Args: min_cutoff, speed_cutoff: Hz. beta: per unit of the signal.
+    Args: min_cutoff, speed_cutoff: Hz. beta: per unit of the signal, a number or one for each.
     """
 
-    def __init__(
-        self, min_cutoff: float = MIN_CUTOFF_HZ, beta: float = BETA, speed_cutoff: float = SPEED_CUTOFF_HZ
-    ) -> None:
-        self.min_cutoff, self.beta, self.speed_cutoff = min_cutoff, beta, speed_cutoff
-        self._value: np.ndarray | None = None
-        self._speed: np.ndarray | float = 0.0
+    min_cutoff: float = MIN_CUTOFF_HZ
+    beta: float | np.ndarray = BETA
+    speed_cutoff: float = SPEED_CUTOFF_HZ
+    _value: np.ndarray | None = None
+    _speed: np.ndarray | float = 0.0
 
     def __call__(self, value: np.ndarray, dt: float) -> np.ndarray:
         """Returns the smoothed `value`, any shape; `dt`: seconds since the last one. The first comes back as it is."""
@@ -79,8 +80,7 @@ class Track:
     followed: int = 0
     lost: float = 0.0
     alone: bool = False
-    landmark_filter: OneEuroFilter = field(default_factory=OneEuroFilter)
-    angle_filter: OneEuroFilter = field(default_factory=OneEuroFilter)
+    filter: OneEuroFilter = field(default_factory=OneEuroFilter)
 
     @property
     def expected(self) -> np.ndarray:
@@ -93,31 +93,22 @@ class Track:
             velocity = (_centre(box) - _centre(self.place)) / self.age
             self.followed = min(SETTLED, self.followed + self.age)
             self.velocity = self.velocity + min(1.0, self.age / self.followed) * (velocity - self.velocity)
-        if self.lost:  # the filters know another time
-            self.landmark_filter, self.angle_filter = OneEuroFilter(), OneEuroFilter()
+        if self.lost:  # the filter knows another time
+            self.filter = OneEuroFilter()
         self.face, self.place, self.age, self.lost = face, box, 0, 0.0
 
     def smoothed(self, dt: float) -> Face:
-        """Returns the face after the filters; once per frame."""
-        box = self.face.landmark_box
-        side = max(float((box[2:] - box[:2]).max()), 1e-6)
-        self.landmark_filter.beta = BETA / side  # in box sides, so that the size of the face does not matter
-        self.angle_filter.beta = BETA / DEGREES_PER_UNIT
-        angles = self.angle_filter(self.face.angles, dt)
-        return replace(
-            self.face,
-            landmarks=self.landmark_filter(self.face.landmarks, dt),
-            **dict(zip(("yaw", "pitch", "roll"), map(float, angles))),
-        )
+        """Returns the face after the filter; once per frame."""
+        points = self.face.landmarks
+        side = max(float(np.ptp(points, axis=0).max()), 1e-6)  # so that the size of the face does not matter
+        self.filter.beta = BETA / np.repeat([side, DEGREES_PER_UNIT], [points.size, 3])
+        points, angles = np.split(self.filter(np.append(points, self.face.angles), dt), [points.size])
+        return replace(self.face, landmarks=points.reshape(-1, 2), **dict(zip(ANGLES, map(float, angles))))
 
 
-def match(boxes: np.ndarray, others: np.ndarray, least: float = SAME_FACE) -> dict[int, int]:
-    """Pairs boxes (N, 4) with other boxes (M, 4), the largest IoU first, none below `least`: {index: other index}."""
-    return _pairs(overlaps(boxes, others), least)
-
-
-def _pairs(table: np.ndarray, least: float) -> dict[int, int]:
-    pairs: dict[int, int] = {}
+def match(table: np.ndarray, least: float = SAME_FACE) -> dict[int, int]:
+    """Pairs rows and columns of a table (N, M) of overlaps, largest first, none below `least`: {row: column}."""
+    table, pairs = table.copy(), {}
     while table.size and table.max() >= least:
         i, j = np.unravel_index(table.argmax(), table.shape)
         pairs[int(i)] = int(j)
@@ -173,27 +164,28 @@ class FaceTracker:
         Args: near: lost tracks that are known by their place.
         """
         detected, scores = detect_faces(image, self.aligner.min_score, self.aligner.detector_size)
-        # where landmarks may have slid onto another face, the velocity has a say; alone, it does where they are lost
         steady = overlaps(_boxes(track.face.landmark_box for track in self.tracks), detected)
         expected = overlaps(_boxes(track.expected for track in self.tracks), detected)
-        say = np.array([[0.0 if track.alone else 0.5] for track in self.tracks]).reshape(-1, 1)
+        # where landmarks may have slid onto another face, the velocity has a say; alone, it does where they are lost
+        say = np.array([0.0 if track.alone else 0.5 for track in self.tracks])[:, None]
         table = np.maximum((1 - say) * steady + say * expected, expected / 2)
         table[np.maximum(steady, expected) < SAME_FACE] = 0.0
         looked_at, known = list(detected), {}
-        for i, found in _pairs(table, SAME_FACE / 2).items():
+        for i, found in match(table, SAME_FACE / 2).items():
             known[found] = self.tracks[i]
             if steady[i, found] >= STEADY:
                 looked_at[found] = self.tracks[i].face.landmark_box
-        places, expected = (_boxes(places) for places in ((t.place for t in near), (t.expected for t in near)))
-        again = np.maximum(overlaps(places, detected), overlaps(expected, detected))
-        again[:, list(known)] = 0.0
-        known |= {found: near[i] for i, found in _pairs(again, SAME_FACE).items()}
+
+        def recognise(tracks: list[Track], table: np.ndarray, least: float) -> None:
+            table[:, list(known)] = 0.0
+            known.update((found, tracks[i]) for i, found in match(table, least).items())
+
+        places, expected = _boxes(track.place for track in near), _boxes(track.expected for track in near)
+        recognise(near, np.maximum(overlaps(places, detected), overlaps(expected, detected)), SAME_FACE)
         faces = self._faces(image, looked_at, scores)
-        looks = np.array([look_of(image, face) for face in faces]).reshape(len(faces), 3 * LOOK_SIDE**2)
+        looks = np.reshape([look_of(image, face) for face in faces], (-1, 3 * LOOK_SIDE**2))
         others = [track for track in self.lost if track not in known.values()]
-        alike = np.array([looks @ track.look for track in others]).reshape(len(others), len(faces))
-        alike[:, list(known)] = 0.0
-        known |= {found: others[i] for i, found in _pairs(alike, SAME_LOOK).items()}
+        recognise(others, np.reshape([track.look for track in others], (-1, 3 * LOOK_SIDE**2)) @ looks.T, SAME_LOOK)
         fit = overlaps(_boxes(face.landmark_box for face in faces), detected)
         tracks = []
         for found, (face, look) in enumerate(zip(faces, looks)):
@@ -215,15 +207,13 @@ class FaceTracker:
         faces = self._faces(image, boxes, [track.face.score for track in self.tracks])
         kept = []
         for track, box, face in zip(self.tracks, boxes, faces):
-            if still_there(box, face.landmark_box, image.shape):
+            there = still_there(box, face.landmark_box, image.shape)
+            if there:
                 track.face = face
                 kept.append(track)
-                if (
-                    overlaps(face.landmark_box[None], track.expected[None])[0, 0] < STEADY
-                ):  # it may slide, a bit a frame
-                    self._frames_until_detection = 0
             else:
                 self.lost.append(track)
+            if not there or overlaps(face.landmark_box[None], track.expected[None]) < STEADY:  # it slides, bit by bit
                 self._frames_until_detection = 0
         self.tracks = kept
 

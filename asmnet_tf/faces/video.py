@@ -48,13 +48,14 @@ class Video:
     def __init__(self, source: Path | int) -> None:
         self.source = source
         self.is_camera = isinstance(source, int)
+        self.name = f"camera {source}" if self.is_camera else str(source)
         if not self.is_camera and not source.is_file():
             raise InputError(f"{source}: no such file.")
         _check_name(source)
         self._capture = cv2.VideoCapture(source if self.is_camera else str(source))
         if not self._capture.isOpened():
             if self.is_camera:
-                raise InputError(f"camera {source}: cannot be opened. Is it there, and does no other program use it?")
+                raise InputError(f"{self.name}: cannot be opened. Is it there, and does no other program use it?")
             raise InputError(f"{source}: not a video that OpenCV opens; it may be cut short. Give a whole file.")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 0 < fps < 1000 else USUAL_FPS
@@ -129,7 +130,7 @@ def follow_video(
     with contextlib.ExitStack() as stack:
         stack.callback(video.close)
         bar = stack.enter_context(
-            tqdm(total=total, desc=printable(str(video.source)), unit="frame", disable=None, leave=False)
+            tqdm(total=total, desc=printable(video.name), unit="frame", disable=None, leave=False)
         )
         if overlay is not None:
             _check_name(overlay)
@@ -145,10 +146,10 @@ def follow_video(
             if stopped or count == limit:
                 break
         if not count:
-            raise InputError(f"{video.source}: no frame can be read. Is the video whole?")
+            raise InputError(f"{video.name}: no frame can be read. Is the video whole?")
     speed = count / (time.perf_counter() - start)
     if not stopped and limit is None and count < 0.95 * video.frames - 2:  # the count in the header is an estimate
-        raise InputError(f"{video.source}: ends after {count} of {video.frames} frames. Is the video whole?")
+        raise InputError(f"{video.name}: ends after {count} of {video.frames} frames. Is the video whole?")
     return count, speed
 
 
