@@ -218,9 +218,7 @@ class FaceTracker:
             if still_there(box, face.landmark_box, image.shape):
                 track.face = face
                 kept.append(track)
-                if (
-                    overlaps(face.landmark_box[None], track.expected[None])[0, 0] < STEADY
-                ):  # it may slide, a bit a frame
+                if overlaps(face.landmark_box[None], track.expected[None])[0, 0] < STEADY:  # it may slide bit by bit
                     self._frames_until_detection = 0
             else:
                 self.lost.append(track)
