@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
-from asmnet_tf.config import PHOTO_ENDINGS, VIDEO_ENDINGS
+from asmnet_tf.config import FACE_FORMATS, PHOTO_ENDINGS, VIDEO_ENDINGS
 from asmnet_tf.data.geometry import read_image
 from asmnet_tf.faces.face_files import BoxRow, Result, boxes_inside
 from asmnet_tf.faces.overlay import is_overlay, write_overlay
@@ -68,7 +68,7 @@ def find_inputs(
     pictures of other kinds and overlays of earlier runs, is counted on stderr. A path that does not exist or is not
     read, and a folder without images and videos, go to `failed`.
 
-    Raises: InputError if all of them are overlays.
+    Raises: InputError if nothing but what `predict` wrote is there.
     """
     found: dict[str, tuple[Path, Path]] = {}  # absolute path -> path, and what of it names the output
     skipped: Counter[str] = Counter()
@@ -82,17 +82,18 @@ def find_inputs(
             failed.add(path, InputError(f"{path}: no such file or folder."))
             continue
         usable = False
-        for file in sorted(filter(Path.is_file, path.rglob("*"))) if in_folder else [path]:
+        for file in sorted(path.rglob("*")) if in_folder else [path]:
             ending = file.suffix.lower()
+            if in_folder and not (file.is_file() and ending in PHOTO_ENDINGS + VIDEO_ENDINGS + OTHER_ENDINGS):
+                continue
             if ending in OTHER_ENDINGS and not in_folder:
                 failed.add(path, InputError(f"{path}: {ending} is not read. Save it as .jpg, .png or .mp4."))
-            elif ending in OTHER_ENDINGS:
+            elif ending in OTHER_ENDINGS or ending[1:] in FACE_FORMATS:
                 skipped[ending] += 1
-            elif in_folder and ending not in PHOTO_ENDINGS + VIDEO_ENDINGS:
-                continue
             elif is_overlay(file):
                 skipped["drawn by predict"] += 1
-            elif in_folder and file.name.startswith("."):  # of a run that was killed, of macOS
+                usable = True
+            elif in_folder and file.name.startswith("."):  # of macOS, of a run that was killed
                 skipped["hidden"] += 1
             else:
                 found.setdefault(os.path.abspath(file), (file, file.relative_to(path if in_folder else path.parent)))
@@ -102,7 +103,7 @@ def find_inputs(
     if skipped:
         say(f"skipped {', '.join(f'{count} {kind}' for kind, count in skipped.items())}", sys.stderr)
     if not found and not failed:
-        raise InputError(f"{inputs[0]}: drawn by predict. Give the photograph or video itself.")
+        raise InputError(f"{inputs[0]}: not a photograph or video but what predict wrote. Give what it was made from.")
     taken: set[str] = set()
     images, videos = [], []
     for path, name in found.values():
