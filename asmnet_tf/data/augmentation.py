@@ -110,9 +110,6 @@ def change_pixels(image: np.ndarray, augmentation: Augmentation, rng: np.random.
         return image
     levels = np.arange(256, dtype=np.float32)[:, None] * gain + offset
     changed = cv2.LUT(image, levels.astype(np.float32).reshape(256, 1, 3))
-    if len(_NOISE) < changed.size:  # inputs beyond 590 pixels
-        values = np.resize(_NOISE, changed.shape)
-    else:
-        first = int(start * (len(_NOISE) - changed.size))
-        values = _NOISE[first : first + changed.size].reshape(changed.shape)
+    first = int(start * max(0, len(_NOISE) - changed.size))
+    values = np.resize(_NOISE[first : first + changed.size], changed.shape)  # repeated for inputs beyond 590 pixels
     return cv2.addWeighted(changed, 1.0, values, noise, 0.0, dtype=cv2.CV_8U)  # rounds and saturates

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -28,21 +28,8 @@ from asmnet_tf.files import InputError, read_json, replacing_folder
 from asmnet_tf.synthetic.renderer import ATTRIBUTES, SyntheticFace, render_face
 
 GENERATOR_VERSION = 2
-_CHUNK = 20  # faces of one job
+_CHUNK = 20  # faces that a worker renders at once
 _COMPLETE = "synthetic.json"  # written last: a folder that has it is whole
-_Faces = list[tuple[str, str, list[float]]]  # image name without ending, line of the WFLW list or "", pose
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Some faces of one folder, for one worker."""
-
-    seed: int
-    split: int
-    indices: range
-    difficulty: str
-    folder: Path
-    layout: str
 
 
 class _Overtaken(Exception):
@@ -57,38 +44,25 @@ def _list_line(face: SyntheticFace, name: str) -> str:
     return " ".join([*numbers, *(f"{face.attributes[name]:d}" for name in ATTRIBUTES), name])
 
 
-def _run_job(job: _Job) -> _Faces:
-    """Renders and writes images."""
+def _write_faces(
+    seed: int, split: int, difficulty: str, folder: Path, layout: str, indices: range
+) -> list[tuple[str, str, list[float]]]:
+    """Renders and writes faces of one folder; returns name, line of the WFLW list or "", and pose of each."""
     done = []
-    for index in job.indices:
-        face = render_face(job.seed, index, job.difficulty, split=job.split)
-        path = job.folder / f"face_{index:06d}.jpg"
+    for index in indices:
+        face = render_face(seed, index, difficulty, split=split)
+        path = folder / f"face_{index:06d}.jpg"
         ok, data = cv2.imencode(".jpg", cv2.cvtColor(face.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
         if not ok:
             raise InputError(f"{path}: OpenCV cannot encode JPEG images. Install opencv-python with JPEG support.")
         path.write_bytes(data.tobytes())
         line = ""
-        if job.layout == "300w":
+        if layout == "300w":
             path.with_suffix(".pts").write_text(pts_text(face.landmarks_68), encoding="ascii")
         else:
-            line = _list_line(face, f"{job.folder.name}/{path.name}")
+            line = _list_line(face, f"{folder.name}/{path.name}")
         done.append((path.stem, line, face.pose.tolist()))
     return done
-
-
-def _run_jobs(jobs: list[_Job], workers: int, progress: bool) -> Iterable[_Faces]:
-    """Yields the results of all jobs, in their order."""
-    with contextlib.ExitStack() as stack:
-        results = map(_run_job, jobs)
-        if workers > 1 and len(jobs) > 2:  # else starting processes takes longer
-            context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang
-            pool = ProcessPoolExecutor(min(workers, len(jobs)), context, cv2.setNumThreads, (1,))
-            results = stack.enter_context(pool).map(_run_job, jobs)
-        total = sum(len(job.indices) for job in jobs)
-        bar = stack.enter_context(tqdm(total=total, unit="face", disable=None if progress else True))
-        for result in results:
-            yield result
-            bar.update(len(result))
 
 
 def _is_complete(folder: Path, layout: str) -> bool:
@@ -153,29 +127,30 @@ def _fill(
     root: Path, layout: str, paths: list[str], counts: list[int], seed: int, workers: int, progress: bool
 ) -> None:
     """Writes all files of a dataset into `root`; see `write_dataset`."""
-    jobs = []
-    for split, (path, count) in enumerate(zip(paths, counts)):
-        images = root / path if layout == "300w" else root / "WFLW_images" / f"{split}--Synthetic"
-        images.mkdir(parents=True)
-        difficulty = "hard" if path == "ibug" else "mild"
-        for first in range(0, count, _CHUNK):
-            indices = range(first, min(first + _CHUNK, count))
-            jobs.append(_Job(seed, split, indices, difficulty, images, layout))
-    lines: list[list[str]] = [[] for _ in paths]
-    with open(root / "pose.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
+    base = root if layout == "300w" else root / "WFLW_images"
+    with contextlib.ExitStack() as stack:
+        run = map
+        if workers > 1 and sum(counts) > 2 * _CHUNK:  # else starting processes takes longer
+            context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang
+            run = stack.enter_context(ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,))).map
+        bar = stack.enter_context(tqdm(total=sum(counts), unit="face", disable=None if progress else True))
+        table = csv.writer(stack.enter_context(open(root / "pose.csv", "w", newline="", encoding="utf-8")))
         table.writerow(["name", *ANGLES])
-        for job, results in zip(jobs, _run_jobs(jobs, workers, progress)):
-            base = root if layout == "300w" else root / "WFLW_images"
-            prefix = job.folder.relative_to(base).as_posix()
-            for stem, line, pose in results:
-                name = f"{prefix}/{stem}" + ("" if layout == "300w" else "#0")
-                table.writerow([name, *(f"{angle:.4f}" for angle in pose)])
-                lines[job.split].append(line)
-    if layout == "wflw":
-        for path, rows in zip(paths, lines):
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_text("".join(f"{row}\n" for row in rows), encoding="ascii")
+        for split, (path, count) in enumerate(zip(paths, counts)):
+            folder = base / (path if layout == "300w" else f"{split}--Synthetic")
+            folder.mkdir(parents=True)
+            difficulty = "hard" if path == "ibug" else "mild"
+            write = functools.partial(_write_faces, seed, split, difficulty, folder, layout)
+            lines = []
+            for done in run(write, [range(count)[first : first + _CHUNK] for first in range(0, count, _CHUNK)]):
+                for stem, line, pose in done:
+                    name = f"{folder.relative_to(base).as_posix()}/{stem}" + ("" if layout == "300w" else "#0")
+                    table.writerow([name, *(f"{angle:.4f}" for angle in pose)])
+                    lines.append(f"{line}\n")
+                bar.update(len(done))
+            if layout == "wflw":
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                (root / path).write_text("".join(lines), encoding="ascii")
     about = {"generator_version": GENERATOR_VERSION, "layout": layout, "seed": seed, "counts": counts}
     (root / _COMPLETE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 

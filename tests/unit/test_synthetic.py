@@ -180,10 +180,10 @@ def test_complete_folder_stays_and_foreign_folder_is_refused(tmp_path):
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
-    def fail(job):
+    def fail(*_, **__):
         raise RuntimeError("stop")
 
-    monkeypatch.setattr(dataset, "_run_job", fail)
+    monkeypatch.setattr(dataset, "render_face", fail)
     with pytest.raises(RuntimeError):
         dataset.write_dataset(tmp_path / "d", counts=(1, 0, 0, 0, 0, 0), progress=False)
     assert list(tmp_path.iterdir()) == []
