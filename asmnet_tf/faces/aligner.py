@@ -111,11 +111,8 @@ class FaceAligner:
         else:
             boxes = check_boxes(boxes)
             scores = np.ones(len(boxes))
-        landmarks, angles = self.align(image, boxes)
-        return [
-            Face(box, float(score), points, *map(float, turned))
-            for box, score, points, turned in zip(boxes, scores, landmarks, angles)
-        ]
+        faces = zip(boxes, scores.tolist(), *self.align(image, boxes))
+        return [Face(box, score, landmarks, *angles.tolist()) for box, score, landmarks, angles in faces]
 
     def align(self, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns landmarks float64 (N, L, 2), image pixels, and yaw, pitch, roll float64 (N, 3), degrees.
@@ -143,22 +140,16 @@ def to_rgb(image: Image, bgr: bool = False) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         reason = "; cv2.imread returns None for a file that it cannot read" if image is None else ""
         raise ValueError(f"image is {type(image).__name__}{reason}; expected an array, a path or a PIL image")
-    shape = image.shape
-    if image.ndim not in (2, 3) or min(shape[:2]) < 1 or (image.ndim == 3 and shape[2] not in (1, 3, 4)):
-        raise ValueError(
-            f"image of shape {shape}, expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): one image, channels last"
-        )
+    if image.ndim not in (2, 3) or min(image.shape[:2]) < 1 or image.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ValueError(f"image of shape {image.shape}, expected (H, W) or (H, W, 1 or 3 or 4): channels last")
     if image.dtype.newbyteorder("=") == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.dtype != np.uint8:
-        raise ValueError(
-            f"image of {image.dtype}, expected uint8 or uint16: whether 1 or 255 is white, and what lies beyond, only "
-            "you know. Scale to 0..255 and use .astype(np.uint8)"
-        )
-    if image.ndim == 2 or shape[2] == 1:
+        advice = "Scale to 0..255 (whether 1 or 255 is white, only you know) and use .astype(np.uint8)"
+        raise ValueError(f"image of {image.dtype}, expected uint8 or uint16. {advice}")
+    if image.shape[2:] in ((), (1,)):
         return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2RGB)
-    image = image[..., 2::-1] if bgr else image[..., :3]
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(image[..., 2::-1] if bgr else image[..., :3])
 
 
 def _from_pil(image: PIL.Image.Image) -> np.ndarray:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from asmnet_tf.config import DETECTOR_SCALE, DETECTOR_SHIFT, DETECTOR_SIZE
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, first_line
 
 DETECTOR_FILE = Path(__file__).parents[1] / "assets" / "centerface.onnx.xz"
 MIN_SCORE = 0.5
@@ -91,13 +91,9 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _network() -> cv2.dnn.Net:
     try:
         return cv2.dnn.readNetFromONNX(np.frombuffer(lzma.decompress(DETECTOR_FILE.read_bytes()), np.uint8))
-    except OSError as error:
-        raise InputError(
-            f"{DETECTOR_FILE}: the face detector cannot be read ({error.strerror}). Install the package again, or give "
-            "boxes of your own."
-        ) from error
-    except (lzma.LZMAError, EOFError, cv2.error) as error:
-        raise InputError(f"{DETECTOR_FILE}: the face detector's file is damaged. Install the package again.") from error
+    except (OSError, lzma.LZMAError, EOFError, cv2.error) as error:
+        advice = "Install the package again, or give boxes of your own."
+        raise InputError(f"{DETECTOR_FILE}: no readable face detector ({first_line(error)}). {advice}") from error
 
 
 def _pass(image: np.ndarray, size: int, min_score: float) -> tuple[np.ndarray, np.ndarray]:

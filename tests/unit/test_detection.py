@@ -1,5 +1,7 @@
 """Boxes by hand; the real detector on the photograph that matplotlib ships, moved, shrunk, put into a large image."""
 
+import lzma
+
 import cv2
 import numpy as np
 import pytest
@@ -84,13 +86,13 @@ def test_odd_images_hold_no_face(shape):
     assert scores.shape == (0,)
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "cannot be read"), (b"not xz", "damaged")])
-def test_an_absent_or_damaged_detector_is_said(tmp_path, monkeypatch, content, words):
+@pytest.mark.parametrize("content", [None, b"not xz", lzma.compress(b"not ONNX")])
+def test_an_absent_or_damaged_detector_is_said(tmp_path, monkeypatch, content):
     path = tmp_path / "detector.xz"
     if content:
         path.write_bytes(content)
     monkeypatch.setattr(detector, "DETECTOR_FILE", path)
     detector._network.cache_clear()
-    with pytest.raises(InputError, match=rf"detector\.xz: .*{words}.*Install the package again"):
+    with pytest.raises(InputError, match=r"detector\.xz: .*Install the package again"):
         detector.detect_faces(np.zeros((64, 64, 3), np.uint8))
     detector._network.cache_clear()
