@@ -59,6 +59,10 @@ def _lines(*ends: tuple[int, int], closed: bool) -> tuple[tuple[tuple[int, ...],
     return tuple((_run(*pair), closed) for pair in ends)
 
 
+def _folders(counts: dict[str, int]) -> tuple[Source, ...]:
+    return tuple(Source(path.split("/")[0], path, count) for path, count in counts.items())
+
+
 _RIGID_68 = (8, 17, 19, 21, 22, 24, 26, 30, 31, 35, 36, 39, 42, 45, 48, 51, 54, 57)
 _RIGID_98 = (16, 33, 35, 37, 42, 44, 46, 54, 55, 59, 60, 64, 68, 72, 76, 79, 82, 85)
 
@@ -126,16 +130,8 @@ _300W = DatasetSpec(
         *_lines((36, 41), (42, 47), (48, 59), (60, 67), closed=True),
     ),
     splits={
-        "train": (
-            Source("helen", "helen/trainset", 2000),
-            Source("lfpw", "lfpw/trainset", 811),
-            Source("afw", "afw", 337),
-        ),
-        "test": (
-            Source("helen", "helen/testset", 330),
-            Source("lfpw", "lfpw/testset", 224),
-            Source("ibug", "ibug", 135),
-        ),
+        "train": _folders({"helen/trainset": 2000, "lfpw/trainset": 811, "afw": 337}),
+        "test": _folders({"helen/testset": 330, "lfpw/testset": 224, "ibug": 135}),
     },
     subsets={
         "full": ("helen", "lfpw", "ibug"),

@@ -18,7 +18,6 @@ from asmnet_tf.data.pose import unit_to_angles
 from asmnet_tf.data.sidecars import crop_of, find_model
 from asmnet_tf.faces import detector
 from asmnet_tf.files import first_line
-from asmnet_tf.formats.runners import check_process, open_model
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -85,8 +84,10 @@ class FaceAligner:
         min_score: float = detector.MIN_SCORE,
         detector_size: int = DETECTOR_SIZE,
     ) -> None:
+        from asmnet_tf.formats.runners import check_process, open_model  # here: TensorFlow takes seconds
+
         path = find_model(model)
-        self.model = open_model(path)
+        self.model, self._check_process = open_model(path), check_process
         self.crop, self.crop_scale = crop_of(path, self.model.sidecar)
         self.spec = spec_with(self.model.num_landmarks, path)
         self.min_score = min_score
@@ -104,7 +105,7 @@ class FaceAligner:
         Raises:  ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
                  the process that opened the model.
         """
-        check_process()  # the detector, too, waits for ever
+        self._check_process()  # the detector, too, waits for ever
         image = to_rgb(image, bgr)
         if boxes is None:
             boxes, scores = detector.detect_faces(image, self.min_score, self.detector_size)
@@ -124,7 +125,7 @@ class FaceAligner:
             rows = slice(first, first + MAX_BATCH)
             frames = crop_frame(boxes[rows], self.crop, self.crop_scale)
             crops = np.stack([crop_image(image, frame, self.model.input_size) for frame in frames])
-            check_process()  # before the lock: in a fork, nobody gives it back
+            self._check_process()  # before the lock: in a fork, nobody gives it back
             with self._running:
                 landmarks_norm, pose = (np.asarray(output, np.float64) for output in self.model.infer(crops))
             landmarks[rows], angles[rows] = denormalise(landmarks_norm, frames), unit_to_angles(pose)

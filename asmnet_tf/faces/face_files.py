@@ -50,11 +50,12 @@ def write_results(
 ) -> list[Path]:
     """Writes predictions.json, predictions.csv and, with `pts`, `<stem>_<number>.pts` for every face.
 
-    Coordinates of json and csv are image pixels from 0, those of .pts from 1, as in 300W. A name that is not UTF-8 is
-    escaped. Returns the files or, for .pts, their pattern.
+    Coordinates of json and csv are image pixels from 0, those of .pts from 1, as in 300W. Names that are not UTF-8 are
+    escaped.
 
-    Args:   failed: `image` and `reason` of every input without a result, for the json.
-    Raises: InputError if a file cannot be written, after the others have been.
+    Args:    failed: `image` and `reason` of every input without a result, for the json.
+    Returns: the files or, for .pts, their pattern.
+    Raises:  InputError if a file cannot be written, after the others have been.
     """
     written, error = [], None
     for form in (form for form in FACE_FORMATS if form in formats):

@@ -235,7 +235,7 @@ def look_of(image: np.ndarray, face: Face) -> np.ndarray:
 
 
 def still_there(looked_at: np.ndarray, found: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Tells whether the landmark box found (4,) is that of the face looked for at a box (4,), and in the image."""
+    """Returns whether the landmark box found (4,) is that of the face looked for at a box (4,), and in the image."""
     return _is_inside(found, shape) and bool(overlaps(looked_at[None], found[None])[0, 0] >= STEADY)
 
 
