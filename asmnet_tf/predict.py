@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
     # OpenCV's own words about a damaged file would stand around the one line that names it
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from asmnet_tf.faces.face_files import match_boxes, read_boxes, write_results
+    from asmnet_tf.faces.face_files import match_boxes, read_boxes
     from asmnet_tf.faces.inputs import FaceRun, Failures, find_inputs, open_videos, say
 
     with owned(args.output):
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
         if args.boxes is not None:
             if videos:
                 raise InputError(f"{videos[0][0]}: --boxes is for images; faces of videos are detected.")
-            folders = [path for path in args.inputs if path.is_dir()]
+            folders = [path for path in args.inputs if os.path.isdir(path)]
             boxes, notes = match_boxes(args.boxes, read_boxes(args.boxes), [path for path, _ in images], folders)
             for note in notes:
                 say(note, sys.stderr)
@@ -94,7 +94,9 @@ def main(args: argparse.Namespace) -> None:
         with cli.without_notes():
             aligner = FaceAligner(args.model, args.min_score, args.detector_size)
         signals = cli.StopSignals()
-        work = FaceRun(aligner, None if args.no_draw else args.output, failed, lambda: signals.received is not None)
+        work = FaceRun(
+            aligner, args.output, draw=not args.no_draw, failed=failed, stopped=lambda: signals.received is not None
+        )
         try:
             with signals:
                 work.images(images, boxes, args.boxes)
@@ -104,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
             # 3. The files, also of what was done before something ended it.
             names = [str(path) for path, _ in images] + [video.name for video, _ in opened]
             missed = failed.add_missing(names, work.results)
-            written = write_results(args.output, work.results, args.format, str(args.model), aligner.spec, failed)
+            written = work.write(args.format, str(args.model))
         say(", ".join(map(str, written)))
     if failed and signals.received:
         done = f"{len(names) - missed} of {len(names)} inputs done"

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from asmnet_tf.config import FACE_FORMATS, PHOTO_ENDINGS, VIDEO_ENDINGS
 from asmnet_tf.data.geometry import read_image
-from asmnet_tf.faces.face_files import BoxRow, Result, boxes_inside
+from asmnet_tf.faces.face_files import BoxRow, Result, boxes_inside, write_results
 from asmnet_tf.faces.overlay import is_overlay, write_overlay
 from asmnet_tf.faces.tracking import FaceTracker
 from asmnet_tf.faces.video import Frame, Video, follow_video
@@ -47,7 +47,7 @@ class Failures(list):
     def add(self, source: Path | int | str, error: InputError) -> None:
         """Notes an input and prints its error."""
         self.append({"image": str(source), "reason": str(error)})
-        self.disk_full |= getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        self.disk_full |= _is_full(error)
         with tqdm.external_write_mode(sys.stderr):
             say(f"error: {error}", sys.stderr)
 
@@ -57,6 +57,10 @@ class Failures(list):
         missing = [{"image": name, "reason": "not reached"} for name in names if name not in told]
         self.extend(missing)
         return len(missing)
+
+
+def _is_full(error: InputError) -> bool:
+    return getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def find_inputs(
@@ -135,15 +139,16 @@ def open_videos(videos: list[tuple[Path | int, str]], failed: Failures) -> list[
 class FaceRun:
     """Finds the faces of images and videos, and says so; an input that cannot be used does not stop the others.
 
-    results, failed: what is done and what is not, whatever ends the run. Overlays go to `output`, None: there are none.
-    `stopped` is asked before every image and after every frame.
+    results, failed: what is done and what is not, whatever ends the run. `stopped` is asked before every image and
+    after every frame.
     """
 
     def __init__(
-        self, aligner: FaceAligner, output: Path | None, failed: Failures, stopped: Callable[[], bool]
+        self, aligner: FaceAligner, output: Path, draw: bool, failed: Failures, stopped: Callable[[], bool]
     ) -> None:
-        self.aligner, self.output, self.failed, self.stopped = aligner, output, failed, stopped
+        self.aligner, self.output, self.draw, self.failed, self.stopped = aligner, output, draw, failed, stopped
         self.results: list[Result] = []
+        self._drawn: list[tuple[Path, str]] = []  # overlays of this run and what they are of
 
     def images(self, images: list[tuple[Path, str]], boxes: dict[Path, list[BoxRow]] | None, csv: Path | None) -> None:
         """Appends a result per image. boxes: of each image, as the file `csv` has them; None: the detector's."""
@@ -157,9 +162,10 @@ class FaceRun:
                 faces = self.aligner.detect(image, given)
                 self.results.append(Result(str(path), stem, size, list(enumerate(faces, 1))))
                 told = f"no row in {csv}" if boxes is not None and path not in boxes else _in_words(faces)
-                if self.output:
+                if self.draw:
                     overlay = self.output / f"{stem}_overlay.jpg"
                     write_overlay(overlay, image, faces, self.aligner.spec)
+                    self._drawn.append((overlay, str(path)))
                     told += f"; {overlay}"
                 if len(images) <= LINES:
                     say(f"{path}: {told}")
@@ -173,7 +179,7 @@ class FaceRun:
         """Follows the faces of an open video; appends one result a frame. limit: stop after so many frames."""
         if self.stopped() or self.failed.disk_full:
             return
-        overlay = self.output and self.output / f"{stem}_overlay.mp4"
+        overlay = self.output / f"{stem}_overlay.mp4" if self.draw else None
         numbers: set[int] = set()
 
         def take(frame: Frame, faces: list[tuple[int, Face]]) -> bool:
@@ -185,6 +191,8 @@ class FaceRun:
         try:
             tracker = FaceTracker(self.aligner, detect_every, smooth)
             frames, speed = follow_video(video, tracker, take, overlay, limit)
+            if overlay:
+                self._drawn.append((overlay, video.name))
             if self.stopped() and not video.is_camera:
                 raise InputError(f"{video.name}: stopped after {frames} frames.")
         except InputError as error:
@@ -192,6 +200,19 @@ class FaceRun:
             return
         told = f"{len(numbers)} face{'' if len(numbers) == 1 else 's'}" if numbers else "no face found"
         say(f"{video.name}: {frames} frames, {told}, {speed:.1f} frames/s" + (f"; {overlay}" if overlay else ""))
+
+    def write(self, formats: list[str], model: str) -> list[Path]:
+        """Writes the results, see `write_results`; on a full disk the overlays of this run give way to them."""
+        while True:
+            try:
+                return write_results(self.output, self.results, formats, model, self.aligner.spec, self.failed)
+            except InputError as error:
+                if not self._drawn or not _is_full(error):
+                    raise
+                path, source = self._drawn.pop()
+                path.unlink()
+                reason = f"{path}: removed, for the disk is full and the landmarks need space."
+                self.failed.add(source, InputError(reason))
 
 
 def _in_words(faces: list[Face]) -> str:
