@@ -114,5 +114,10 @@ def bytes_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """Runs the program: the console command."""
     cli.run(main, parse_args)
+
+
+if __name__ == "__main__":
+    program()

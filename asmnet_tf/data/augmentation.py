@@ -32,11 +32,8 @@ class Motion:
 
     def move_pose(self, pose_deg: np.ndarray) -> np.ndarray:
         """yaw, pitch, roll (3,) of the moved face: a mirror negates yaw and roll, a turn in the plane adds to roll."""
-        yaw, pitch, roll = pose_deg
-        if self.flip:
-            yaw, roll = -yaw, -roll
-        roll = (roll + self.rotation_deg + 180.0) % 360.0 - 180.0
-        return np.array([yaw, pitch, roll])
+        yaw, pitch, roll = np.asarray(pose_deg) * ([-1.0, 1.0, -1.0] if self.flip else 1.0)
+        return np.array([yaw, pitch, (roll + self.rotation_deg + 180.0) % 360.0 - 180.0])
 
 
 def motion(
@@ -85,9 +82,8 @@ def render(patch: Patch, frame: np.ndarray, moved: Motion | None, size: int) -> 
     to_image = crop_to_image(frame, size)
     if moved is not None:
         centre = (size - 1) / 2
-        to_norm = np.array([[1 / size, 0.0, -centre / size], [0.0, 1 / size, -centre / size]])
-        back = np.array([[size, 0.0, centre], [0.0, size, centre]])
-        to_image = compose(to_image, compose(back, compose(invert(moved.affine), to_norm)))
+        to_crop = np.array([[size, 0.0, centre], [0.0, size, centre]])
+        to_image = compose(to_image, compose(to_crop, compose(invert(moved.affine), invert(to_crop))))
     return warp_patch(patch, to_image, size)
 
 
@@ -114,9 +110,6 @@ def change_pixels(image: np.ndarray, augmentation: Augmentation, rng: np.random.
         return image
     levels = np.arange(256, dtype=np.float32)[:, None] * gain + offset
     changed = cv2.LUT(image, levels.astype(np.float32).reshape(256, 1, 3))
-    if len(_NOISE) < changed.size:  # inputs beyond 590 pixels
-        values = np.resize(_NOISE, changed.shape)
-    else:
-        first = int(start * (len(_NOISE) - changed.size))
-        values = _NOISE[first : first + changed.size].reshape(changed.shape)
+    first = int(start * max(0, len(_NOISE) - changed.size))
+    values = np.resize(_NOISE[first : first + changed.size], changed.shape)  # repeated for inputs beyond 590 pixels
     return cv2.addWeighted(changed, 1.0, values, noise, 0.0, dtype=cv2.CV_8U)  # rounds and saturates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from asmnet_tf.files import InputError
@@ -37,7 +37,7 @@ class DatasetSpec:
     contours: tuple[tuple[tuple[int, ...], bool], ...]
     splits: dict[str, tuple[Source, ...]]
     subsets: dict[str, tuple[str, ...]]  # test subset -> the tags a sample needs one of (source name or attribute)
-    subset_counts: dict[str, int]  # official number of faces
+    subset_counts: dict[str, int] = field(default_factory=dict)  # official number of faces, where results are published
     thresholds: tuple[float, ...] = (0.08, 0.10)  # of failure rate and AUC, in NME as a fraction
     is_synthetic: bool = False
     published: dict[str, dict] = field(default_factory=dict)
@@ -53,6 +53,14 @@ class DatasetSpec:
 
 def _run(first: int, last: int) -> tuple[int, ...]:
     return tuple(range(first, last + 1))
+
+
+def _lines(*ends: tuple[int, int], closed: bool) -> tuple[tuple[tuple[int, ...], bool], ...]:
+    return tuple((_run(*pair), closed) for pair in ends)
+
+
+def _folders(counts: dict[str, int]) -> tuple[Source, ...]:
+    return tuple(Source(path.split("/")[0], path, count) for path, count in counts.items())
 
 
 _RIGID_68 = (8, 17, 19, 21, 22, 24, 26, 30, 31, 35, 36, 39, 42, 45, 48, 51, 54, 57)
@@ -76,41 +84,6 @@ _FLIP_98 = (
     *((88, 92), (89, 91), (93, 95)),
     (96, 97),
 )
-_CONTOURS_68 = (
-    (_run(0, 16), False),
-    (_run(17, 21), False),
-    (_run(22, 26), False),
-    (_run(27, 30), False),
-    (_run(31, 35), False),
-    (_run(36, 41), True),
-    (_run(42, 47), True),
-    (_run(48, 59), True),
-    (_run(60, 67), True),
-)
-_CONTOURS_98 = (
-    (_run(0, 32), False),
-    (_run(33, 41), True),
-    (_run(42, 50), True),
-    (_run(51, 54), False),
-    (_run(55, 59), False),
-    (_run(60, 67), True),
-    (_run(68, 75), True),
-    (_run(76, 87), True),
-    (_run(88, 95), True),
-)
-_SUBSETS_300W = {
-    "full": ("helen", "lfpw", "ibug"),
-    "common": ("helen", "lfpw"),
-    "challenging": ("ibug",),
-    "helen": ("helen",),
-    "lfpw": ("lfpw",),
-    "ibug": ("ibug",),
-    "afw": ("afw",),
-}
-_SUBSETS_WFLW = {
-    name: (name,) for name in ("test", "largepose", "expression", "illumination", "makeup", "occlusion", "blur")
-}
-
 # Published tables (paper.md section 8): NME in %, inter-ocular; pose MAE in degrees against HopeNet's predictions.
 _PUBLISHED_300W = {
     "nme_pct": {
@@ -126,15 +99,13 @@ _PUBLISHED_300W = {
         "ASMNet": {"full": (1.62, 1.80, 1.24)},
     },
 }
+_SUBSETS_WFLW = ("test", "largepose", "expression", "illumination", "makeup", "occlusion", "blur")
 _PUBLISHED_WFLW = {
     "nme_pct": {
-        method: dict(zip(("test", "largepose", "expression", "illumination", "makeup", "occlusion", "blur"), row))
-        for method, row in {
-            "mnv2": (9.57, 18.18, 9.93, 8.98, 9.92, 11.38, 10.79),
-            "mnv2_r": (9.41, 17.86, 9.78, 8.90, 9.67, 11.25, 10.66),
-            "ASMNet_nr": (11.96, 21.95, 13.08, 11.02, 11.84, 13.24, 12.60),
-            "ASMNet": (10.77, 21.11, 12.02, 9.93, 10.55, 12.34, 11.62),
-        }.items()
+        "mnv2": dict(zip(_SUBSETS_WFLW, (9.57, 18.18, 9.93, 8.98, 9.92, 11.38, 10.79))),
+        "mnv2_r": dict(zip(_SUBSETS_WFLW, (9.41, 17.86, 9.78, 8.90, 9.67, 11.25, 10.66))),
+        "ASMNet_nr": dict(zip(_SUBSETS_WFLW, (11.96, 21.95, 13.08, 11.02, 11.84, 13.24, 12.60))),
+        "ASMNet": dict(zip(_SUBSETS_WFLW, (10.77, 21.11, 12.02, 9.93, 10.55, 12.34, 11.62))),
     },
     "pose_mae_deg": {
         "mnv2": {"test": (3.06, 3.03, 2.26)},
@@ -144,122 +115,111 @@ _PUBLISHED_WFLW = {
     },
 }
 
+_300W = DatasetSpec(
+    name="300w",
+    title="300W",
+    num_landmarks=68,
+    layout="300w",
+    default_data_dir="data/300w",
+    outer_eye_corners=(36, 45),
+    pupils=(_run(36, 41), _run(42, 47)),
+    flip_pairs=_FLIP_68,
+    rigid_points=tuple((i, i) for i in _RIGID_68),
+    contours=(
+        *_lines((0, 16), (17, 21), (22, 26), (27, 30), (31, 35), closed=False),
+        *_lines((36, 41), (42, 47), (48, 59), (60, 67), closed=True),
+    ),
+    splits={
+        "train": _folders({"helen/trainset": 2000, "lfpw/trainset": 811, "afw": 337}),
+        "test": _folders({"helen/testset": 330, "lfpw/testset": 224, "ibug": 135}),
+    },
+    subsets={
+        "full": ("helen", "lfpw", "ibug"),
+        "common": ("helen", "lfpw"),
+        "challenging": ("ibug",),
+        **{name: (name,) for name in ("helen", "lfpw", "ibug", "afw")},
+    },
+    subset_counts={
+        **{"full": 689, "common": 554, "challenging": 135},
+        **{"helen": 330, "lfpw": 224, "ibug": 135, "afw": 337},
+    },
+    published=_PUBLISHED_300W,
+)
+_WFLW_LISTS = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_"
+_WFLW = DatasetSpec(
+    name="wflw",
+    title="WFLW",
+    num_landmarks=98,
+    layout="wflw",
+    default_data_dir="data/wflw",
+    outer_eye_corners=(60, 72),
+    pupils=((96,), (97,)),
+    flip_pairs=_FLIP_98,
+    rigid_points=tuple(zip(_RIGID_98, _RIGID_68)),
+    contours=(
+        *_lines((0, 32), (51, 54), (55, 59), closed=False),
+        *_lines((33, 41), (42, 50), (60, 67), (68, 75), (76, 87), (88, 95), closed=True),
+    ),
+    splits={
+        "train": (Source("train", f"{_WFLW_LISTS}train.txt", 7500),),
+        "test": (Source("test", f"{_WFLW_LISTS}test.txt", 2500),),
+    },
+    subsets={name: (name,) for name in _SUBSETS_WFLW},
+    subset_counts=dict(zip(_SUBSETS_WFLW, (2500, 326, 314, 698, 206, 736, 773))),
+    thresholds=(0.10,),
+    published=_PUBLISHED_WFLW,
+)
+_COFW = DatasetSpec(
+    name="cofw",
+    title="COFW",
+    num_landmarks=29,
+    layout="cofw",
+    default_data_dir="data/cofw",
+    outer_eye_corners=(8, 9),
+    pupils=((16,), (17,)),
+    flip_pairs=((0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23)),
+    # brow ends, eye corners, nose wings and tip, mouth corners and middles, chin
+    rigid_points=(
+        *((0, 17), (1, 26), (2, 21), (3, 22), (8, 36), (9, 45), (10, 39), (11, 42)),
+        *((18, 31), (19, 35), (20, 30), (22, 48), (23, 54), (24, 51), (27, 57), (28, 8)),
+    ),
+    contours=(
+        *(((0, 4, 2, 5), True), ((1, 6, 3, 7), True), ((8, 12, 10, 13), True), ((9, 14, 11, 15), True)),
+        *(((18, 20, 19, 21), True), ((22, 24, 23, 27), True), ((22, 25, 23, 26), True)),
+    ),
+    splits={
+        "train": (Source("train", "COFW_train_color.mat", 1345),),
+        "test": (Source("test", "COFW_test_color.mat", 507),),
+    },
+    subsets={"test": ("test",)},
+)
 
-def _like_300w(name: str, title: str, default_data_dir: str, counts: tuple[int, ...], **more) -> DatasetSpec:
-    """Returns a 68-point spec in the 300W layout; `counts` in the order of the six folders below."""
-    helen, lfpw, afw, helen_test, lfpw_test, ibug = counts
-    return DatasetSpec(
-        name=name,
-        title=title,
-        num_landmarks=68,
-        layout="300w",
-        default_data_dir=default_data_dir,
-        outer_eye_corners=(36, 45),
-        pupils=(_run(36, 41), _run(42, 47)),
-        flip_pairs=_FLIP_68,
-        rigid_points=tuple((i, i) for i in _RIGID_68),
-        contours=_CONTOURS_68,
-        splits={
-            "train": (
-                Source("helen", "helen/trainset", helen),
-                Source("lfpw", "lfpw/trainset", lfpw),
-                Source("afw", "afw", afw),
-            ),
-            "test": (
-                Source("helen", "helen/testset", helen_test),
-                Source("lfpw", "lfpw/testset", lfpw_test),
-                Source("ibug", "ibug", ibug),
-            ),
-        },
-        subsets=_SUBSETS_300W,
-        subset_counts={
-            "full": helen_test + lfpw_test + ibug,
-            "common": helen_test + lfpw_test,
-            "challenging": ibug,
-            "helen": helen_test,
-            "lfpw": lfpw_test,
-            "ibug": ibug,
-            "afw": afw,
-        },
-        **more,
-    )
 
+def _synthetic(real: DatasetSpec, name: str, title: str, *counts: int) -> DatasetSpec:
+    """Returns the spec of rendered faces in the layout of `real`; `counts`: faces per folder or list."""
+    count = iter(counts)
+    splits = {
+        split: tuple(replace(source, expected=next(count)) for source in sources)
+        for split, sources in real.splits.items()
+    }
+    return replace(
+        real, name=name, title=title, default_data_dir=f"data/{name}", splits=splits, subset_counts={}, published={},
+        is_synthetic=True,
+    )  # fmt: skip
 
-def _like_wflw(
-    name: str, title: str, default_data_dir: str, train: int, counts: tuple[int, ...], **more
-) -> DatasetSpec:
-    """Returns a 98-point spec in the WFLW layout; `counts` in the order of the seven subsets."""
-    lists = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_"
-    return DatasetSpec(
-        name=name,
-        title=title,
-        num_landmarks=98,
-        layout="wflw",
-        default_data_dir=default_data_dir,
-        outer_eye_corners=(60, 72),
-        pupils=((96,), (97,)),
-        flip_pairs=_FLIP_98,
-        rigid_points=tuple(zip(_RIGID_98, _RIGID_68)),
-        contours=_CONTOURS_98,
-        splits={
-            "train": (Source("train", f"{lists}train.txt", train),),
-            "test": (Source("test", f"{lists}test.txt", counts[0]),),
-        },
-        subsets=_SUBSETS_WFLW,
-        subset_counts=dict(zip(_SUBSETS_WFLW, counts)),
-        thresholds=(0.10,),
-        **more,
-    )
-
-
-SYNTHETIC_COUNTS = (1000, 400, 200, 160, 110, 60)  # faces per folder, roughly half of 300W
-SYNTHETIC_WFLW_COUNTS = (1600, 320)
 
 DATASETS: dict[str, DatasetSpec] = {
-    "synthetic": _like_300w("synthetic", "Synthetic", "data/synthetic", SYNTHETIC_COUNTS, is_synthetic=True),
-    "300w": _like_300w("300w", "300W", "data/300w", (2000, 811, 337, 330, 224, 135), published=_PUBLISHED_300W),
-    "wflw": _like_wflw(
-        "wflw", "WFLW", "data/wflw", 7500, (2500, 326, 314, 698, 206, 736, 773), published=_PUBLISHED_WFLW
-    ),
-    "synthetic_wflw": _like_wflw(
-        "synthetic_wflw",
-        "Synthetic (98 points)",
-        "data/synthetic_wflw",
-        SYNTHETIC_WFLW_COUNTS[0],
-        (SYNTHETIC_WFLW_COUNTS[1],),  # how many faces carry an attribute is up to the seed
-        is_synthetic=True,
-    ),
-    "cofw": DatasetSpec(
-        name="cofw",
-        title="COFW",
-        num_landmarks=29,
-        layout="cofw",
-        default_data_dir="data/cofw",
-        outer_eye_corners=(8, 9),
-        pupils=((16,), (17,)),
-        flip_pairs=((0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23)),
-        # brow ends, eye corners, nose wings and tip, mouth corners and middles, chin
-        rigid_points=(
-            *((0, 17), (1, 26), (2, 21), (3, 22), (8, 36), (9, 45), (10, 39), (11, 42)),
-            *((18, 31), (19, 35), (20, 30), (22, 48), (23, 54), (24, 51), (27, 57), (28, 8)),
-        ),
-        contours=(
-            *(((0, 4, 2, 5), True), ((1, 6, 3, 7), True), ((8, 12, 10, 13), True), ((9, 14, 11, 15), True)),
-            *(((18, 20, 19, 21), True), ((22, 24, 23, 27), True), ((22, 25, 23, 26), True)),
-        ),
-        splits={
-            "train": (Source("train", "COFW_train_color.mat", 1345),),
-            "test": (Source("test", "COFW_test_color.mat", 507),),
-        },
-        subsets={"test": ("test",)},
-        subset_counts={"test": 507},
-    ),
+    "synthetic": _synthetic(_300W, "synthetic", "Synthetic", 1000, 400, 200, 160, 110, 60),  # roughly half of 300W
+    "300w": _300W,
+    "wflw": _WFLW,
+    "synthetic_wflw": _synthetic(_WFLW, "synthetic_wflw", "Synthetic (98 points)", 1600, 320),
+    "cofw": _COFW,
 }
 
 
 def spec_with(num_landmarks: int, path: Path) -> DatasetSpec:
     """Returns the spec whose faces have so many points; `path`: what has them, for the error. Raises: InputError."""
-    for name in ("300w", "wflw", "cofw"):
-        if DATASETS[name].num_landmarks == num_landmarks:
-            return DATASETS[name]
+    for spec in (_300W, _WFLW, _COFW):
+        if spec.num_landmarks == num_landmarks:
+            return spec
     raise InputError(f"{path}: {num_landmarks} points per face; 29, 68 and 98 have a meaning here.")

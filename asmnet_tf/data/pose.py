@@ -242,20 +242,3 @@ def align_signs(
     if negated:
         print(f"{source}: {', '.join(negated)} counted the other way round, negated (see pose.py)", file=sys.stderr)
     return angles_deg * [-1.0 if angle in negated else 1.0 for angle in ANGLES], negated
-
-
-# --- drawing ----------------------------------------------------------------------------------------------------------
-
-
-def draw_axes(image: np.ndarray, angles_deg: np.ndarray, centre: np.ndarray, length: float) -> np.ndarray:
-    """Draws the head's axes on an RGB uint8 image, in place: red to its left ear, green down, blue out of the face.
-
-    Args: angles_deg: (3,) yaw, pitch, roll. centre: (2,) image pixels. length: of each axis, pixels.
-    """
-    tips = angles_to_matrix(angles_deg)[:2] * [1.0, 1.0, -1.0] * length  # columns: right, down, towards the camera
-    start = tuple(round(float(v)) for v in centre)
-    thickness = max(1, round(length / 40))
-    for tip, colour in zip(tips.T, ((230, 60, 50), (60, 180, 75), (40, 90, 230))):
-        end = tuple(round(float(v)) for v in np.asarray(centre) + tip)
-        cv2.line(image, start, end, colour, thickness, cv2.LINE_AA)
-    return image

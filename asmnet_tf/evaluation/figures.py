@@ -24,9 +24,9 @@ from matplotlib.transforms import ScaledTranslation
 from asmnet_tf.config import ANGLES
 from asmnet_tf.data.geometry import crop_frame, crop_image, crop_to_image, invert, landmark_box, transform
 from asmnet_tf.data.layouts import DatasetSpec
-from asmnet_tf.data.pose import draw_axes
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.records import Faces, Measured, Method, file_names, number, one_line
+from asmnet_tf.faces.overlay import draw_axes
 from asmnet_tf.files import InputError, make_folder, read_text, replacing
 
 DPI = 200

@@ -18,7 +18,6 @@ from asmnet_tf.data.pose import unit_to_angles
 from asmnet_tf.data.sidecars import crop_of, find_model
 from asmnet_tf.faces import detector
 from asmnet_tf.files import first_line
-from asmnet_tf.formats.runners import check_process, open_model
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -85,8 +84,10 @@ class FaceAligner:
         min_score: float = detector.MIN_SCORE,
         detector_size: int = DETECTOR_SIZE,
     ) -> None:
+        from asmnet_tf.formats.runners import check_process, open_model  # here: TensorFlow takes seconds
+
         path = find_model(model)
-        self.model = open_model(path)
+        self.model, self._check_process = open_model(path), check_process
         self.crop, self.crop_scale = crop_of(path, self.model.sidecar)
         self.spec = spec_with(self.model.num_landmarks, path)
         self.min_score = min_score
@@ -104,18 +105,15 @@ class FaceAligner:
         Raises:  ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
                  the process that opened the model.
         """
-        check_process()  # the detector, too, waits for ever
+        self._check_process()  # the detector, too, waits for ever
         image = to_rgb(image, bgr)
         if boxes is None:
             boxes, scores = detector.detect_faces(image, self.min_score, self.detector_size)
         else:
             boxes = check_boxes(boxes)
             scores = np.ones(len(boxes))
-        landmarks, angles = self.align(image, boxes)
-        return [
-            Face(box, float(score), points, *map(float, turned))
-            for box, score, points, turned in zip(boxes, scores, landmarks, angles)
-        ]
+        faces = zip(boxes, scores.tolist(), *self.align(image, boxes))
+        return [Face(box, score, landmarks, *angles.tolist()) for box, score, landmarks, angles in faces]
 
     def align(self, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns landmarks float64 (N, L, 2), image pixels, and yaw, pitch, roll float64 (N, 3), degrees.
@@ -127,7 +125,7 @@ class FaceAligner:
             rows = slice(first, first + MAX_BATCH)
             frames = crop_frame(boxes[rows], self.crop, self.crop_scale)
             crops = np.stack([crop_image(image, frame, self.model.input_size) for frame in frames])
-            check_process()  # before the lock: in a fork, nobody gives it back
+            self._check_process()  # before the lock: in a fork, nobody gives it back
             with self._running:
                 landmarks_norm, pose = (np.asarray(output, np.float64) for output in self.model.infer(crops))
             landmarks[rows], angles[rows] = denormalise(landmarks_norm, frames), unit_to_angles(pose)
@@ -143,22 +141,16 @@ def to_rgb(image: Image, bgr: bool = False) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         reason = "; cv2.imread returns None for a file that it cannot read" if image is None else ""
         raise ValueError(f"image is {type(image).__name__}{reason}; expected an array, a path or a PIL image")
-    shape = image.shape
-    if image.ndim not in (2, 3) or min(shape[:2]) < 1 or (image.ndim == 3 and shape[2] not in (1, 3, 4)):
-        raise ValueError(
-            f"image of shape {shape}, expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): one image, channels last"
-        )
+    if image.ndim not in (2, 3) or min(image.shape[:2]) < 1 or image.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ValueError(f"image of shape {image.shape}, expected (H, W) or (H, W, 1 or 3 or 4): channels last")
     if image.dtype.newbyteorder("=") == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.dtype != np.uint8:
-        raise ValueError(
-            f"image of {image.dtype}, expected uint8 or uint16: whether 1 or 255 is white, and what lies beyond, only "
-            "you know. Scale to 0..255 and use .astype(np.uint8)"
-        )
-    if image.ndim == 2 or shape[2] == 1:
+        advice = "Scale to 0..255 (whether 1 or 255 is white, only you know) and use .astype(np.uint8)"
+        raise ValueError(f"image of {image.dtype}, expected uint8 or uint16. {advice}")
+    if image.shape[2:] in ((), (1,)):
         return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2RGB)
-    image = image[..., 2::-1] if bgr else image[..., :3]
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(image[..., 2::-1] if bgr else image[..., :3])
 
 
 def _from_pil(image: PIL.Image.Image) -> np.ndarray:

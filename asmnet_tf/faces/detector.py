@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from asmnet_tf.config import DETECTOR_SCALE, DETECTOR_SHIFT, DETECTOR_SIZE
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, first_line
 
 DETECTOR_FILE = Path(__file__).parents[1] / "assets" / "centerface.onnx.xz"
 MIN_SCORE = 0.5
@@ -71,19 +71,11 @@ def to_landmark_boxes(
 
     With side d = sqrt(width height): the square has the side `scale` d and its centre moves by `shift` d.
     """
-    centre, side = _centre_and_side(boxes)
-    centre = centre + np.asarray(shift) * side
+    extent = boxes[:, 2:] - boxes[:, :2]
+    side = np.sqrt(extent.prod(axis=1, keepdims=True))
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + np.asarray(shift) * side
     half = scale * side / 2
     return np.concatenate([centre - half, centre + half], axis=1)
-
-
-def fit_correction(boxes: np.ndarray, landmark_boxes: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Returns the scale and shift of `to_landmark_boxes`: medians over faces, both (N, 4)."""
-    centre, side = _centre_and_side(boxes)
-    wanted_side = (landmark_boxes[:, 2:] - landmark_boxes[:, :2]).max(axis=1, keepdims=True)
-    wanted_centre = (landmark_boxes[:, :2] + landmark_boxes[:, 2:]) / 2
-    shift_x, shift_y = np.median((wanted_centre - centre) / side, axis=0)
-    return float(np.median(wanted_side / side)), (float(shift_x), float(shift_y))
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -95,22 +87,13 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return shared / np.maximum(areas[:, None] + other_areas[None] - shared, 1e-12)
 
 
-def _centre_and_side(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    extent = boxes[:, 2:] - boxes[:, :2]
-    return (boxes[:, :2] + boxes[:, 2:]) / 2, np.sqrt(extent.prod(axis=1, keepdims=True))
-
-
 @functools.cache
 def _network() -> cv2.dnn.Net:
     try:
         return cv2.dnn.readNetFromONNX(np.frombuffer(lzma.decompress(DETECTOR_FILE.read_bytes()), np.uint8))
-    except OSError as error:
-        raise InputError(
-            f"{DETECTOR_FILE}: the face detector cannot be read ({error.strerror}). Install the package again, or give "
-            "boxes of your own."
-        ) from error
-    except (lzma.LZMAError, EOFError, cv2.error) as error:
-        raise InputError(f"{DETECTOR_FILE}: the face detector's file is damaged. Install the package again.") from error
+    except (OSError, lzma.LZMAError, EOFError, cv2.error) as error:
+        advice = "Install the package again, or give boxes of your own."
+        raise InputError(f"{DETECTOR_FILE}: no readable face detector ({first_line(error)}). {advice}") from error
 
 
 def _pass(image: np.ndarray, size: int, min_score: float) -> tuple[np.ndarray, np.ndarray]:

@@ -50,11 +50,12 @@ def write_results(
 ) -> list[Path]:
     """Writes predictions.json, predictions.csv and, with `pts`, `<stem>_<number>.pts` for every face.
 
-    Coordinates of json and csv are image pixels from 0, those of .pts from 1, as in 300W. A name that is not UTF-8 is
-    escaped. Returns the files or, for .pts, their pattern.
+    Coordinates of json and csv are image pixels from 0, those of .pts from 1, as in 300W. Names that are not UTF-8 are
+    escaped.
 
-    Args:   failed: `image` and `reason` of every input without a result, for the json.
-    Raises: InputError if a file cannot be written, after the others have been.
+    Args:    failed: `image` and `reason` of every input without a result, for the json.
+    Returns: the files or, for .pts, their pattern.
+    Raises:  InputError if a file cannot be written, after the others have been.
     """
     written, error = [], None
     for form in (form for form in FACE_FORMATS if form in formats):
@@ -65,11 +66,10 @@ def write_results(
             elif form == "csv":
                 points = [f"{axis}{i}" for i in range(spec.num_landmarks) for axis in "xy"]
                 header = ["image", "frame", "face", "score", *BOX_COLUMNS, *ANGLES, *points]
-                write_csv(path, header, (row for result in results for row in _rows(result)))
+                write_csv(path, header, _rows(results))
             else:
                 path = folder / "*.pts"
-                for result in results:
-                    _write_pts(folder, result)
+                _write_pts(folder, results)
             written.append(path)
         except InputError as caught:
             error = error or caught
@@ -78,44 +78,43 @@ def write_results(
     return written
 
 
-def _write_pts(folder: Path, result: Result) -> None:
-    frame = "" if result.frame is None else f"_{result.frame:06d}"
-    for number, face in result.faces:
-        path = folder / f"{result.stem}{frame}_{number}.pts"
-        if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
-            raise InputError(f"{path}: would be the annotation of the photograph beside it. Choose another output.")
-        write_text(path, pts_text(face.landmarks))
-
-
 def _document(results: list[Result], model: str, spec: DatasetSpec, failed: Sequence[dict[str, str]]) -> dict:
-    return {
+    document = {
         "model": utf8(model),
         "points": f"{spec.num_landmarks} as in {spec.title}; image pixels, pixel centres at integers from 0",
         "angles": "degrees; yaw > 0 towards the left edge of the image, pitch > 0 up, roll > 0 clockwise",
         "face": "number of a face in its image; in a video of one face for as long as it is followed (tracking.py)",
-        "results": [
-            {
-                "image": utf8(result.image),
-                **({} if result.frame is None else {"frame": result.frame}),
-                "width": result.size[0],
-                "height": result.size[1],
-                "faces": [
-                    {"face": number, "score": face.score, "box": face.box, **dict(zip(ANGLES, face.angles)),
-                     "landmarks": face.landmarks}
-                    for number, face in result.faces
-                ],
-            }
-            for result in results
-        ],
+        "results": [],
         "failed": [{key: utf8(value) for key, value in failure.items()} for failure in failed],
-    }  # fmt: skip
+    }
+    for result in results:
+        faces = [
+            {"face": number, "score": face.score, "box": face.box} | dict(zip(ANGLES, face.angles))
+            | {"landmarks": face.landmarks}
+            for number, face in result.faces
+        ]  # fmt: skip
+        frame = {} if result.frame is None else {"frame": result.frame}
+        size = {"width": result.size[0], "height": result.size[1]}
+        document["results"].append({"image": utf8(result.image)} | frame | size | {"faces": faces})
+    return document
 
 
-def _rows(result: Result) -> Iterable[list]:
-    frame = "" if result.frame is None else result.frame
-    for number, face in result.faces:
-        numbers = (face.score, *face.box, *face.angles, *face.landmarks.reshape(-1))
-        yield [utf8(result.image), frame, number, *(f"{value:.4f}" for value in numbers)]
+def _rows(results: list[Result]) -> Iterable[list]:
+    for result in results:
+        frame = "" if result.frame is None else result.frame
+        for number, face in result.faces:
+            numbers = (face.score, *face.box, *face.angles, *face.landmarks.reshape(-1))
+            yield [utf8(result.image), frame, number, *(f"{value:.4f}" for value in numbers)]
+
+
+def _write_pts(folder: Path, results: list[Result]) -> None:
+    for result in results:
+        frame = "" if result.frame is None else f"_{result.frame:06d}"
+        for number, face in result.faces:
+            path = folder / f"{result.stem}{frame}_{number}.pts"
+            if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
+                raise InputError(f"{path}: would be the annotation of the photo beside it. Choose another output.")
+            write_text(path, pts_text(face.landmarks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,25 +150,23 @@ def match_boxes(
     Returns: image -> its rows; what there is to say, a line each.
     Raises:  InputError if a row may be of several images, or rows of several names of one; if none is of any image.
     """
-    lines: dict[str, BoxRow] = {}
+    lines: dict[str, int] = {}
     for row in rows:
-        lines.setdefault(row.image, row)
+        lines.setdefault(row.image, row.line)
     found: dict[str, Path] = {}
 
     def take(name: str, candidates: list[Path]) -> None:
         if len(candidates) > 1:
-            raise InputError(
-                f"{path}, line {lines[name].line}: {name} may be {candidates[0]} or {candidates[1]}. Write its path."
-            )
+            several = f"{name} may be {candidates[0]} or {candidates[1]}"
+            raise InputError(f"{path}, line {lines[name]}: {several}. Write its path.")
         found.update((name, image) for image in candidates)
 
     places = {_key(place(image)): image for place in (os.path.realpath, os.path.abspath) for image in images}
     for name in lines:
         for roots in ([Path()], [path.parent], folders):
-            spelled = [root / text for root in roots for text in dict.fromkeys((name, name.replace("\\", "/")))]
-            hits = {places.get(_key(os.path.abspath(spelling))) for spelling in spelled}
+            spelled = [root / text for root in roots for text in (name, name.replace("\\", "/"))]
             if name not in found:
-                take(name, sorted(hits - {None}))
+                take(name, sorted({places.get(_key(os.path.abspath(place))) for place in spelled} - {None}))
     by_path = len(found)
     for with_ending in (True, False):
         known = set(found.values())
@@ -187,34 +184,28 @@ def match_boxes(
             take(name, [image for n, (_, image) in zip(agreeing, free[parts[0]]) if n == max(agreeing)])
             if names.setdefault(found[name], name) != name:
                 both = f"{names[found[name]]} and {name}"
-                raise InputError(f"{path}, line {lines[name].line}: {both} may be {found[name]}. Write its path.")
+                raise InputError(f"{path}, line {lines[name]}: {both} may be {found[name]}. Write its path.")
     if rows and images and not found:
-        raise InputError(
-            f"{path}: no row is of an image that was given ({rows[0].image}; {images[0]}). Write their paths."
-        )
+        example = f"{rows[0].image}; {images[0]}"
+        raise InputError(f"{path}: no row is of an image that was given ({example}). Write their paths.")
 
     matched: dict[Path, list[BoxRow]] = {}
     unmatched, repeated = [], []
     for row in rows:
         of_image = matched.setdefault(found[row.image], []) if row.image in found else None
         if of_image is None:
-            unmatched.append(row)
+            unmatched.append(f"line {row.line}, {row.image}")
         elif any(np.array_equal(row.box, other.box) for other in of_image):
-            repeated.append(row)
+            repeated.append(f"line {row.line}, {row.image}")
         else:
             of_image.append(row)
-    guessed = [f"{name} is {image}" for name, image in list(found.items())[by_path:]]
-    without = [image for image in images if image not in matched]
-    notes = []
-    for items, text in (
-        (guessed, "told by the file name alone"),
-        ([f"line {row.line}, {row.image}" for row in unmatched], "row of no image that was given"),
-        ([f"line {row.line}, {row.image}" for row in repeated], "row that repeats another, used once"),
-        (without, "image without a row: no face is looked for there"),
-    ):
-        if items:
-            notes.append(f"{path}: {len(items)} x {text} (first: {items[0]})")
-    return matched, notes
+    told = {
+        "told by the file name alone": [f"{name} is {image}" for name, image in list(found.items())[by_path:]],
+        "row of no image that was given": unmatched,
+        "row that repeats another, used once": repeated,
+        "image without a row: no face is looked for there": [image for image in images if image not in matched],
+    }
+    return matched, [f"{path}: {len(all_)} x {text} (first: {all_[0]})" for text, all_ in told.items() if all_]
 
 
 def boxes_inside(path: Path, rows: list[BoxRow], image: Path, size: tuple[int, int]) -> np.ndarray:

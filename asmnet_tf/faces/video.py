@@ -38,7 +38,7 @@ class Frame:
 
 
 class Video:
-    """The frames of a video file, or of a camera by its number.
+    """The frames of a video file, or of a camera by its number; name: what to call it.
 
     fps, frames: as the file tells, 30 and 0 where it does not.
 
@@ -48,14 +48,16 @@ class Video:
     def __init__(self, source: Path | int) -> None:
         self.source = source
         self.is_camera = isinstance(source, int)
+        self.name = f"camera {source}" if self.is_camera else str(source)
         if not self.is_camera and not source.is_file():
             raise InputError(f"{source}: no such file.")
         _check_name(source)
         self._capture = cv2.VideoCapture(source if self.is_camera else str(source))
         if not self._capture.isOpened():
+            reason = "not a video that OpenCV opens; it may be cut short. Give a whole file."
             if self.is_camera:
-                raise InputError(f"camera {source}: cannot be opened. Is it there, and does no other program use it?")
-            raise InputError(f"{source}: not a video that OpenCV opens; it may be cut short. Give a whole file.")
+                reason = "cannot be opened. Is it there, and does no other program use it?"
+            raise InputError(f"{self.name}: {reason}")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 0 < fps < 1000 else USUAL_FPS
         self.frames = 0 if self.is_camera else max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
@@ -86,8 +88,8 @@ class VideoFile:
     def write(self, frame: np.ndarray) -> None:
         """Appends a frame (H, W, 3). Raises: OSError if OpenCV cannot write such a video."""
         if self._writer is None:
-            size = (frame.shape[1], frame.shape[0])
-            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*CODEC), self.fps, size)
+            codec = cv2.VideoWriter_fourcc(*CODEC)
+            self._writer = cv2.VideoWriter(str(self.path), codec, self.fps, frame.shape[1::-1])
             if not self._writer.isOpened():
                 self._writer = None
                 raise self._error()
@@ -125,30 +127,28 @@ def follow_video(
     Raises:  InputError if no frame can be read or, after all has been written, for a file that is cut short.
     """
     count, start, stopped = 0, time.perf_counter(), False
-    total = min(video.frames or limit or 0, limit or video.frames) or None
+    total = min(filter(None, (video.frames, limit)), default=None)
     with contextlib.ExitStack() as stack:
         stack.callback(video.close)
-        bar = stack.enter_context(
-            tqdm(total=total, desc=printable(str(video.source)), unit="frame", disable=None, leave=False)
-        )
+        bar = tqdm(video, printable(video.name), total, unit="frame", disable=None, leave=False)
+        frames = stack.enter_context(bar)
         if overlay is not None:
             _check_name(overlay)
             writer = VideoFile(stack.enter_context(replacing(overlay)), video.fps)
             stack.callback(writer.close)
-        for frame in video:
+        for frame in frames:
             faces = tracker.update(frame.pixels, frame.dt)
             stopped = take(frame, faces)
             if overlay is not None:
                 writer.write(draw_faces(frame.pixels, [face for _, face in faces], tracker.aligner.spec))
             count += 1
-            bar.update()
             if stopped or count == limit:
                 break
         if not count:
-            raise InputError(f"{video.source}: no frame can be read. Is the video whole?")
+            raise InputError(f"{video.name}: no frame can be read. Is the video whole?")
     speed = count / (time.perf_counter() - start)
     if not stopped and limit is None and count < 0.95 * video.frames - 2:  # the count in the header is an estimate
-        raise InputError(f"{video.source}: ends after {count} of {video.frames} frames. Is the video whole?")
+        raise InputError(f"{video.name}: ends after {count} of {video.frames} frames. Is the video whole?")
     return count, speed
 
 

@@ -1,45 +1,39 @@
 """Synthetic faces as a dataset: written in the layouts of 300W and WFLW, so that the real readers read it.
 
-Face i of folder k depends on the seed, k and i alone, not on the number of workers or faces. Nothing but NumPy, OpenCV.
+Face i of folder k depends on the seed, k and i alone, not on the number of workers or faces. NumPy and OpenCV only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import functools
 import json
+import multiprocessing
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from asmnet_tf.config import ANGLES
 from asmnet_tf.data.annotations import pts_text
 from asmnet_tf.data.geometry import landmark_box
-from asmnet_tf.data.layouts import DATASETS, SYNTHETIC_COUNTS, SYNTHETIC_WFLW_COUNTS, DatasetSpec
-from asmnet_tf.files import InputError, make_folder, read_json
+from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.files import InputError, read_json, replacing_folder
 from asmnet_tf.synthetic.renderer import ATTRIBUTES, SyntheticFace, render_face
 
 GENERATOR_VERSION = 2
-_CHUNK = 20  # faces of one job
+_CHUNK = 20  # faces that a worker renders at once
 _COMPLETE = "synthetic.json"  # written last: a folder that has it is whole
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Some faces of one folder, for one worker."""
-
-    seed: int
-    split: int
-    indices: range
-    difficulty: str
-    folder: str
-    layout: str
+class _Overtaken(Exception):
+    """Another process has written the dataset meanwhile: its faces serve as well."""
 
 
 def _list_line(face: SyntheticFace, name: str) -> str:
@@ -50,18 +44,20 @@ def _list_line(face: SyntheticFace, name: str) -> str:
     return " ".join([*numbers, *(f"{face.attributes[name]:d}" for name in ATTRIBUTES), name])
 
 
-def _run_job(job: _Job) -> list[tuple[str, str, list[float]]]:
-    """Renders and writes images; returns (image name without ending, line of the WFLW list or "", pose) of each."""
-    folder, done = Path(job.folder), []
-    for index in job.indices:
-        face = render_face(job.seed, index, job.difficulty, split=job.split)
+def _write_faces(
+    seed: int, split: int, difficulty: str, folder: Path, layout: str, indices: range
+) -> list[tuple[str, str, list[float]]]:
+    """Renders and writes faces of one folder; returns name, line of the WFLW list or "", and pose of each."""
+    done = []
+    for index in indices:
+        face = render_face(seed, index, difficulty, split=split)
         path = folder / f"face_{index:06d}.jpg"
         ok, data = cv2.imencode(".jpg", cv2.cvtColor(face.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
         if not ok:
             raise InputError(f"{path}: OpenCV cannot encode JPEG images. Install opencv-python with JPEG support.")
         path.write_bytes(data.tobytes())
         line = ""
-        if job.layout == "300w":
+        if layout == "300w":
             path.with_suffix(".pts").write_text(pts_text(face.landmarks_68), encoding="ascii")
         else:
             line = _list_line(face, f"{folder.name}/{path.name}")
@@ -69,29 +65,8 @@ def _run_job(job: _Job) -> list[tuple[str, str, list[float]]]:
     return done
 
 
-def _run_jobs(jobs: list[_Job], workers: int, progress: bool) -> Iterable[list[tuple[str, str, list[float]]]]:
-    """Yields the results of all jobs, in their order."""
-    from tqdm import tqdm
-
-    bar = tqdm(total=sum(len(job.indices) for job in jobs), unit="face", disable=None if progress else True)
-    if workers <= 1 or len(jobs) <= 2:  # starting processes takes longer
-        for job in jobs:
-            yield _run_job(job)
-            bar.update(len(job.indices))
-    else:
-        import multiprocessing
-        from concurrent.futures import ProcessPoolExecutor
-
-        context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, cv2.setNumThreads, (1,)) as pool:
-            for job, result in zip(jobs, pool.map(_run_job, jobs)):
-                yield result
-                bar.update(len(job.indices))
-    bar.close()
-
-
 def _is_complete(folder: Path, layout: str) -> bool:
-    """Says whether a dataset is there; False: there is nothing. Raises: InputError if there is something else."""
+    """Returns whether a dataset is there; False: there is nothing. Raises: InputError if there is something else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
@@ -119,7 +94,7 @@ def write_dataset(
 
     Args:    layout: "300w" (68 points, .pts) or "wflw" (98 points, list files).
              counts: faces per folder, in the order helen/trainset, lfpw/trainset, afw, helen/testset, lfpw/testset,
-             ibug (hard faces), or for WFLW (train, test). None: those of config.py.
+             ibug (hard faces), or for WFLW (train, test). None: those of layouts.py.
              workers: processes; None: all cores. The faces are the same for any number.
     Returns: the folder.
     Raises:  InputError if the folder holds something else or cannot be written; ValueError for wrong arguments.
@@ -137,28 +112,14 @@ def write_dataset(
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = cv2.getNumThreads()
-    temporary = None
+    cv2.setNumThreads(1)
     try:
-        make_folder(folder.parent)
-        temporary = Path(tempfile.mkdtemp(prefix=f".writing-{folder.name}-", dir=folder.parent))
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp makes folders that only the owner may read
-        cv2.setNumThreads(1)
-        _fill(temporary, layout, [source.path for source in sources], counts, seed, workers, progress)
-        try:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-            os.rename(temporary, folder)
-        except OSError:
-            if not _is_complete(folder, layout):  # else another process was faster: its faces serve as well
-                raise
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror or error}). Choose another folder.") from error
+        with contextlib.suppress(_Overtaken), replacing_folder(folder, _COMPLETE) as temporary:
+            _fill(temporary, layout, [source.path for source in sources], counts, seed, workers, progress)
+            if _is_complete(folder, layout):
+                raise _Overtaken
     finally:
         cv2.setNumThreads(threads)
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
@@ -166,29 +127,30 @@ def _fill(
     root: Path, layout: str, paths: list[str], counts: list[int], seed: int, workers: int, progress: bool
 ) -> None:
     """Writes all files of a dataset into `root`; see `write_dataset`."""
-    jobs = []
-    for split, (path, count) in enumerate(zip(paths, counts)):
-        images = root / path if layout == "300w" else root / "WFLW_images" / f"{split}--Synthetic"
-        images.mkdir(parents=True)
-        difficulty = "hard" if path == "ibug" else "mild"
-        for first in range(0, count, _CHUNK):
-            indices = range(first, min(first + _CHUNK, count))
-            jobs.append(_Job(seed, split, indices, difficulty, str(images), layout))
-    lines: list[list[str]] = [[] for _ in paths]
-    with open(root / "pose.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
+    base = root if layout == "300w" else root / "WFLW_images"
+    with contextlib.ExitStack() as stack:
+        run = map
+        if workers > 1 and sum(counts) > 2 * _CHUNK:  # else starting processes takes longer
+            context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang
+            run = stack.enter_context(ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,))).map
+        bar = stack.enter_context(tqdm(total=sum(counts), unit="face", disable=None if progress else True))
+        table = csv.writer(stack.enter_context(open(root / "pose.csv", "w", newline="", encoding="utf-8")))
         table.writerow(["name", *ANGLES])
-        for job, results in zip(jobs, _run_jobs(jobs, workers, progress)):
-            base = root if layout == "300w" else root / "WFLW_images"
-            prefix = Path(job.folder).relative_to(base).as_posix()
-            for stem, line, pose in results:
-                name = f"{prefix}/{stem}" + ("" if layout == "300w" else "#0")
-                table.writerow([name, *(f"{angle:.4f}" for angle in pose)])
-                lines[job.split].append(line)
-    if layout == "wflw":
-        for path, rows in zip(paths, lines):
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_text("".join(f"{row}\n" for row in rows), encoding="ascii")
+        for split, (path, count) in enumerate(zip(paths, counts)):
+            folder = base / (path if layout == "300w" else f"{split}--Synthetic")
+            folder.mkdir(parents=True)
+            difficulty = "hard" if path == "ibug" else "mild"
+            write = functools.partial(_write_faces, seed, split, difficulty, folder, layout)
+            lines = []
+            for done in run(write, [range(count)[first : first + _CHUNK] for first in range(0, count, _CHUNK)]):
+                for stem, line, pose in done:
+                    name = f"{folder.relative_to(base).as_posix()}/{stem}" + ("" if layout == "300w" else "#0")
+                    table.writerow([name, *(f"{angle:.4f}" for angle in pose)])
+                    lines.append(f"{line}\n")
+                bar.update(len(done))
+            if layout == "wflw":
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                (root / path).write_text("".join(lines), encoding="ascii")
     about = {"generator_version": GENERATOR_VERSION, "layout": layout, "seed": seed, "counts": counts}
     (root / _COMPLETE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
@@ -202,6 +164,6 @@ def ensure_dataset(folder: str | os.PathLike, spec: DatasetSpec) -> None:
         raise ValueError(f"{spec.name} is no synthetic dataset")
     if _is_complete(Path(folder), spec.layout):
         return
-    counts = SYNTHETIC_COUNTS if spec.layout == "300w" else SYNTHETIC_WFLW_COUNTS
+    counts = [source.expected for sources in spec.splits.values() for source in sources]
     print(f"{folder}: rendering {sum(counts)} synthetic faces ({spec.num_landmarks} points) ...", file=sys.stderr)
     write_dataset(folder, spec.layout, counts)

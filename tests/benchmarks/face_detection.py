@@ -30,7 +30,7 @@ from asmnet_tf.data.annotations import Sample, read_samples
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.evaluation.report import md_table
 from asmnet_tf.evaluation.truth import FOUND
-from asmnet_tf.faces.detector import DETECTOR_FILE, find_boxes, fit_correction, overlaps, to_landmark_boxes
+from asmnet_tf.faces.detector import DETECTOR_FILE, find_boxes, overlaps, to_landmark_boxes
 
 Boxes = tuple[np.ndarray, np.ndarray]  # (N, 4) pixels, scores (N,)
 Detector = Callable[[np.ndarray], Boxes]
@@ -39,6 +39,16 @@ COLUMNS = (
     *("detector", "MB", "LFPW found %", "IoU", "centre x / y, side error %", "ms"),
     *("WFLW found %", "IoU", "centre x / y, side error %", "ms"),
 )
+
+
+def fit_correction(boxes: np.ndarray, landmark_boxes: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Returns the scale and shift of `detector.to_landmark_boxes`: medians over faces, both (N, 4)."""
+    (extent, centre), (wanted, wanted_centre) = (
+        (b[:, 2:] - b[:, :2], (b[:, :2] + b[:, 2:]) / 2) for b in (boxes, landmark_boxes)
+    )
+    side = np.sqrt(extent.prod(axis=1, keepdims=True))
+    shift_x, shift_y = np.median((wanted_centre - centre) / side, axis=0)
+    return float(np.median(wanted.max(axis=1, keepdims=True) / side)), (float(shift_x), float(shift_y))
 
 
 def blazeface(path: Path) -> Detector:

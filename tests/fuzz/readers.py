@@ -179,7 +179,7 @@ def pose_csv(path: Path) -> None:
 
 @reader("boxes.csv", lambda: [b"image,x_min,y_min,x_max,y_max,score\na.jpg,1,2,3.5,4,1\nb/c.png,0,0,9,9,1\n"], slow=700)
 def boxes_csv(path: Path) -> None:
-    _finite(*face_files.read_boxes(path).values())
+    _finite(*(row.box for row in face_files.read_boxes(path)))
 
 
 @reader("poses/helen/a.npy", lambda: [_bytes(np.save, np.array([0.1, -0.5, 1.0]))], slow=700)

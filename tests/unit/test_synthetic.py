@@ -1,6 +1,7 @@
 """Synthetic faces: same seed same faces, exact landmarks and pose, the files of the real layouts."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,10 +180,10 @@ def test_complete_folder_stays_and_foreign_folder_is_refused(tmp_path):
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
-    def fail(job):
+    def fail(*_, **__):
         raise RuntimeError("stop")
 
-    monkeypatch.setattr(dataset, "_run_job", fail)
+    monkeypatch.setattr(dataset, "render_face", fail)
     with pytest.raises(RuntimeError):
         dataset.write_dataset(tmp_path / "d", counts=(1, 0, 0, 0, 0, 0), progress=False)
     assert list(tmp_path.iterdir()) == []
@@ -202,11 +203,12 @@ def test_two_writers_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
-def test_ensure_dataset(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(dataset, "SYNTHETIC_WFLW_COUNTS", (2, 1))
-    dataset.ensure_dataset(tmp_path / "w", SPEC_98)
-    assert "rendering 3 synthetic faces" in capsys.readouterr().err
-    dataset.ensure_dataset(tmp_path / "w", SPEC_98)
+def test_ensure_dataset(tmp_path, capsys):
+    few = {split: (replace(source, expected=count),) for count, (split, (source,)) in enumerate(SPEC_98.splits.items())}
+    spec = replace(SPEC_98, splits=few)
+    dataset.ensure_dataset(tmp_path / "w", spec)
+    assert "rendering 1 synthetic faces" in capsys.readouterr().err
+    dataset.ensure_dataset(tmp_path / "w", spec)
     assert capsys.readouterr().err == ""
     with pytest.raises(ValueError, match="no synthetic"):
         dataset.ensure_dataset(tmp_path / "x", DATASETS["300w"])
