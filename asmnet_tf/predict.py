@@ -166,7 +166,7 @@ def find_inputs(
     What a folder holds beside them, pictures of other kinds and what `predict` drew, is counted on stderr. A path that
     is not there or not read and a folder without images and videos go to `failed`.
 
-    Raises: InputError if all of them were drawn by `predict`.
+    Raises: InputError if nothing but what `predict` wrote is there.
     """
     if camera is not None:
         return [], [(camera, f"camera_{camera}")]
@@ -186,18 +186,18 @@ def find_inputs(
         usable = False
         for file in sorted(path.rglob("*")) if in_folder else [path]:
             ending = file.suffix.lower()
-            if in_folder and not file.is_file():
+            if in_folder and not (file.is_file() and ending in PHOTO_ENDINGS + VIDEO_ENDINGS + OTHER_ENDINGS):
                 continue
-            if ending in OTHER_ENDINGS:
-                if in_folder:
-                    skipped[ending] += 1
-                else:
-                    failed.add(path, InputError(f"{path}: {ending} is not read. Save it as .jpg, .png or .mp4."))
-            elif not in_folder or ending in PHOTO_ENDINGS + VIDEO_ENDINGS:
-                drawn = is_overlay(file)
-                if drawn or (in_folder and file.name.startswith(".")):  # of a run that was killed, of macOS
-                    skipped["drawn by predict" if drawn else "hidden"] += 1
-                    continue
+            if ending in OTHER_ENDINGS and not in_folder:
+                failed.add(path, InputError(f"{path}: {ending} is not read. Save it as .jpg, .png or .mp4."))
+            elif ending in OTHER_ENDINGS or ending[1:] in FACE_FORMATS:
+                skipped[ending] += 1
+            elif is_overlay(file):
+                skipped["drawn by predict"] += 1
+                usable = True
+            elif in_folder and file.name.startswith("."):  # of macOS, of a run that was killed
+                skipped["hidden"] += 1
+            else:
                 found.setdefault(os.path.abspath(file), (file, file.relative_to(path if in_folder else path.parent)))
                 usable = True
         if in_folder and not usable:
@@ -205,7 +205,7 @@ def find_inputs(
     if skipped:
         say(f"skipped {', '.join(f'{count} {kind}' for kind, count in skipped.items())}", sys.stderr)
     if not found and not failed:
-        raise InputError(f"{inputs[0]}: drawn by predict. Give the photograph or video itself.")
+        raise InputError(f"{inputs[0]}: not a photograph or video but what predict wrote. Give what it was made from.")
     taken: set[str] = set()
     images, videos = [], []
     for path, name in found.values():

@@ -1,10 +1,13 @@
 """FaceAligner on the photograph that matplotlib ships: its docstring, threads, boxes, kinds of arrays, batches."""
 
 import doctest
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from matplotlib.cbook import get_sample_data
 
@@ -94,6 +97,44 @@ def test_kinds_of_arrays(aligner, photograph, face):
         assert np.abs(aligner.detect(image)[0].landmarks - face.landmarks).mean() < 5
 
 
+def test_paths_and_pil_images_are_upright_and_no_view_matters(aligner, photograph, face, tmp_path):
+    path, sideways = tmp_path / "grace.png", tmp_path / "sideways.png"
+    PIL.Image.fromarray(photograph).save(path)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    PIL.Image.fromarray(np.rot90(photograph)).save(sideways, exif=exif)
+    rgb = PIL.Image.fromarray(photograph)
+    deep = PIL.Image.fromarray(cv2.cvtColor(photograph, cv2.COLOR_RGB2GRAY).astype(np.uint16) * 257)
+    images = [path, str(path), sideways, rgb, PIL.Image.open(sideways), rgb.convert("RGBA"), rgb.convert("L"), deep]
+    images += [photograph[::-1][::-1], np.asfortranarray(photograph), np.dstack([photograph[..., 1]] * 2)[..., 1]]
+    for image in images:
+        for bgr in (False, True) if not isinstance(image, np.ndarray) else (False,):
+            (found,) = aligner.detect(image, face.box[None], bgr)
+            assert np.abs(found.landmarks - face.landmarks).mean() < 5
+
+
+def test_a_fork_of_the_process_that_holds_the_model_says_so(aligner, photograph, face):
+    """Detecting, aligning, the bare network and opening another model: each hung for ever."""
+    calls = [
+        lambda: aligner.detect(photograph),
+        lambda: aligner.align(photograph, face.box[None]),
+        lambda: aligner.model.infer(np.zeros((1, 224, 224, 3), np.uint8)),
+        asmnet_tf.FaceAligner,
+    ]
+    process = os.fork()
+    if not process:
+        code = 9
+        try:
+            signal.alarm(20)
+            for call in calls:
+                with pytest.raises(RuntimeError, match=r"is a fork of process .*spawn"):
+                    call()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
 def test_no_face_and_no_box(aligner):
     blank = np.zeros((40, 60, 3), np.uint8)
     assert aligner.detect(blank) == []
@@ -107,7 +148,14 @@ def test_no_face_and_no_box(aligner):
     [
         (np.zeros((5, 5, 2), np.uint8), None, "shape"),
         (np.zeros((0, 5, 3), np.uint8), None, "shape"),
-        (np.zeros((5, 5, 3)), None, "float64, expected uint8 or uint16"),
+        (np.zeros((5, 5, 3)), None, "float64, expected uint8 or uint16.*astype"),
+        (np.zeros((5, 5, 3), bool), None, "bool, expected uint8"),
+        (np.zeros((2, 5, 5, 3), np.uint8), None, "channels last"),
+        (None, None, "NoneType.*cv2.imread"),
+        (b"\xff\xd8", None, "bytes.*an array, a path or a PIL image"),
+        ([[1, 2], [3, 4]], None, "list"),
+        (PIL.Image.new("F", (5, 5)), None, "float32"),
+        ("no_such.jpg", None, "no_such.jpg: image cannot be read"),
         (np.zeros((5, 5, 3), np.uint8), [[1, 2, 3]], "boxes of shape"),
         (np.zeros((5, 5, 3), np.uint8), [[3, 2, 1, 4]], "x_min < x_max"),
         (np.zeros((5, 5, 3), np.uint8), [[0, 0, np.nan, 4]], "x_min < x_max"),

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from asmnet_tf.aligner import Face
 from asmnet_tf.config import DATASETS
 from asmnet_tf.datasets import read_pts
-from asmnet_tf.face_files import Result, boxes_of, read_boxes, write_results
+from asmnet_tf.face_files import Result, boxes_inside, match_boxes, read_boxes, write_results
 from asmnet_tf.files import InputError
 
 SPEC = DATASETS["300w"]
@@ -67,15 +68,109 @@ def test_json_and_csv_say_the_same(folder):
 def test_a_boxes_file_of_a_spreadsheet(tmp_path, form):
     table = [["Image", "X_min", "Y_min", "X_max", "Y_max"], ["é 1.jpg", "1,5", "2", "3,5", "4"]]
     (tmp_path / "boxes.csv").write_text("\r\n".join(form.format(";".join(row)) for row in table), encoding="utf-16")
-    assert read_boxes(tmp_path / "boxes.csv")["é 1.jpg"].tolist() == [[1.5, 2, 3.5, 4]]
+    (row,) = read_boxes(tmp_path / "boxes.csv")
+    assert (row.line, row.image, row.box.tolist()) == (2, "é 1.jpg", [1.5, 2, 3.5, 4])
 
 
-def test_boxes_are_found_by_path_or_by_name(tmp_path):
+def test_what_is_missing_is_listed_and_no_name_spoils_a_file(tmp_path):
+    names = ["caf\udce9.jpg", 'new\nline "quoted".jpg', "\x1b[31mred.jpg"]
+    results = [Result(name, f"stem{i}", (300, 200), [(1, FACE)]) for i, name in enumerate(names)]
+    write_results(tmp_path, results, ("json", "csv"), "net\udce9", SPEC, [{"image": names[0], "reason": "too long"}])
+    document = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
+    escaped = ["caf\\udce9.jpg", *names[1:]]
+    assert [result["image"] for result in document["results"]] == escaped
+    assert document["failed"] == [{"image": escaped[0], "reason": "too long"}]
+    with open(tmp_path / "predictions.csv", newline="", encoding="utf-8") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == escaped
+
+
+def test_a_file_that_cannot_be_written_takes_no_other_with_it(tmp_path):
+    (tmp_path / "predictions.json").mkdir()
+    with pytest.raises(InputError, match=r"predictions\.json"):
+        write_results(tmp_path, [Result("a.jpg", "a", (9, 9), [(1, FACE)])], ("json", "csv", "pts"), "net", SPEC)
+    assert (tmp_path / "predictions.csv").is_file()
+    assert (tmp_path / "a_1.pts").is_file()
+
+
+def test_the_annotation_of_a_photograph_is_not_overwritten(tmp_path):
+    (tmp_path / "a_1.png").touch()
+    (tmp_path / "a_1.pts").write_text("by hand")
+    with pytest.raises(InputError, match=r"a_1\.pts"):
+        write_results(tmp_path, [Result("a.jpg", "a", (9, 9), [(1, FACE)])], ("pts",), "net", SPEC)
+    assert (tmp_path / "a_1.pts").read_text() == "by hand"
+
+
+def boxes_file(folder, *names):
+    path = folder / "boxes.csv"
+    rows = "".join(f"{name},{i},0,{i + 9},9\n" for i, name in enumerate(names))
+    path.write_text(f"image,x_min,y_min,x_max,y_max\n{rows}", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """Three photographs in two folders, named as a user does who stands above them."""
+    monkeypatch.chdir(tmp_path)
+    return [Path(name) for name in ("in/a.jpg", "in/deep/b.jpg", "in/deep/c.JPG")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("in/deep/b.jpg", "./in/deep/b.jpg", "in//deep/../deep/b.jpg", "{here}/in/deep/b.jpg"),
+        *("in\\deep\\b.jpg", ".\\in\\deep\\b.jpg", "deep/b.jpg", "deep\\b.jpg"),
+        *("b.jpg", "photos/b.jpg", "../elsewhere/deep/b.jpg", "C:\\data\\b.jpg", "/data/b.jpg", "B.JPG"),
+        *("b", "photos/b", "b.png"),
+    ],
+)
+def test_a_row_finds_its_image(images, tmp_path, name):
+    path = boxes_file(tmp_path, name.format(here=tmp_path))
+    matched, notes = match_boxes(path, read_boxes(path), images, [Path("in")])
+    assert {image: [row.box.tolist() for row in rows] for image, rows in matched.items()} == {images[1]: [[0, 0, 9, 9]]}
+    assert "2 x image without a row" in notes[-1]
+
+
+def test_a_row_beside_the_csv_a_row_with_an_escaped_name_and_the_same_name_in_two_folders(images, tmp_path):
+    (tmp_path / "lists").mkdir()
+    path = boxes_file(tmp_path / "lists", "x.jpg", "caf\\udce9.jpg", "train/y.jpg", "test/y.jpg", "e\u0301.jpg")
+    given = [Path(name) for name in ("lists/x.jpg", "caf\udce9.jpg", "old/test/y.jpg", "old/train/y.jpg", "\u00e9.jpg")]
+    matched, _ = match_boxes(path, read_boxes(path), given, [])
+    assert [matched[image][0].line for image in given] == [2, 3, 5, 4, 6]
+
+
+def test_the_path_goes_before_the_name_and_what_is_left_over_is_told(images, tmp_path):
+    path = boxes_file(tmp_path, "in/a.jpg", "other/a.jpg", "c", "in/a.jpg")
+    matched, notes = match_boxes(path, [*read_boxes(path), *read_boxes(path)[:1]], images, [Path("in")])
+    assert {image: [row.line for row in rows] for image, rows in matched.items()} == {images[0]: [2, 5], images[2]: [4]}
+    assert len(notes) == 4
+    for note, words in zip(notes, ("c is in/deep/c.JPG", "line 3, other/a.jpg", "line 2, in/a.jpg", "in/deep/b.jpg")):
+        assert note.startswith(f"{path}: 1 x ")
+        assert words in note
+
+
+@pytest.mark.parametrize(
+    ("names", "images", "words"),
+    [
+        (["x.jpg"], ["a/x.jpg", "b/x.jpg"], "line 2: x.jpg may be a/x.jpg or b/x.jpg"),
+        (["x"], ["x.jpg", "x.png"], "line 2: x may be"),
+        (["a/x.jpg", "b/x.jpg"], ["x.jpg"], "line 3: a/x.jpg and b/x.jpg may be x.jpg"),
+        (["y.jpg", ""], ["x.jpg"], "no row is of an image"),
+    ],
+)
+def test_rows_that_may_be_of_several_images_or_are_of_none_are_refused(tmp_path, monkeypatch, names, images, words):
+    monkeypatch.chdir(tmp_path)
+    path = boxes_file(tmp_path, *names)
+    with pytest.raises(InputError, match=words):
+        match_boxes(path, read_boxes(path), [Path(name) for name in images], [])
+
+
+@pytest.mark.parametrize("box", ["300,0,340,40", "-30,0,10,40", "0,0,1000,1000", "-500,-500,500,500"])
+def test_a_box_outside_its_image_is_refused_by_line(tmp_path, box):
     path = tmp_path / "boxes.csv"
-    path.write_text("image,x_min,y_min,x_max,y_max,score\na.jpg,1,2,3.5,4,1\nb/c.png,0,0,9,9,1\na.jpg,5,6,7,8,1\n")
-    boxes = read_boxes(path)
-    assert boxes_of(boxes, tmp_path / "a.jpg").tolist() == [[1, 2, 3.5, 4], [5, 6, 7, 8]]
-    assert boxes_of(boxes, tmp_path / "c.png").shape == (0, 4)
+    path.write_text(f"image,x_min,y_min,x_max,y_max\na.jpg,280,0,320,40\na.jpg,{box}\n")
+    with pytest.raises(InputError, match=r"boxes\.csv, line 3: .*outside a\.jpg, 300 x 200"):
+        boxes_inside(path, read_boxes(path), Path("a.jpg"), (300, 200))
+    assert boxes_inside(path, read_boxes(path)[:1], Path("a.jpg"), (300, 200)).tolist() == [[280, 0, 320, 40]]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +182,8 @@ def test_boxes_are_found_by_path_or_by_name(tmp_path):
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,three,4\n", "line 2: .*not all numbers; expected image, x_min"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2\n", "line 2"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,nan,4\n", "line 2"),
+        ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,1e999,4\n", "line 2"),
+        ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,3,2\n", "line 2"),
     ],
 )
 def test_a_boxes_file_that_cannot_be_used_is_named(tmp_path, text, words):

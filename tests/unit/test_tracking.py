@@ -20,13 +20,14 @@ class Scene:
     """Stands for detector and network: `faces` are the boxes of the faces there are; both see them exactly."""
 
     def __init__(self, monkeypatch):
-        self.faces, self.detections = [], 0
+        self.faces, self.detections, self.hidden = [], 0, ()
         self.aligner = SimpleNamespace(min_score=0.5, detector_size=256, detect=self.detect)
         monkeypatch.setattr(tracking, "detect_faces", self.detect_faces)
 
     def detect_faces(self, image, min_score, size):
         self.detections += 1
-        return np.array(self.faces).reshape(-1, 4), np.full(len(self.faces), 0.9)
+        seen = [face for i, face in enumerate(self.faces) if i not in self.hidden]
+        return np.array(seen).reshape(-1, 4), np.full(len(seen), 0.9)
 
     def detect(self, image, boxes):
         """A landmark regressor: finds the nearest face, where there is none something small in the box's corner."""
@@ -117,3 +118,54 @@ def test_smoothing_does_not_depend_on_the_size_of_the_face(monkeypatch):
     assert 0.2 < shares[0] < 0.9
     assert shares[0] == pytest.approx(shares[1])
     assert face.angles == pytest.approx([1, 2, 3])
+
+
+@pytest.mark.parametrize("detect_every", [1, 10])
+@pytest.mark.parametrize("speed", [2.0, 6.0, -4.0])
+def test_a_face_at_rest_keeps_number_and_place_when_another_passes_in_front(monkeypatch, speed, detect_every):
+    """Where boxes overlap the detector sees the one in front alone, and the landmarks are those of the nearer face."""
+    scene = Scene(monkeypatch)
+    tracker = FaceTracker(scene.aligner, detect_every)
+    numbers = []
+    for step in range(int(240 / abs(speed))):
+        front = box_at((20 if speed > 0 else 240) + speed * step, 55.0)
+        scene.faces = [front, box_at(130)]
+        scene.hidden = (1,) if abs(front[0] - 130) < 25 else ()
+        seen = dict(tracker.update(IMAGE, 0.04))
+        numbers += seen
+        if step > 1 and 2 in seen:
+            assert np.abs(seen[2].landmark_box - box_at(130)).max() <= 15
+        assert seen[1].landmark_box == pytest.approx(front)
+    assert set(numbers) == {1, 2}
+    assert 2 in seen
+
+
+def test_a_face_that_the_detector_misses_for_a_second_keeps_its_number_while_the_camera_pans(monkeypatch):
+    scene = Scene(monkeypatch)
+    tracker = FaceTracker(scene.aligner, detect_every=5)
+    for step in range(60):
+        scene.faces = [box_at(250.0 - 3 * step), box_at(230.0 - 3 * step, 120.0)]
+        scene.hidden = (1,) if 20 <= step < 40 else ()
+        seen = dict(tracker.update(IMAGE, 0.04))
+        assert set(seen) <= {1, 2}
+    assert set(seen) == {1, 2}
+
+
+def test_after_two_seconds_or_outside_the_image_only_the_look_tells(monkeypatch):
+    """Three people as three patterns: the first leaves and comes back, the third comes where the first was."""
+    scene = Scene(monkeypatch)
+    patterns = np.random.default_rng(0).integers(0, 256, (3, 41, 41, 3), np.uint8)
+
+    def update(people):
+        image = IMAGE.copy()
+        scene.faces = [box_at(x) for _, x in people]
+        for person, x in people:
+            image[50:91, x : x + 41] = patterns[person]
+        return [number for number, _ in tracker.update(image, 0.5)]
+
+    tracker = FaceTracker(scene.aligner, detect_every=1)
+    assert update([(0, 40), (1, 200)]) == [1, 2]
+    for _ in range(6):
+        assert update([(1, 200)]) == [2]
+    assert update([(2, 40), (1, 200)]) == [2, 3]
+    assert update([(2, 40), (0, 120), (1, 200)]) == [1, 2, 3]

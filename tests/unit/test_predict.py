@@ -1,0 +1,313 @@
+"""`predict` in this process with an aligner that costs nothing: what it reads, what it keeps when something ends it."""
+
+import csv
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import pytest
+from conftest import REPO
+
+from asmnet_tf import aligner, cli, files, overlay, predict, tracking, video
+from asmnet_tf.aligner import Face
+from asmnet_tf.config import DATASETS
+
+POINTS = np.random.default_rng(0).uniform(10, 40, (68, 2))
+
+
+class FakeAligner:
+    """Finds one face in every image; `on_call`: what else happens at the n-th image."""
+
+    on_call: ClassVar[dict] = {}
+
+    def __init__(self, *_):
+        self.spec, self.min_score, self.detector_size, self.calls = DATASETS["300w"], 0.5, 256, 0
+
+    def detect(self, image, boxes=None):
+        self.calls += 1
+        self.on_call.get(self.calls, lambda: None)()
+        boxes = np.array([[10, 10, 40, 40]]) if boxes is None else boxes
+        return [Face(box, 1.0, POINTS, 1.0, 2.0, 3.0) for box in boxes]
+
+
+@pytest.fixture
+def on_call(monkeypatch):
+    monkeypatch.setattr(aligner, "FaceAligner", FakeAligner)
+    monkeypatch.setattr(FakeAligner, "on_call", {})
+    monkeypatch.setattr(tracking, "detect_faces", lambda *_: (np.array([[10.0, 10, 40, 40]]), np.ones(1)))
+    return FakeAligner.on_call
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """The folder `in` with a.png, b.png, c.png, in the current one."""
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        picture(Path("in") / f"{name}.png")
+    return Path("in")
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, np.full((60, 50, 3), 90, np.uint8))[1].tobytes())
+    return path
+
+
+def clip(path, frames=6):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (64, 64))
+    for _ in range(frames):
+        writer.write(np.full((64, 64, 3), 90, np.uint8))
+    writer.release()
+    return path
+
+
+def run(*argv):
+    """Returns the exit code."""
+    try:
+        cli.run(predict.main, lambda: predict.parse_args([str(arg) for arg in argv]))
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def document(folder="predictions"):
+    return json.loads((Path(folder) / "predictions.json").read_text(encoding="utf-8"))
+
+
+def names(folder="predictions"):
+    return [result["image"] for result in document(folder)["results"]]
+
+
+def failures(folder="predictions"):
+    return {failure["image"]: failure["reason"] for failure in document(folder)["failed"]}
+
+
+@pytest.mark.parametrize("flags", [[], ["--output", "in"], ["--output", "in/deep/out"], ["--format", "pts"]])
+def test_it_never_reads_what_it_drew(photos, on_call, flags, capsys):
+    """Three runs, a killed one's leavings beside them; overlays also under another name and given one by one."""
+    picture(photos / ".writing-x.jpg")
+    for _ in range(3):
+        assert run(photos, *flags) == 0
+        assert capsys.readouterr().out.count("1 face") == 3
+    output = Path(flags[1] if "--output" in flags else "predictions")
+    shutil.copy(output / "a_overlay.jpg", photos / "holiday.jpg")
+    assert run(photos, output, *photos.glob("[!.]*"), "--output", "out", "--no-draw") == 0
+    assert names("out") == ["in/a.png", "in/b.png", "in/c.png"]
+    assert run(photos / "holiday.jpg", "--output", "out") == 2
+    assert capsys.readouterr().err.count("error: ") == 1
+    assert names("out") == ["in/a.png", "in/b.png", "in/c.png"]
+
+
+def test_a_photograph_called_like_an_overlay_is_read_and_kept(photos, on_call):
+    own = picture(photos / "a_overlay.jpg").read_bytes()
+    for _ in range(2):
+        assert run(photos, "--output", photos) == 0
+        assert names(photos) == ["in/a.png", "in/a_overlay.jpg", "in/b.png", "in/c.png"]
+    assert (photos / "a_overlay.jpg").read_bytes() == own
+    assert overlay.is_overlay(photos / "a-2_overlay.jpg")
+
+
+def test_overlays_are_pictures_and_videos_as_before(photos, on_call):
+    assert run(photos / "a.png", clip(Path("clip.mp4"))) == 0
+    assert cv2.imread("predictions/a_overlay.jpg").shape == (60, 50, 3)
+    capture = cv2.VideoCapture("predictions/clip_overlay.mp4")
+    assert sum(capture.read()[0] for _ in range(9)) == 6
+    assert run("predictions/clip_overlay.mp4", "--output", "out") == 2
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"new\nline", b'quote"d', b"\x1b[31mred", "日本".encode()])
+def test_any_name_of_a_file(photos, on_call, name, capsys):
+    name = os.fsdecode(name)
+    picture(photos / f"{name}.png")
+    clip(Path("clip.mp4")).rename(photos / f"{name}-video.mp4")
+    readable = files.utf8(name) == name
+    assert run(photos, "--format", "json", "csv", "pts") == (0 if readable else 2)
+    assert files.utf8(f"in/{name}.png") in names()
+    assert files.utf8(f"in/{name}-video.mp4") in (names() if readable else failures())
+    with open("predictions/predictions.csv", newline="", encoding="utf-8") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == names()
+    assert Path(f"predictions/{name}_1.pts").is_file()
+    assert overlay.is_overlay(Path(f"predictions/{name}_overlay.jpg"))
+    printed = "".join(capsys.readouterr())
+    assert printed.replace("\n", "").isprintable()
+    assert all(line.count("in/") for line in printed.splitlines() if "degrees" in line)
+
+
+def test_what_it_does_not_read_is_counted_in_a_folder_and_refused_by_name(photos, on_call, capsys):
+    for name in ("x.heic", "deep/y.HEIC", "z.gif", "raw.NEF", "old.3gp", "notes.txt", "._a.png"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).touch()
+    assert run(photos, "--no-draw") == 0
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    for words in ("2 .heic", "1 .gif", "1 .nef", "1 .3gp", "1 hidden"):
+        assert words in told[0]
+    assert run(photos / "x.heic", photos / "z.gif", photos / "a.png", "--no-draw") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [error.split(":")[1] for error in errors] == [" in/x.heic", " in/z.gif"]
+    assert names() == ["in/a.png"]
+    assert list(failures()) == ["in/x.heic", "in/z.gif"]
+
+
+def test_every_input_that_failed_is_named_and_the_others_are_done(photos, on_call, capsys):
+    (photos / "b.png").write_text("no picture")
+    Path("cut.mp4").write_bytes(b"no video")
+    Path("empty").mkdir()
+    bad = ["in/b.png", "cut.mp4", "absent.jpg", "empty"]
+    assert run(photos, "cut.mp4", "absent.jpg", "empty") == 2
+    assert names() == ["in/a.png", "in/c.png"]
+    errors = capsys.readouterr().err.splitlines()
+    assert sorted(errors) == sorted(f"error: {reason}" for reason in failures().values())
+    assert sorted(failures()) == sorted(bad)
+    before = Path("predictions/predictions.json").read_bytes()
+    assert run("absent.jpg", "empty") == 2
+    assert Path("predictions/predictions.json").read_bytes() == before  # nothing was done: nothing is written
+
+
+def test_the_same_photograph_given_twice_counts_once(photos, on_call):
+    assert run(photos, photos / "a.png", "./in/../in/b.png", "--no-draw") == 0
+    assert names() == ["in/a.png", "in/b.png", "in/c.png"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_and_what_is_done_is_written(photos, on_call, number, code, capsys):
+    on_call[2] = lambda: os.kill(os.getpid(), number)
+    assert run(photos) == code
+    assert names() == ["in/a.png", "in/b.png"]
+    assert list(failures()) == ["in/c.png"]
+    assert "2 of 3 inputs done" in capsys.readouterr().err
+
+
+def test_a_signal_in_a_video_leaves_it_whole(photos, on_call):
+    on_call[3] = lambda: os.kill(os.getpid(), signal.SIGINT)
+    assert run(clip(Path("clip.mp4")), clip(Path("next.mp4"))) == 130
+    assert [result["frame"] for result in document()["results"]] == [0, 1, 2]
+    assert list(failures()) == ["clip.mp4", "next.mp4"]
+    assert cv2.VideoCapture("predictions/clip_overlay.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+def test_an_error_of_any_kind_loses_nothing(photos, on_call):
+    def burst():
+        raise MemoryError
+
+    on_call[2] = burst
+    with pytest.raises(MemoryError):
+        run(photos)
+    assert names() == ["in/a.png"]
+    assert list(failures()) == ["in/b.png", "in/c.png"]
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_called_that_and_ends_it(photos, on_call, monkeypatch, capsys):
+    old = picture(Path("predictions/b_overlay.jpg"))
+    old.write_bytes(old.read_bytes() + overlay.MARK)
+    before = old.read_bytes()
+    on_call[2] = lambda: monkeypatch.setattr(Path, "write_bytes", full_disk)
+    assert run(photos) == 2
+    assert names() == ["in/a.png", "in/b.png"]
+    assert list(failures()) == ["in/b.png", "in/c.png"]
+    assert "predictions/b_overlay.jpg: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert old.read_bytes() == before
+    assert not list(Path("predictions").glob(".writing-*"))
+
+
+class ShortWriter:
+    """Writes all but the last frames, as OpenCV does on a full disk: without a word."""
+
+    def __init__(self, *args):
+        self._writer, self._frames = cv2_writer(*args), 0
+
+    def write(self, frame):
+        self._frames += 1
+        if self._frames < 4:
+            self._writer.write(frame)
+
+    def __getattr__(self, name):
+        return getattr(self._writer, name)
+
+
+class NoWriter(ShortWriter):
+    def isOpened(self):
+        return False
+
+
+cv2_writer = cv2.VideoWriter
+
+
+@pytest.mark.parametrize("writer", [ShortWriter, NoWriter])
+@pytest.mark.parametrize(("free", "words"), [(0, "No space left on device"), (1 << 40, "OpenCV cannot write mp4v")])
+def test_a_video_is_whole_or_not_there(photos, on_call, monkeypatch, writer, free, words, capsys):
+    source = clip(Path("clip.mp4"))
+    monkeypatch.setattr(video.cv2, "VideoWriter", writer)
+    monkeypatch.setattr(video.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 0, free))
+    assert run(source) == 2
+    assert words in failures()["clip.mp4"]
+    assert sorted(os.listdir("predictions")) == ["predictions.csv", "predictions.json"]
+    assert len(names()) == (6 if writer is ShortWriter else 1)
+
+
+def test_a_closed_pipe_ends_it_and_what_is_done_is_written(photos, on_call, monkeypatch):
+    class Closed:
+        encoding = "utf-8"
+
+        def write(self, text):
+            if "in/b.png" in text:
+                raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        predict.main(predict.parse_args([str(photos)]))
+    assert names() == ["in/a.png", "in/b.png"]
+    assert list(failures()) == ["in/c.png"]
+
+
+HOLD = """
+import sys, time
+from asmnet_tf.files import owned
+with owned(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_runs_into_one_folder(photos, on_call, capsys):
+    """The second is refused as long as the first lives, and no longer."""
+    command, environment = [sys.executable, "-c", HOLD, "out"], {"PYTHONPATH": str(REPO)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    try:
+        process.stdout.readline()
+        assert run(photos, "--output", "out") == 2
+        assert "out: " in capsys.readouterr().err
+        assert not Path("out/predictions.json").exists()
+        assert run(photos, "--output", "other") == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert run(photos, "--output", "out") == 0
+    assert len(names("out")) == 3
+
+
+def test_own_boxes_are_told_where_they_do_not_fit(photos, on_call, capsys):
+    rows = ["./in/a.png,10,10,40,40", "C:\\in\\b.png,500,500,540,540", "d.png,10,10,40,40"]
+    Path("boxes.csv").write_text("\n".join(["image,x_min,y_min,x_max,y_max", *rows]))
+    assert run(photos, "--boxes", "boxes.csv", "--no-draw") == 2
+    assert {result["image"]: len(result["faces"]) for result in document()["results"]} == {"in/a.png": 1, "in/c.png": 0}
+    assert "boxes.csv, line 3" in failures()["in/b.png"]
+    out, err = capsys.readouterr()
+    assert "in/c.png: no row in boxes.csv" in out
+    assert [line for line in err.splitlines() if "line 4, d.png" in line]
+    assert [line for line in err.splitlines() if "image without a row" in line and "in/c.png" in line]
