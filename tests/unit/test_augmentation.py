@@ -34,12 +34,6 @@ MOTIONS = [
 ]
 
 
-def move_landmarks(landmarks_norm, moved, flip_map):
-    """Moves one shape (2L,), as `loss.move` does in the graph for a batch."""
-    points = landmarks_norm.reshape(-1, 2)[flip_map if moved.flip else slice(None)]
-    return (points @ moved.affine[:, :2].T + moved.affine[:, 2]).reshape(-1)
-
-
 @pytest.mark.parametrize("crop", ["square", "tight"])
 @pytest.mark.parametrize("change", MOTIONS)
 def test_a_dot_in_the_image_stays_under_its_landmark(crop, change):
