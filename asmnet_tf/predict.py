@@ -123,7 +123,18 @@ def predict(args: argparse.Namespace) -> None:
         told = {result.image for result in results} | {failure["image"] for failure in failed}
         missed = [str(source) for source, _ in images + videos if args.camera is None and str(source) not in told]
         failed += [{"image": name, "reason": "not reached"} for name in missed]
-        written = write_results(args.output, results, args.format, str(args.model), aligner.spec, failed)
+        drawn = {args.output / f"{r.stem}_overlay{ending}": r.image for r in results for ending in (".jpg", ".mp4")}
+        drawn = [(path, image) for path, image in drawn.items() if path.is_file() and not args.no_draw]
+        while True:
+            try:
+                written = write_results(args.output, results, args.format, str(args.model), aligner.spec, failed)
+                break
+            except InputError as error:
+                if not drawn or not is_full(error):
+                    raise
+                path, image = drawn.pop()
+                path.unlink()
+                failed.add(image, InputError(f"{path}: removed, for the disk is full and the landmarks need space."))
     say(", ".join(map(str, written)))
     if failed and signals.received:
         done = f"{len(images) + len(opened) - len(missed)} of {len(images) + len(opened)} inputs done"
@@ -139,6 +150,11 @@ def say(text: str, stream: TextIO | None = None) -> None:
     print(printable(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
+def is_full(error: InputError) -> bool:
+    """Returns whether a file could not be written because the disk is full."""
+    return getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
 class Failures(list):
     """The inputs of which something is missing, and why, as predictions.json has them. full: the disk is."""
 
@@ -149,7 +165,7 @@ class Failures(list):
         from tqdm import tqdm
 
         self.append({"image": str(source), "reason": str(error)})
-        self.full |= getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        self.full |= is_full(error)
         with tqdm.external_write_mode(sys.stderr):
             say(f"error: {error}", sys.stderr)
 
