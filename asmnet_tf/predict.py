@@ -95,7 +95,7 @@ def predict(args: argparse.Namespace) -> None:
     if args.boxes is not None:
         if videos:
             raise InputError(f"{videos[0][0]}: --boxes is for images; faces of videos are detected.")
-        folders = [path for path in args.inputs if path.is_dir()]
+        folders = [path for path in args.inputs if os.path.isdir(path)]
         boxes, notes = match_boxes(args.boxes, read_boxes(args.boxes), [path for path, _ in images], folders)
         for note in notes:
             say(note, sys.stderr)
@@ -123,16 +123,14 @@ def predict(args: argparse.Namespace) -> None:
         told = {result.image for result in results} | {failure["image"] for failure in failed}
         missed = [str(source) for source, _ in images + videos if args.camera is None and str(source) not in told]
         failed += [{"image": name, "reason": "not reached"} for name in missed]
-        drawn = {args.output / f"{r.stem}_overlay{ending}": r.image for r in results for ending in (".jpg", ".mp4")}
-        drawn = [(path, image) for path, image in drawn.items() if path.is_file() and not args.no_draw]
         while True:
             try:
                 written = write_results(args.output, results, args.format, str(args.model), aligner.spec, failed)
                 break
             except InputError as error:
-                if not drawn or not is_full(error):
+                if not failed.drawn or not is_full(error):
                     raise
-                path, image = drawn.pop()
+                path, image = failed.drawn.pop()
                 path.unlink()
                 failed.add(image, InputError(f"{path}: removed, for the disk is full and the landmarks need space."))
     say(", ".join(map(str, written)))
@@ -156,11 +154,16 @@ def is_full(error: InputError) -> bool:
 
 
 class Failures(list):
-    """The inputs of which something is missing, and why, as predictions.json has them. full: the disk is."""
+    """The inputs of which something is missing, and why, as predictions.json has them.
 
-    full = False
+    full: the disk is. drawn: overlays of this run and what they are of, for then they may have to go.
+    """
 
-    def add(self, source: Path | int, error: InputError) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.full, self.drawn = False, []
+
+    def add(self, source: Path | str | int, error: InputError) -> None:
         """Notes an input and tells its error."""
         from tqdm import tqdm
 
@@ -262,6 +265,7 @@ def predict_images(
             if not args.no_draw:
                 overlay = args.output / f"{stem}_overlay.jpg"
                 write_overlay(overlay, image, faces, aligner.spec)
+                failed.drawn.append((overlay, path))
                 told += f"; {overlay}"
         except InputError as error:
             failed.add(path, error)
@@ -311,6 +315,8 @@ def predict_video(
     tracker = FaceTracker(aligner, args.detect_every, args.smooth)
     try:
         frames, speed = follow_video(video, tracker, take, overlay, args.frames)
+        if overlay:
+            failed.drawn.append((overlay, name))
         if signals.received and not video.is_camera:
             raise InputError(f"{name}: stopped after {frames} frames.")
     except InputError as error:
