@@ -8,7 +8,7 @@
     python evaluate.py A.keras B.tflite SAVED_MODEL --predictions spiga=spiga.npz ...             # also comparison.md
     python evaluate.py --predictions spiga=spiga.npz                         # a file with its own landmarks_gt
 
-Prints a table and, last, one line of JSON: {NAME: {SUBSET: {n, nme_pct, fr_pct@T, auc_pct@T, pose_mae_deg, ...}}}.
+Prints a table and, last, one line of JSON: {NAME: {SUBSET: {n, n_scored, nme_pct, fr_pct@T, auc_pct@T, ...}}}.
 Writes metrics.json, summary.md, per_image.csv, ced.{csv,png}, failure_rate.{csv,png}, landmark_errors.{csv,png},
 contact sheets and, of two methods or more, comparison.md to --output.
 """
@@ -16,7 +16,7 @@ contact sheets and, of two methods or more, comparison.md to --output.
 from __future__ import annotations
 
 import argparse
-import sys
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--boxes", choices=("gt", "detector"), default="gt", help="where a MODEL's crops come from (default: gt)"
     )
-    parser.add_argument("--thresholds", nargs="+", type=cli.positive, metavar="T", help="NME fractions of FR and AUC")
+    parser.add_argument(
+        "--thresholds", nargs="+", type=cli.within(0.01, 1), metavar="T", help="NME fractions of FR and AUC"
+    )
     parser.add_argument("--output", type=Path, default=Path("evaluation"), help="folder (default: evaluation)")
     parser.add_argument(
         "--strategy", choices=("one", "multiworker"), default="one", help="multiworker: a share of the faces each"
@@ -64,6 +66,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--boxes: only a MODEL is given boxes")
     if any(abs(t - round(t, 2)) > 1e-9 for t in args.thresholds or ()):
         parser.error("--thresholds: two decimals at most, since they name the results (fr_pct@0.08)")
+    if len(set(args.thresholds or ())) < len(args.thresholds or ()):
+        parser.error("--thresholds: one of them twice")
     for text in args.predictions:
         if not all(text.partition("=")):
             parser.error(f"--predictions {text}: expected NAME=FILE")
@@ -91,6 +95,7 @@ def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
     files = evaluation.read_files(args.predictions)
     bad = BadSamples(args.on_bad_sample == "skip")
     spec, samples, faces = evaluation.find_truth(args, files, bad)
+    theirs = evaluation.methods_of_files(files, faces, samples)  # before the models: what is refused is refused early
     if replicas.is_chief:
         bad.write(args.output)
 
@@ -98,20 +103,22 @@ def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
     methods = []
     boxes = evaluation.detected_boxes(samples) if args.boxes == "detector" else None
     for name, path in evaluation.unique_names(args.models, taken={*files, "mean_shape"}):
-        from asmnet_tf.prediction import score_model  # TensorFlow, only where a model is to be run
+        cli.start_tensorflow()  # only where a model is to be run
+        from asmnet_tf.prediction import score_model
 
-        methods.append(score_model(name, path, samples, spec, args.crop, args.flip, boxes, replicas))
+        with cli.without_notes() if path.suffix == ".tflite" else contextlib.nullcontext():
+            methods.append(score_model(name, path, samples, spec, args.crop, args.flip, boxes, replicas))
     if not replicas.is_chief:
         return
 
     # 3. Every prediction file, and the mean shape, what a network that has learned nothing would say.
-    methods += evaluation.methods_of_files(files, spec, faces.names)
+    methods += theirs
     if args.mean_shape is not None:
         methods.append(evaluation.mean_shape_method(args.mean_shape, spec, faces.landmarks))
 
     # 4. Numbers, curves, sheets.
     thresholds = tuple(args.thresholds or spec.thresholds)
-    protocol = evaluation.protocol(args, spec, samples, faces, files, boxes)
+    protocol = evaluation.protocol(args, spec, samples, faces, methods, boxes)
     protocol |= {"faces_skipped": len(bad.reasons), "thresholds": thresholds, "commit": cli.commit()}
     reader = (lambda i: samples[i].read_image()) if samples else None
     scores = report.write_report(args.output, methods, faces, thresholds, protocol=protocol, image_reader=reader)
@@ -121,7 +128,6 @@ def evaluate(args: argparse.Namespace, replicas: Replicas) -> None:
     print(f"{args.output / 'ced.png'}: CED curves; {args.output / 'summary.md'}: all tables")
     if len(methods) > 1:
         print(f"{args.output / 'comparison.md'}: the methods side by side and in pairs")
-    sys.stdout.flush()
     print(report.json_line(scores))
 
 

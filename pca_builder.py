@@ -27,7 +27,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     cli.add_crop_argument(parser, "square", "default: square")
     parser.add_argument(
-        "--pca-percent", type=float, nargs="+", default=[PCA_PERCENT], metavar="P", help="variance to keep, %% (90)"
+        "--pca-percent",
+        type=cli.within(-1e9, 1e9),
+        nargs="+",
+        default=[PCA_PERCENT],
+        metavar="P",
+        help="variance to keep, %% (90)",
     )
     parser.add_argument("--output", type=Path, default=Path("shape_models"), help="folder (default: shape_models)")
     args = parser.parse_args(argv)

@@ -14,12 +14,23 @@ state.npz for --resume. Two busy CPU cores: 40 to 70 images/s at --input-size 11
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asmnet_tf import cli, model_zoo
-from asmnet_tf.config import ARCHITECTURES, AUGMENTATIONS, HEADS, INPUT_SIZE, RECIPES, VAL_FRACTION, crop_scale
-from asmnet_tf.files import InputError
+from asmnet_tf.config import (
+    ARCHITECTURES,
+    AUGMENTATIONS,
+    FINE_TUNING_LR,
+    HEADS,
+    INPUT_SIZE,
+    RECIPES,
+    VAL_FRACTION,
+    crop_scale,
+)
+from asmnet_tf.files import InputError, make_folder, owned
 
 if TYPE_CHECKING:
     from asmnet_tf.distribution import Replicas
@@ -43,19 +54,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_recipe_arguments(parser)
     run = parser.add_argument_group("run")
     run.add_argument("--output", type=Path, default=Path("runs"), help="default: runs")
-    run.add_argument("--name", help="run folder in --output (default: <arch>_<dataset>_<loss>)")
+    run.add_argument("--name", type=cli.run_name, help="run folder in --output (default: <arch>_<dataset>_<loss>)")
     run.add_argument("--resume", action="store_true", help="go on where the run of this name stopped")
-    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--seed", type=cli.within(0, 2**32 - 1, whole=True), default=0)
     run.add_argument("--validate-every", type=cli.positive_int, metavar="N", help="epochs (default: 30 times a run)")
     cli.add_cache_arguments(run)
     cli.add_engine_arguments(run)
     cli.add_strategy_arguments(parser)
     args = parser.parse_args(argv)
     for key in vars(args):
-        if getattr(args, key) is None and hasattr(RECIPES[args.recipe], key):
+        if getattr(args, key) is None and hasattr(RECIPES[args.recipe], key) and key != "lr":  # depends on --weights
             setattr(args, key, getattr(RECIPES[args.recipe], key))
+    if args.freeze_batch_norm and args.weights == "none":
+        parser.error("--freeze-batch-norm: keeps that of --weights, and there are none")
     if args.head != "pooled" and args.arch != "asmnet":
         parser.error(f"--head {args.head}: for --arch asmnet only")
+    if args.devices and (args.strategy in ("one", "multiworker") or len(set(args.devices)) < len(args.devices)):
+        parser.error(f"--devices {' '.join(args.devices)}: each once, for --strategy mirrored or auto")
     args.threads = args.threads or (cli.cores() if args.deterministic else None)
     args.name = args.name or f"{args.arch}_{args.dataset}_{args.loss}"
     args.shape_model = args.shape_model or model_zoo.default_shape_model(args.dataset, args.crop)
@@ -66,19 +81,36 @@ def main(args: argparse.Namespace) -> None:
     """Trains, as one of the workers of --strategy; raises InputError for what the user can mend."""
     from asmnet_tf.distribution import joined
 
-    with joined(args.strategy, args.devices, args.threads) as replicas:
+    with (
+        joined(args.strategy, args.devices, args.threads) as replicas,
+        open_run(args) if replicas.is_chief else contextlib.nullcontext(),
+    ):
         train(args, replicas)
+
+
+@contextlib.contextmanager
+def open_run(args: argparse.Namespace) -> Iterator[None]:
+    """Keeps the run folder for this process, from before the data are read.
+
+    Raises: InputError if another process trains there; for a new run if there is one, for --resume if there is none.
+    """
+    folder = args.output / args.name
+    if args.resume and not folder.is_dir():
+        there = sorted(path.parent.relative_to(args.output).as_posix() for path in args.output.rglob("args.json"))
+        raise InputError(f"{folder}: no such run to resume. In {args.output} there are: {', '.join(there) or 'none'}.")
+    make_folder(args.output)
+    with owned(folder, "Wait until it has ended, or choose another --name."):
+        names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        if names and not args.resume:
+            raise InputError(f"{folder}: this run exists. Go on with --resume or choose another --name.")
+        if names and not names & {"args.json", "state.npz"}:
+            raise InputError(f"{folder}: no run of train.py, it holds {', '.join(sorted(names)[:3])}.")
+        yield
 
 
 def train(args: argparse.Namespace, replicas: Replicas) -> None:
     """Runs the steps."""
-    from asmnet_tf.files import make_folder
-
     folder = args.output / args.name
-    if replicas.is_chief:
-        if folder.exists() and not args.resume:
-            raise InputError(f"{folder}: this run exists. Go on with --resume or choose another --name.")
-        make_folder(args.output)
     recipe = RECIPES[args.recipe]
 
     # 1. Faces with landmarks and pose; a fixed part of the training faces is held out for validation.
@@ -98,19 +130,29 @@ def train(args: argparse.Namespace, replicas: Replicas) -> None:
     shape_model = load_for(args.shape_model, spec, args.crop) if args.loss == "asm" else None
 
     # 3. The network, a plain functional Keras model.
+    cli.start_tensorflow()
     from asmnet_tf import models, training
+    from asmnet_tf.model_files import read_start_weights
 
     training.prepare(args)
+    start, received = None, []
+    if args.weights != "none":
+        start = read_start_weights(args.weights, recipe.input_range)
+    input_range = start.input_range if start else recipe.input_range
     with replicas.strategy.scope():
         model = models.BUILDERS[args.arch](
-            spec.num_landmarks, args.input_size, args.dropout, args.l2_heads, recipe.input_range, args.head
+            spec.num_landmarks, args.input_size, args.dropout, args.l2_heads, input_range, args.head
         )
     if recipe.start_at_mean:
         training.start_at_mean(model, faces, args.crop)
-    if args.weights != "none":
-        print(f"{args.weights}: weights for {models.load_backbone_weights(model, args.weights)} layers")
+    if start:
+        received = models.set_weights(model, start, (args.crop, crop_scale(args.crop)))
+        told = "" if input_range == recipe.input_range else f", pixels become {input_range[0]:g} to {input_range[1]:g}"
+        print(f"{args.weights}: weights for {len(received)} layers{told}")
     if args.freeze_batch_norm:
-        models.freeze_batch_norm(model)
+        models.freeze_batch_norm(model, received)
+    is_whole = "O_L" in received
+    args.lr = args.lr or (FINE_TUNING_LR if is_whole else recipe.lr)
 
     # 4. Augmented batches, the multi-task loss and the schedules.
     from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
@@ -129,15 +171,21 @@ def train(args: argparse.Namespace, replicas: Replicas) -> None:
     # 5. Train.
     sidecar = training.make_sidecar(args, spec) | {"head": args.head}
     trainer = training.Trainer(model, batches, held_out, loss, plan, spec, folder, sidecar, replicas)
+    content = training.content_hashes([*faces, *validation], args.pose_labels, shape_model, args.weights)
     if args.resume:
-        training.check_flags(folder, args)
+        training.check_flags(folder, args, content)
         trainer.resume()
+    if trainer.epoch == args.epochs:
+        if replicas.is_chief:
+            more = f"--weights {folder / 'last.keras'} --name NEW"
+            print(f"{folder}: all {args.epochs} epochs are done, nothing is left to resume. Train on with {more}")
+        return
     if replicas.is_chief:
         counts = {"train": len(faces), "validation": len(validation), "parameters": model.count_params()}
-        training.write_arguments(folder, args, counts | {"skipped": len(bad.reasons)}, replicas)
+        training.write_arguments(folder, args, counts | {"skipped": len(bad.reasons)}, replicas, content)
         bad.write(folder)
         print(f"{folder}: {len(faces)} faces, {len(validation)} held out, {model.count_params():,} parameters")
-    trainer.run()
+    trainer.run(score_start=is_whole)
     if replicas.is_chief:
         print(f"{folder / 'best.keras'}: best validation NME {trainer.best_line()}")
 

@@ -12,17 +12,14 @@ Importing the package imports nothing heavy; its modules are imported by name (`
 stands above brings its own when it is first used.
 """
 
-import os
 from importlib import import_module
 
 __version__ = "0.1.0"
-# OpenCV reads it when it is imported. Its own bound, 8 times this, lets an image of some kB take 6 GB of memory
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 27))
 _MODULES = {  # public name -> module
     "FaceAligner": "aligner",
     "Face": "aligner",
     "load_pretrained": "models",
-    "pretrained_sidecar": "models",
+    "pretrained_sidecar": "model_zoo",
     "pretrained_names": "model_zoo",
 }
 

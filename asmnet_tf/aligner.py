@@ -16,9 +16,8 @@ from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE
 from asmnet_tf.files import first_line
 from asmnet_tf.geometry import crop_frame, crop_image, denormalise, landmark_box, read_image
 from asmnet_tf.model_files import check_process, open_model
-from asmnet_tf.model_zoo import find_model
+from asmnet_tf.model_zoo import crop_of, find_model
 from asmnet_tf.pose import unit_to_angles
-from asmnet_tf.prediction import crop_of
 from asmnet_tf.prediction_files import spec_with
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ class FaceAligner:
 def to_rgb(image: Image, bgr: bool = False) -> np.ndarray:
     """Returns an image as RGB uint8 (H, W, 3): see `FaceAligner.detect`."""
     if isinstance(image, str | os.PathLike):
-        return read_image(image, upright=True)
+        return read_image(image)
     if hasattr(image, "getexif"):
         image, bgr = _from_pil(image), False
     if not isinstance(image, np.ndarray):

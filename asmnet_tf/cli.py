@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import functools
+import glob
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NoReturn
 
 from asmnet_tf.config import (
     ALPHA_SCHEDULES,
@@ -17,17 +24,24 @@ from asmnet_tf.config import (
     CACHES,
     CROPS,
     DATASETS,
+    KERAS,
     LANDMARK_LOSSES,
     LOSSES,
     RECIPES,
     DatasetSpec,
 )
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, first_line, read_json
 
 EXIT_BAD_INPUT = 2
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the input
 EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141  # as of a program that the signal of a closed pipe ends
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
+# what TensorFlow says to stderr whatever its log level, by default 2, errors
+_NOTE = re.compile(
+    rb"WARNING: All log messages before absl|[IWE]\d{4} |\d{4}-\d\d-\d\d [\d:.]+: [IWE] "
+    rb"|INFO: Created TensorFlow Lite|fully_quantize: "
+)
 
 
 class Stopped(Exception):
@@ -64,28 +78,122 @@ class StopSignals:
 def run(main: Callable[[argparse.Namespace], None], parse_args: Callable[[], argparse.Namespace]) -> None:
     """Runs a command: bad input ends it with one line on stderr and exit code 2, Ctrl-C with 130.
 
-    A training run saves its state first, also on SIGTERM, which then ends it with 0: see `StopSignals`.
+    A training run saves its state first, also on SIGTERM, which then ends it with 0: see `StopSignals`. A reader of the
+    output that has gone (`| head`) ends it without a word and with 141; closed from the start, it is not missed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes would bury the program's own words
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     # keep freed tensors for the next step: giving them back to the system cost a third of the step in page faults
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512: 1.4 x the step on AVX2
+    code: int | str | None = 0
     try:
         main(parse_args())
+    except SystemExit as end:
+        code = end.code
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        code = EXIT_BAD_INPUT
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
-        sys.exit(stopped.code)
+        code = stopped.code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        code = EXIT_INTERRUPTED
+    except OSError as error:
+        code = _output_lost(error)
+    try:
+        sys.stdout.flush()  # here: at the interpreter's end nobody could catch what it raises
+    except OSError as error:
+        code = code or _output_lost(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again
+    if code:
+        sys.exit(code)
+
+
+def _output_lost(error: OSError) -> int:
+    """Returns the exit code for an output that is not taken any more, and says why; raises any other error."""
+    if error.errno == errno.EPIPE:
+        return EXIT_PIPE
+    if error.errno != errno.ENOSPC:
+        raise error
+    print(f"error: {error.filename or 'the output'}: {error.strerror}. Make room or write elsewhere.", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+@functools.cache
+def start_tensorflow() -> None:
+    """Imports TensorFlow and Keras for a program: quietly, and to compute in float32 whatever the user's Keras does.
+
+    Libraries must not do so: it changes the environment and settings of the process.
+
+    Raises: InputError for settings that Keras itself does not take.
+    """
+    if not _wants_notes():  # 2: errors only; that there is no GPU is one to TensorFlow
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2" if glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg") else "3"
+    home = os.environ.get("KERAS_HOME") or "~/.keras"
+    asked = {}
+    with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
+        asked = dict(read_json(Path(home).expanduser() / "keras.json"))
+    asked["backend"] = os.environ.get("KERAS_BACKEND") or asked.get("backend")
+    os.environ["KERAS_BACKEND"] = KERAS["backend"]
+    try:
+        with without_notes():
+            import keras
+            import tensorflow  # noqa: F401
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{home}: Keras does not take its keras.json ({first_line(error, 200)}).") from error
+    keras.config.set_floatx(KERAS["floatx"])
+    keras.config.set_image_data_format(KERAS["image_data_format"])
+    others = [str(asked[key]) for key, value in KERAS.items() if asked.get(key, value) not in (value, None)]
+    if others:
+        told = f"{', '.join(others)} of KERAS_BACKEND or keras.json"
+        print(f"Keras: this program computes with {', '.join(KERAS.values())}, not with {told}", file=sys.stderr)
+
+
+def _wants_notes() -> bool:
+    return os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1")
+
+
+@contextlib.contextmanager
+def without_notes() -> Iterator[None]:
+    """Keeps back what comes to stderr meanwhile, then writes what is no note of TensorFlow; all where that fails."""
+    with contextlib.ExitStack() as stack:
+        if _wants_notes():
+            yield
+            return
+        try:
+            notes = stack.enter_context(tempfile.TemporaryFile())
+            stderr = os.dup(2)
+        except OSError:  # no place for it, or no stderr
+            yield
+            return
+        os.dup2(notes.fileno(), 2)
+        hidden = _NOTE
+        try:
+            yield
+        except Exception as error:
+            hidden = hidden if isinstance(error, InputError) else None
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            notes.seek(0)
+            for line in notes:
+                if hidden is None or not hidden.match(line):
+                    os.write(2, line)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with one line: the usage above it would bury it."""
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {InputError(message)}\n")
 
 
 def new_parser(docstring: str) -> argparse.ArgumentParser:
     """Returns a parser that shows the script's docstring as it is written."""
-    return argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return _Parser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, dataset_default: str | None = "synthetic") -> None:
@@ -149,7 +257,9 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--pose-weight", type=non_negative)
     recipe.add_argument("--epochs", type=positive_int)
     recipe.add_argument("--batch-size", type=positive_int)
-    recipe.add_argument("--lr", type=positive, help="peak learning rate")
+    recipe.add_argument(
+        "--lr", type=within(0, 10, without=(0,)), help="peak learning rate; from a whole model of --weights 2e-5"
+    )
     recipe.add_argument("--weight-decay", type=non_negative)
     recipe.add_argument("--ema", type=fraction, help="momentum of the weights' moving average, e.g. 0.998")
     recipe.add_argument("--l2-heads", type=non_negative, help="the paper's 0.01 has no effect in the release")
@@ -168,7 +278,10 @@ def add_engine_arguments(parser: argparse._ArgumentGroup) -> None:
         "--deterministic", action="store_true", help="the same bits again, also after --resume: fixes --threads"
     )
     parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="of TensorFlow (default: it chooses; --deterministic: cores)"
+        "--threads",
+        type=within(1, 1024, whole=True),
+        metavar="N",
+        help="of TensorFlow (default: it chooses; --deterministic: cores)",
     )
 
 
@@ -185,42 +298,41 @@ def find_data(args: argparse.Namespace) -> tuple[DatasetSpec, Path]:
 
 def device(text: str) -> str:
     """argparse type: CPU or GPU, a colon and a number."""
-    kind, _, number = text.partition(":")
-    if kind not in ("CPU", "GPU") or not number.isdecimal() or len(number) > 3:
+    if not re.fullmatch("(CPU|GPU):(0|[1-9][0-9]?)", text):
         raise argparse.ArgumentTypeError(f"{text} is not of the form GPU:0 or CPU:0")
     return text
 
 
-def positive_int(text: str) -> int:
-    """argparse type: a whole number above zero."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above zero")
-    return value
+def run_name(text: str) -> str:
+    """argparse type: a path below a folder, on every system."""
+    for path in (PurePosixPath(text), PureWindowsPath(text)):
+        if not text.strip() or not path.parts or path.anchor or ".." in path.parts:
+            raise argparse.ArgumentTypeError(f"{text!r} is not the name of a folder in --output")
+    return text
 
 
-def fraction(text: str) -> float:
-    """argparse type: a number from 0 up to, not including, 1."""
-    value = float(text)
-    if not 0.0 <= value < 1.0:
-        raise argparse.ArgumentTypeError(f"{value:g} is not in [0, 1)")
-    return value
+def within(low: float, high: float, whole: bool = False, without: tuple[float, ...] = ()) -> Callable[[str], float]:
+    """Returns an argparse type: a number from `low` to `high`, `without` these, in plain digits.
+
+    What `int` and `float` also take is no number here: nan, inf, 1_000, digits of other scripts.
+    """
+    kind, pattern = "a number", r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?"
+    if whole:
+        kind, pattern = "a whole number", "[+-]?[0-9]{1,20}"
+    but = "".join(f", {value:g} left out" for value in without)
+
+    def read(text: str) -> float:
+        value = (int if whole else float)(text) if re.fullmatch(pattern, text) else None
+        if value is None or not low <= value <= high or value in without:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind} from {low:,} to {high:,}{but}")
+        return value
+
+    return read
 
 
-def non_negative(text: str) -> float:
-    """argparse type: a finite number of zero or more."""
-    value = float(text)
-    if not 0.0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number of zero or more")
-    return value
-
-
-def positive(text: str) -> float:
-    """argparse type: a finite number above zero."""
-    value = non_negative(text)
-    if value == 0.0:
-        raise argparse.ArgumentTypeError("0 is not above zero")
-    return value
+positive_int = within(1, 10**9, whole=True)
+fraction = within(0, 1, without=(1,))
+non_negative = within(0, 10**6)
 
 
 def cores() -> int:

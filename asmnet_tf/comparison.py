@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asmnet_tf import metrics
-from asmnet_tf.config import ANGLES
-from asmnet_tf.tables import md, md_table, number, plain_text, with_interval
+from asmnet_tf.tables import NOTE_BELOW_TABLE, md, md_table, number, plain_text, pose_cell, with_interval
 
 if TYPE_CHECKING:
     from asmnet_tf.report import Faces, Method
@@ -70,20 +69,20 @@ def comparison_md(
     parts = [f"# {title}: {len(methods)} methods on the same {len(faces.names)} faces", ""]
     parts += [_protocol_line(methods, thresholds, protocol), ""]
 
-    header = ["NME % (faces)", "parameters", "multiply-adds", "input px", "crop"]
+    header = ["NME % (faces scored)", "parameters", "multiply-adds", "input px", "crop"]
     header += [f"{subset} ({count})" for subset, count in subsets.items()]
     rows = [
         [
             method.name,
             *(_millions(method.info.get(key)) for key in ("parameters", "multiply_adds")),
             *(method.info.get(key, "-") for key in ("input_size", "crop")),
-            *(number(scores[method.name][subset]["nme_pct"]) for subset in subsets),
+            *(f"{number(of['nme_pct'])} ({of['n_scored']})" for of in scores[method.name].values()),
         ]
         for method in methods
     ]
     parts += [*md_table(header, rows), "", "## Every subset", ""]
     parts += [*_subset_table(thresholds, scores, subsets), ""]
-    parts += ["In brackets: 95 % bootstrap interval over faces. Pose: mean absolute error in degrees.", ""]
+    parts += [f"{NOTE_BELOW_TABLE} Pose: mean absolute error in degrees, over all faces where no number is given.", ""]
 
     parts += ["## In pairs, on the same faces", "", *_pair_table(compared), ""]
     parts += [
@@ -117,22 +116,20 @@ def _millions(value: int | None) -> str:
 def _subset_table(thresholds: Sequence[float], scores: dict, subsets: dict[str, int]) -> list[str]:
     keys = {"nme_pct": "NME inter-ocular %", "nme_interpupil_pct": "NME inter-pupil %"}
     keys |= {f"{key}_pct@{t:.2f}": f"{key.upper()}@{t:.2f} %" for t in thresholds for key in ("fr", "auc")}
-    poses = {"pose_mae_deg": "O_P yaw / pitch / roll", "pose_pnp_mae_deg": "PnP yaw / pitch / roll"}
+    poses = {"pose": "O_P yaw / pitch / roll", "pose_pnp": "PnP yaw / pitch / roll"}
     poses = {
         key: title
         for key, title in poses.items()
-        if any(numbers[key] for table in scores.values() for numbers in table.values())
+        if any(numbers[f"{key}_mae_deg"] for table in scores.values() for numbers in table.values())
     }
     rows = []
     for subset, count in subsets.items():
         for method, table in scores.items():
             numbers = table[subset]
             cells = [with_interval(numbers[key], numbers["ci95"][key]) for key in keys]
-            cells += [
-                " / ".join(number(numbers[key][angle]) for angle in ANGLES) if numbers[key] else "-" for key in poses
-            ]
-            rows.append([subset, method, count, *cells])
-    return md_table(["subset", "method", "faces", *keys.values(), *poses.values()], rows)
+            cells += [pose_cell(numbers, key, " / ") for key in poses]
+            rows.append([subset, method, count, numbers["n_scored"], *cells])
+    return md_table(["subset", "method", "faces", "scored", *keys.values(), *poses.values()], rows)
 
 
 def _pair_table(compared: dict[str, list[dict]]) -> list[str]:

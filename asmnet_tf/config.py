@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+# what Keras must be set to
+KERAS = {"backend": "tensorflow", "floatx": "float32", "image_data_format": "channels_last"}
+
 # --- constants of the paper (sections 3 and 4; release configuration) -------------------------------------------------
 
 ALPHAS = (2.0, 1.0, 0.5)  # weight of the ASM term in the first, second and last third of the epochs
@@ -15,7 +18,8 @@ PCA_PERCENT = 90.0
 DROPOUT = 0.3
 HEAD_L2 = 0.01
 INPUT_SIZE = 224
-VAL_FRACTION = 0.1  # of each source of the training faces, for every choice
+VAL_FRACTION = 0.1  # of the photographs of the training faces, for every choice
+INPUT_SIZES = (32, 1024)  # that a network can be built for; beyond, a batch takes more memory than machines have
 ANGLES = ("yaw", "pitch", "roll")
 
 CROPS = ("square", "tight")
@@ -397,6 +401,7 @@ RECIPES: dict[str, Recipe] = {
         start_at_mean=True,
     ),
 }
+FINE_TUNING_LR = 2e-5  # where training starts from a whole model: a rate that cannot wreck it, even of 20 faces
 LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing", "awing")
 ARCHITECTURES = ("asmnet", "mobilenet_v2")
 HEADS = ("pooled", "spatial")  # what the two linear heads of ASMNet see; pooled is the paper's

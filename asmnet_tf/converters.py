@@ -10,18 +10,18 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from asmnet_tf.config import DATASETS, POSE_RANGE_DEG, DatasetSpec
-from asmnet_tf.datasets import IMAGE_ENDINGS, read_samples
+from asmnet_tf.config import DATASETS, PHOTO_ENDINGS, POSE_RANGE_DEG, DatasetSpec
+from asmnet_tf.datasets import read_samples
+from asmnet_tf.engine import keras
 from asmnet_tf.face_renderer import render_face
 from asmnet_tf.files import InputError, first_line
 from asmnet_tf.geometry import crop_frame, crop_image, landmark_box, read_image
 from asmnet_tf.input_pipeline import FacePatches
 from asmnet_tf.model_files import Infer, compiled, open_model
-from asmnet_tf.prediction import crop_of
+from asmnet_tf.model_zoo import crop_of
 from asmnet_tf.twins import inference_twin
 
 SIGNATURE = "serving_default"
@@ -155,7 +155,7 @@ def _images(folder: Path) -> list[Path]:
     """Returns the images in a folder of face crops. Raises: InputError if they are annotated, so not crops yet."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Give one of faces, or --calibrate {SYNTHETIC}.")
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_ENDINGS)
     annotated = next((image for image in images if image.with_suffix(".pts").exists()), None)
     if annotated is not None:
         raise InputError(f"{annotated}: annotated, so no face crop. Give the dataset's folder, as downloaded.")

@@ -1,6 +1,6 @@
 """Reads a dataset folder as downloaded into a list of samples: always the same ones in the same order (NumPy, OpenCV).
 
-300W    <data_dir>/{helen,lfpw}/{trainset,testset}/, afw/, ibug/ with NAME.{jpg,jpeg,png} beside NAME.pts
+300W    <data_dir>/{helen,lfpw}/{trainset,testset}/, afw/, ibug/ with NAME.{jpg,png,...} beside NAME.pts
 WFLW    <data_dir>/WFLW_images/... and WFLW_annotations/list_98pt_rect_attr_train_test/*.txt (207 columns)
 COFW    <data_dir>/COFW_{train,test}_color.mat (MATLAB v7.3, which is HDF5)
 """
@@ -9,24 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
+import itertools
 import os
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from asmnet_tf.config import DatasetSpec, Source
-from asmnet_tf.files import InputError, write_text
-from asmnet_tf.geometry import landmark_box, read_image
+from asmnet_tf.config import DATASETS, PHOTO_ENDINGS, DatasetSpec, Source
+from asmnet_tf.files import InputError, parse_numbers, read_text, write_text
+from asmnet_tf.geometry import image_size, landmark_box, read_image
 from asmnet_tf.pose import align_signs, cached_pose, read_pose_labels
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+if TYPE_CHECKING:
+    import h5py
+
+_ENDING = re.compile(rf"({'|'.join(map(re.escape, (*PHOTO_ENDINGS, '.pts')))})(?=#\d+$|$)", re.IGNORECASE)
 MAX_PTS_BYTES = 1 << 20  # a .pts has about 2 kB; more is another kind of file
 MAX_LIST_BYTES = 1 << 28  # the list of 7,500 WFLW faces has 16 MB
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")  # columns 200..205
@@ -37,7 +44,8 @@ class Sample:
     """One annotated face.
 
     name: unique in its split: image path without its ending, relative to the data folder (WFLW: to WFLW_images, with
-    `#k` for the k-th listed face of that image). landmarks: float32 (L, 2), image pixels, 0-based; may lie outside.
+    `#k` for the k-th listed face of that image). landmarks: float32 (L, 2), pixels of the upright
+    image, 0-based; half of them or more lie in it.
     bbox: float32 (4,), bounding box of the landmarks. tags: source folder and attribute flags. pose: yaw, pitch, roll
     in degrees, or None. index: which image of a file that holds several (COFW).
     """
@@ -55,6 +63,10 @@ class Sample:
         if self.index is None:
             return read_image(self.image_path)
         return _read_cofw_image(self.image_path, self.index)
+
+    def image_size(self) -> tuple[int, int, bool] | None:
+        """Returns width and height of that image and whether EXIF turned it; see `geometry.image_size`."""
+        return image_size(self.image_path) if self.index is None else _cofw_image_size(self.image_path, self.index)
 
 
 class BadSamples:
@@ -135,8 +147,7 @@ def read_samples(
         samples += here
         if limit is not None and len(samples) >= limit:
             break
-    if bad.images:
-        samples = _without_bad_images(samples, bad)
+    samples = _usable(samples, bad, quiet)
     if not samples and bad.reasons:
         raise InputError(f"{data_dir}: all {len(bad.reasons)} {split} faces are bad, the first: {bad._first()}")
     if not samples:
@@ -149,21 +160,47 @@ def read_samples(
     return samples
 
 
-def _without_bad_images(samples: list[Sample], bad: BadSamples) -> list[Sample]:
+def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]:
+    """Returns the samples whose landmarks lie in their images; where bad ones are skipped, their images decode, too.
+
+    Only headers are read, unless images are to be decoded.
+    """
+
+    turned = []
+
     def check(sample: Sample) -> InputError | None:
+        width, height, is_turned = sample.image_size() or (np.inf, np.inf, False)  # decoding it will say what is wrong
+        turned.extend([sample] * is_turned)
+        x, y = sample.landmarks.T
+        inside = int(((x >= -0.5) & (y >= -0.5) & (x <= width - 0.5) & (y <= height - 0.5)).sum())
         try:
-            sample.read_image()
+            if 2 * inside < len(x) and np.isfinite(width):
+                other = "the image before EXIF turned it" if is_turned else "another size of this image"
+                raise InputError(
+                    f"{sample.image_path}: {inside} of {len(x)} landmarks of {sample.name} lie in its "
+                    f"{width} x {height} pixels. Do the points belong to {other}?"
+                )
+            if bad.images:
+                sample.read_image()
         except InputError as error:
             return error
         return None
 
     fine = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes outside the interpreter lock
-        for sample, error in zip(samples, _progress(pool.map(check, samples), "images", len(samples))):
+        errors = pool.map(check, samples) if bad.images else map(check, samples)
+        for sample, error in zip(samples, _progress(errors, "images", len(samples))):
             with bad.catch(sample.name):
                 if error is not None:
                     raise error
                 fine.append(sample)
+    if turned and not quiet:
+        first = min(str(sample.image_path) for sample in turned)
+        print(
+            f"{first}: turned upright as its EXIF orientation says, as {len(turned)} of {len(samples)} faces; their "
+            "points must be those of the upright image",
+            file=sys.stderr,
+        )
     return fine
 
 
@@ -186,30 +223,36 @@ def trainable(samples: list[Sample], bad: BadSamples) -> list[Sample]:
 def with_pose(
     samples: list[Sample], spec: DatasetSpec, data_dir: str | Path, labels: str | Path | None
 ) -> list[Sample]:
-    """Returns the samples with their pose: from `labels` (see `pose.read_pose_labels`), else by PnP, cached.
+    """Returns the samples with their pose; see `pose_of`."""
+    angles = pose_of(samples, spec, data_dir, labels)[0]
+    return [replace(sample, pose=angle.astype(np.float32)) for sample, angle in zip(samples, angles)]
 
-    Synthetic data brings its exact pose in `pose.csv`, which is used where `labels` is None. Labels whose sign
-    convention is another are brought to ours, and that is said on stderr.
+
+def pose_of(
+    samples: list[Sample], spec: DatasetSpec, data_dir: str | Path, labels: str | Path | None
+) -> tuple[np.ndarray, str]:
+    """Returns the pose of samples, float64 (N, 3), degrees, and in words what it is.
+
+    It is from `labels` (see `pose.read_pose_labels`), else by PnP, cached. Synthetic data brings its exact pose in
+    `pose.csv`, which is used where `labels` is None. Labels of another sign convention are brought to ours.
 
     Raises: InputError if a sample has no label in `labels`.
     """
     by_pnp = cached_pose(np.stack([sample.landmarks for sample in samples]), spec)
     exact = Path(data_dir) / "pose.csv"
+    what = str(labels)
     if labels is None and spec.is_synthetic and exact.is_file():
-        labels = exact
+        labels, what = exact, "exact (pose.csv of the synthetic faces)"
     if labels is None:
-        angles = by_pnp
-    else:
-        table = read_pose_labels(labels)
-        rows = match_names([sample.name for sample in samples], list(table))
-        missing = [sample.name for sample, row in zip(samples, rows) if row is None]
-        if missing:
-            raise InputError(f"{labels}: no pose for {missing[0]} ({len(missing)} of {len(samples)} faces lack one).")
-        values = list(table.values())
-        angles, negated = align_signs(np.stack([values[row] for row in rows]), by_pnp)
-        if negated:
-            print(f"{labels}: {', '.join(negated)} counted the other way round, negated (see pose.py)", file=sys.stderr)
-    return [replace(sample, pose=angle.astype(np.float32)) for sample, angle in zip(samples, angles)]
+        return by_pnp, "PnP on the ground-truth landmarks"
+    table = read_pose_labels(labels)
+    rows = match_names([sample.name for sample in samples], list(table))
+    missing = [sample.name for sample, row in zip(samples, rows) if row is None]
+    if missing:
+        raise InputError(f"{labels}: no pose for {missing[0]} ({len(missing)} of {len(samples)} faces lack one).")
+    values = list(table.values())
+    angles, negated = align_signs(np.stack([values[row] for row in rows]), by_pnp, labels)
+    return angles, what + (f"; negated: {', '.join(negated)}" if negated else "")
 
 
 def select(samples: list[Sample], spec: DatasetSpec, subset: str) -> np.ndarray:
@@ -225,47 +268,83 @@ def select(samples: list[Sample], spec: DatasetSpec, subset: str) -> np.ndarray:
     return np.array([bool(wanted & sample.tags) for sample in samples], bool)
 
 
-def hold_out(samples: list[Sample], fraction: float, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
-    """Splits training samples into (train, validation), stratified by source.
+def photograph(name: str) -> str:
+    """Returns the source and photograph of a sample name: without `#k`, else `_k`, which count faces of a photograph.
 
-    The choice depends on the sample names and `seed` alone, so runs with other training seeds validate on the same
-    faces. Samples of one photograph (same name but for `_1`, `_2`, or `#k`) may fall on both sides.
-
-    Args: fraction: of each source, rounded; 0 gives an empty validation list.
+    300W writes `_1`, `_2`, ... behind a photograph's number; `image_0001` and `photo_10` number photographs.
     """
-    sources: dict[str, list[int]] = {}
-    for i, sample in enumerate(samples):
-        sources.setdefault(sample.name.split("/")[0], []).append(i)
-    rng = np.random.default_rng(seed)
-    held: set[int] = set()
-    for indices in sources.values():
-        held |= set(rng.permutation(indices)[: round(fraction * len(indices))].tolist())
-    return [s for i, s in enumerate(samples) if i not in held], [s for i, s in enumerate(samples) if i in held]
+    stem, mark, face = name.rpartition("#")
+    if mark and face.isdecimal():
+        return stem
+    return re.sub(r"_[1-9]$|(?<=[0-9])_[1-9][0-9]$", "", name)
+
+
+def hold_out(samples: list[Sample], fraction: float) -> tuple[list[Sample], list[Sample]]:
+    """Splits training samples into (train, validation): held out is where the hash of the photograph is below.
+
+    The choice depends on a photograph's source and name alone: every source is split in expectation, faces of one
+    photograph stand on one side, and a missing sample moves no other. If no hash is below `fraction`, the photograph
+    with the smallest one is held out. Where all samples would be of one photograph, each counts as one of its own.
+
+    Args: fraction: of the photographs, in expectation; 0 gives an empty validation list.
+    """
+    names = [photograph(sample.name) for sample in samples]
+    if len(set(names)) == 1:
+        names = [sample.name for sample in samples]
+    hashes = [int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64 for name in names]
+    limit = max(fraction, np.nextafter(min(hashes, default=0.0), 1.0)) if fraction else 0.0
+    below = [value < limit for value in hashes]
+    return [s for s, held in zip(samples, below) if not held], [s for s, held in zip(samples, below) if held]
 
 
 def match_names(wanted: list[str], given: list[str]) -> list[int | None]:
     """Returns, for each wanted sample name, the place of its row in `given`, or None.
 
-    Names match whole, with or without an image's ending, or by their last part alone where that is unique on both
-    sides (other methods' files often carry `image_0001` for `lfpw/testset/image_0001`).
+    The same name comes first. Otherwise names match, image endings aside, by as many of their last parts as agree
+    (`/data/images/image_0001.png` is `lfpw/testset/image_0001`), where each is the other's only best match. What lies
+    in another folder of the dataset (`helen/trainset/image_0001`) is another face.
     """
 
-    def plain(name: str) -> str:
-        stem, dot, ending = name.rpartition(".")
-        return stem if dot and f".{ending.lower()}" in IMAGE_ENDINGS else name
+    def parts(name: str) -> tuple[str, ...]:
+        return tuple(part for part in _ENDING.sub("", name.replace("\\", "/")).split("/") if part not in ("", "."))
 
-    rows = {plain(name): i for i, name in enumerate(given)}
-    last = Counter(plain(name).split("/")[-1] for name in given)
-    last_wanted = Counter(name.split("/")[-1] for name in wanted)
-    short = {plain(name).split("/")[-1]: i for i, name in enumerate(given) if last[plain(name).split("/")[-1]] == 1}
+    def folders(name: tuple[str, ...]) -> set[str]:
+        return {part.lower() for part in name[:-1]}
+
+    ours, theirs = [parts(name) for name in wanted], [parts(name) for name in given]
+    known = set().union(*map(folders, ours))
+    for spec in DATASETS.values():
+        sources = [source for split in spec.splits.values() for source in split]
+        names = {part for source in sources for part in (source.name, *source.path.split("/"))}
+        known |= names if names & known else set()
+    ours_in, theirs_in = [folders(name) for name in ours], [folders(name) & known for name in theirs]
+
+    def fits(i: int, row: int, shared: tuple[str, ...]) -> bool:
+        return shared == ours[i] or theirs_in[row] <= ours_in[i]
+
+    rows = _best_matches(ours, theirs, fits)
+    back = _best_matches(theirs, ours, lambda row, i, shared: fits(i, row, shared))
+    same = {name: row for row, name in enumerate(given)}
+    mutual = [row if row is not None and back[row] == i else None for i, row in enumerate(rows)]
+    return [same.get(name, row) for name, row in zip(wanted, mutual)]
+
+
+def _best_matches(
+    names: list[tuple[str, ...]], others: list[tuple[str, ...]], fits: Callable[[int, int, tuple[str, ...]], bool]
+) -> list[int | None]:
+    """Returns, for each name in parts, which of the others shares most of its last parts; None for none or several."""
+    ends: dict[tuple[str, ...], list[int]] = {}
+    for j, other in enumerate(others):
+        for k in range(len(other)):
+            ends.setdefault(other[k:], []).append(j)
     result: list[int | None] = []
-    for name in wanted:
-        row = rows.get(name)
-        if row is None and last_wanted[name.split("/")[-1]] == 1:
-            row = short.get(name.split("/")[-1])
-            if row is not None and "/" in given[row] and plain(given[row]) != name:
-                row = None  # another folder's face that happens to have the same file name
-        result.append(row)
+    for i, name in enumerate(names):
+        found: list[int] = []
+        for k in range(len(name)):
+            fitting = (j for j in ends.get(name[k:], ()) if fits(i, j, name[k:]))
+            if found := list(itertools.islice(fitting, 2)):
+                break
+        result.append(found[0] if len(found) == 1 else None)
     return result
 
 
@@ -278,31 +357,42 @@ def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
     Returns: float64 (L, 2), 0-based pixels: the file's coordinates are 1-based.
     Raises:  InputError naming the file and what is wrong with it.
     """
-    path = Path(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_PTS_BYTES + 1)
+        lines = read_text(path, MAX_PTS_BYTES).split("\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Is the download complete?") from error
-    text = data.decode("utf-8", errors="replace")
-    if len(data) > MAX_PTS_BYTES or "\0" in text:
-        raise InputError(f"{path}: not a .pts text file. Replace or remove it.")
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line in "{}" or line.startswith(("version", "n_points")):
+    rows, said = [], num_landmarks
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line in "{}":
             continue
-        parts = line.split()
         try:
-            point = [float(part) for part in parts]
-        except ValueError:
-            point = []
+            point = _point(line)
+        except ValueError as error:
+            if line.casefold().startswith(("version", "n_points")):
+                count = re.search(r"n_points\W*(\d{1,9})$", line.casefold())
+                said = int(count[1]) if count else said
+                continue
+            raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers ({error}).") from error
         if len(point) != 2 or not all(abs(value) <= 1e6 for value in point):  # NaN is not
-            raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers. Replace or remove the file.")
+            raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers, x and y.")
         rows.append(point)
     if len(rows) != num_landmarks:
         raise InputError(f"{path}: {len(rows)} points, {num_landmarks} expected. Is --dataset right?")
+    if said != num_landmarks:
+        raise InputError(f"{path}: n_points says {said}, but there are {len(rows)} points. Is the file whole?")
     return np.array(rows) - 1.0
+
+
+def _point(line: str) -> list[float]:
+    """Returns the numbers of a line of a .pts: parted by spaces, tabs, semicolons or commas; see `parse_numbers`."""
+    with contextlib.suppress(ValueError):
+        return [float(part) for part in line.split()]
+    fields = [part for part in (part.strip(",") for part in re.split(r"[\s;]+", line)) if part]
+    if len(fields) == 1:
+        fields = fields[0].split(",")
+        if len(fields) > 2:
+            raise ValueError("commas as decimal point and between the numbers? Write decimal points")
+    return parse_numbers(fields)
 
 
 def pts_text(landmarks: np.ndarray) -> str:
@@ -316,13 +406,17 @@ def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     if not folder.is_dir():
         return []
     # one listing instead of three look-ups a file; natural order is not needed, only a fixed one
-    files = [os.path.splitext(name) for name in sorted(os.listdir(folder)) if not name.startswith(".")]
-    images = {stem: stem + ending for stem, ending in reversed(files) if ending.lower() in IMAGE_ENDINGS}
-    points = [(stem, stem + ending) for stem, ending in files if ending.lower() == ".pts"]
-    paired = [(stem, name) for stem, name in points if stem in images]
+    files = [os.path.splitext(name) for name in sorted(os.listdir(folder), reverse=True) if not name.startswith(".")]
+    images = {stem: stem + ending for stem, ending in files if ending.lower() in PHOTO_ENDINGS}
+    points = {stem: stem + ending for stem, ending in reversed(files) if ending.lower() == ".pts"}
+    paired = [(stem, name) for stem, name in points.items() if stem in images]
     if len(paired) < len(points):
-        lonely = next(name for stem, name in points if stem not in images)
+        lonely = next(name for stem, name in points.items() if stem not in images)
         print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely}), left out", file=sys.stderr)
+    faces = {stem + ending for stem, ending in files if stem in images and stem in points}
+    faces = sorted(name for name in faces if name.lower().endswith((".pts", *PHOTO_ENDINGS)))
+    if spare := [name for name in faces if name not in {*images.values(), *points.values()}]:
+        print(f"{folder}: {len(spare)} more files of the same faces ({spare[0]}), left out", file=sys.stderr)
     tags = frozenset({source.name})
     samples = []
     for stem, file in _progress(paired[:limit], source.path):
@@ -342,26 +436,22 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     samples, faces, absent = [], Counter(), 0
     columns = 2 * spec.num_landmarks + 11
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = file.read(MAX_LIST_BYTES + 1).splitlines()
-            more = bool(file.read(1))
+        lines = read_text(path, MAX_LIST_BYTES).split("\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    if more:
-        raise InputError(f"{path}: more than {MAX_LIST_BYTES >> 20} MB, so no list of faces. Download the list again.")
     listed: dict[str, bool] = {}
     for number, line in enumerate(_progress(lines, path.name), 1):
         if limit is not None and len(samples) >= limit:
             break
-        parts = line.split(maxsplit=columns - 1)
-        if not parts:
+        if not line.strip():
             continue
         with bad.catch(f"{path.name}, line {number}"):
+            parts = next((p for s in (None, ",", ";") if len(p := line.split(s, columns - 1)) == columns), line.split())
             if len(parts) != columns:
                 raise InputError(
                     f"{path}, line {number}: {len(parts)} columns, {columns} expected. Is --dataset right?"
                 )
-            image_name = parts[-1].strip()
+            image_name = parts[-1].strip().replace("\\", "/")
             relative = Path(image_name)
             if relative.anchor or ".." in relative.parts:
                 raise InputError(f"{path}, line {number}: image name {image_name[:60]!r} leaves the data folder.")
@@ -369,12 +459,16 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
                 raise InputError(
                     f"{path}, line {number}: {image_name[:60]!r} is no image name. Download the list again."
                 )
+            image_name = relative.as_posix()
             name = f"{relative.with_suffix('').as_posix()}#{faces[image_name]}"
             faces[image_name] += 1
             try:
                 numbers = np.array(parts[:-1], np.float64)
             except ValueError:
-                numbers = np.array([np.nan])
+                try:
+                    numbers = np.array(parse_numbers([part.strip(" ,;\t") for part in parts[:-1]]))
+                except ValueError as error:
+                    raise InputError(f"{path}, line {number}: a column that is not a number ({error}).") from error
             if not np.isfinite(numbers).all() or np.abs(numbers).max() > 1e6:
                 raise InputError(f"{path}, line {number}: a column that is not a number. Download the list again.")
             image = data_dir / "WFLW_images" / relative
@@ -419,10 +513,22 @@ def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     return samples
 
 
+def _cofw_reference(file: h5py.File, read: Callable, index: int) -> h5py.Reference:
+    return read(file, "IsTr" if "IsTr" in file else "IsT").reshape(-1)[index]
+
+
+def _cofw_image_size(path: Path, index: int) -> tuple[int, int, bool] | None:
+    try:
+        with _reading_mat(path, f"image {index}") as (file, read):
+            width, height = file[_cofw_reference(file, read, index)].shape[-2:]
+    except InputError:
+        return None
+    return width, height, False
+
+
 def _read_cofw_image(path: Path, index: int) -> np.ndarray:
     with _reading_mat(path, f"image {index}") as (file, read):
-        key = "IsTr" if "IsTr" in file else "IsT"
-        image = read(file, read(file, key).reshape(-1)[index])
+        image = read(file, _cofw_reference(file, read, index))
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and len(image) != 3):
         raise InputError(f"{path}: image {index} is {image.dtype} {image.shape}, expected uint8 (3, W, H) or (W, H).")
     image = image.T if image.ndim == 3 else np.repeat(image.T[..., None], 3, axis=-1)  # (3, W, H) -> (H, W, 3)

@@ -170,6 +170,7 @@ def joined(kind: str, devices: Sequence[str] | None = None, threads: int | None 
         yield Replicas(functools.partial(_local_strategy, kind, devices))
         return
 
+    cli.start_tensorflow()
     import tensorflow as tf
 
     set_threads(threads)

@@ -9,18 +9,20 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from asmnet_tf import cli
+from asmnet_tf import cli, metrics
 from asmnet_tf.config import VAL_FRACTION, DatasetSpec
-from asmnet_tf.datasets import BadSamples, Sample, hold_out, read_samples, select, with_pose
+from asmnet_tf.datasets import BadSamples, Sample, hold_out, pose_of, read_samples, select
 from asmnet_tf.detection import detect_faces, overlaps
 from asmnet_tf.files import InputError
 from asmnet_tf.geometry import crop_frame, denormalise, landmark_box
-from asmnet_tf.pose import estimate_pose
-from asmnet_tf.prediction_files import Predictions, align, read_predictions, spec_for, write_predictions
+from asmnet_tf.model_zoo import find_model, read_sidecar, sidecar_path
+from asmnet_tf.pose import align_signs, estimate_pose
+from asmnet_tf.prediction_files import Predictions, align, check_frame, read_predictions, spec_for, write_predictions
 from asmnet_tf.report import Faces, Method, file_names
 from asmnet_tf.shape_model import ShapeModel
 
 FOUND = 0.4  # IoU of a detection and a landmark box from which on the face is found
+IMPLAUSIBLE = 0.5  # NME; the mean face put on the middle of each has 0.15, points in another order or frame 0.6 or more
 
 
 def read_files(arguments: list[str]) -> dict[str, Predictions]:
@@ -38,11 +40,17 @@ def find_truth(
 
     The samples are empty where the faces are the files' own. Raises: InputError, see the two functions below.
     """
-    if not args.models and args.dataset is None and all(f.landmarks_gt is not None for f in files.values()):
+    if files and args.dataset is None:
+        if args.models:
+            raise InputError("--predictions beside a MODEL: name the --dataset of these faces.")
+        for file in files.values():
+            if file.landmarks_gt is None:
+                raise InputError(f"{file.path}: no landmarks_gt, no true landmarks. Name the --dataset of these faces.")
         ignored = {"--data-dir": args.data_dir, "--subset": args.subset, "--pose-labels": args.pose_labels}
+        ignored["--split"] = None if args.split == "test" else args.split
         for flag in (flag for flag, value in ignored.items() if value is not None):
             raise InputError(f"{flag}: the prediction files bring their own faces. Name a --dataset to use its faces.")
-        return truth_of_files(list(files.values()), args.limit)
+        return truth_of_files(next(iter(files.values())), args.limit)
     spec, data_dir = cli.find_data(args)
     return spec, *truth_of_dataset(spec, data_dir, args, bad)
 
@@ -59,7 +67,7 @@ def truth_of_dataset(
     """
     samples = read_samples(spec, data_dir, "test" if args.split == "test" else "train", bad=bad)
     if args.split == "val":
-        samples = hold_out(samples, VAL_FRACTION)[1]
+        samples = hold_out(samples, held_out_fraction(args.models, spec))[1]
     wanted = args.subset or (list(spec.subsets) if args.split == "test" else ["all"])
     masks = {name: select(samples, spec, name) for name in wanted}
     if args.subset is None:
@@ -70,32 +78,56 @@ def truth_of_dataset(
     for name, mask in masks.items():
         if not mask.any():
             print(f"{spec.title} {name}: no face of it in {data_dir} ({args.split} split)", file=sys.stderr)
-    samples = with_pose([samples[i] for i in keep], spec, data_dir, args.pose_labels)
+    samples = [samples[i] for i in keep]
+    pose, pose_from = pose_of(samples, spec, data_dir, args.pose_labels)
     faces = Faces(
         spec,
         [sample.name for sample in samples],
         np.stack([sample.landmarks for sample in samples]).astype(np.float64),
-        np.stack([sample.pose for sample in samples]).astype(np.float64),
+        pose,
         {name: mask[keep] for name, mask in masks.items()},
+        pose_from,
     )
     return samples, faces
 
 
-def truth_of_files(files: list[Predictions], limit: int | None) -> tuple[DatasetSpec, list[Sample], Faces]:
-    """Returns the faces that prediction files bring along: those of the first one; the others must have them too.
+def held_out_fraction(models: list[Path], spec: DatasetSpec) -> float:
+    """Returns what `hold_out` was given when these models were trained; without a model train.py's default.
 
-    Raises: InputError if a further file has other true landmarks for them.
+    Raises: InputError for a model that does not say, that held nothing out or trained on another dataset, and for
+        models that held out different faces.
     """
-    first = files[0]
+    fractions = {}
+    for path in models:
+        sidecar = read_sidecar(find_model(path))
+        how = sidecar.get("hold_out")
+        value = how.get("fraction") if isinstance(how, dict) and how.get("by") == "photograph" else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise InputError(
+                f"{sidecar_path(path)}: does not say which photographs were held out in training, so --split val may "
+                "hold faces that this model was trained on. Train it again with train.py."
+            )
+        if sidecar.get("dataset") != spec.name:
+            raise InputError(f"{path}: trained on {sidecar.get('dataset')}, so it held out no {spec.title} faces.")
+        if not value:
+            raise InputError(f"{path}: trained on all faces (--val-fraction 0), so there is no val split for it.")
+        fractions[value] = path
+    if len(fractions) > 1:
+        told = ", ".join(f"{path} {value:g}" for value, path in fractions.items())
+        raise InputError(f"--split val: these models held out different parts ({told}). Evaluate them one by one.")
+    return next(iter(fractions), VAL_FRACTION)
+
+
+def truth_of_files(first: Predictions, limit: int | None) -> tuple[DatasetSpec, list[Sample], Faces]:
+    """Returns the faces that a prediction file, the first of several, brings along. Raises: InputError, see `align`."""
     spec = spec_for(first)
-    names = first.names[:limit]
-    landmarks = first.landmarks_gt[:limit]
-    for file in files[1:]:
-        theirs = align(Predictions(file.path, file.names, file.landmarks_gt), names, spec.num_landmarks)[0]
-        if not np.allclose(theirs, landmarks, atol=0.01):
-            raise InputError(f"{file.path}: landmarks_gt differs from {first.path}'s. Compare on the same faces.")
-    pose = estimate_pose(landmarks, spec) if first.pose_gt is None else first.pose_gt[:limit]
-    return spec, [], Faces(spec, names, landmarks, pose, {"all": np.ones(len(names), bool)})
+    first = align(first, first.names[:limit], spec.num_landmarks)
+    pose, pose_from = estimate_pose(first.landmarks_gt, spec), "PnP on landmarks_gt"
+    if first.pose_gt is not None:
+        pose, negated = align_signs(first.pose_gt, pose, f"{first.path}, pose_gt")
+        pose_from = "pose_gt of the first prediction file" + (f"; negated: {', '.join(negated)}" if negated else "")
+    subsets = {"all": np.ones(len(first.names), bool)}
+    return spec, [], Faces(spec, first.names, first.landmarks_gt, pose, subsets, pose_from)
 
 
 def detected_boxes(samples: list[Sample]) -> np.ndarray:
@@ -122,18 +154,11 @@ def protocol(
     spec: DatasetSpec,
     samples: list[Sample],
     faces: Faces,
-    files: dict[str, Predictions],
+    methods: list[Method],
     boxes: np.ndarray | None,
 ) -> dict:
     """Returns, in words, how the numbers come about: data, boxes, normaliser, what the pose is measured against."""
-    if not samples:
-        brought = next(iter(files.values())).pose_gt is not None
-        pose_labels = "pose_gt of the first prediction file" if brought else "PnP on landmarks_gt"
-    elif args.pose_labels is not None:
-        pose_labels = str(args.pose_labels)
-    else:
-        exact = "exact (pose.csv of the synthetic faces)"
-        pose_labels = exact if spec.is_synthetic else "PnP on the ground-truth landmarks"
+    negated = [f"{' and '.join(m.info['pose_negated'])} of {m.name}" for m in methods if m.info.get("pose_negated")]
     where = "of the landmarks"
     if boxes is not None:
         where = f"face detector's: {np.isfinite(boxes[:, 0]).sum()} of {len(boxes)} faces found"
@@ -143,16 +168,33 @@ def protocol(
         "faces": len(faces.names),
         "boxes": where,
         "normaliser": "inter-ocular (outer eye corners); inter-pupil beside it",
-        "pose_labels": pose_labels,
+        "pose_labels": faces.pose_from,
+        **({"pose_negated": "; ".join(negated)} if negated else {}),
     }
 
 
-def methods_of_files(files: dict[str, Predictions], spec: DatasetSpec, names: list[str]) -> list[Method]:
-    """Returns what each prediction file says of the faces of these names. Raises: InputError where it lacks one."""
+def methods_of_files(files: dict[str, Predictions], faces: Faces, samples: list[Sample]) -> list[Method]:
+    """Returns what each prediction file says of these faces, its pose in our convention of signs.
+
+    Raises: InputError where it lacks a face or its coordinates belong to other images.
+    """
     methods = []
     for name, file in files.items():
-        landmarks, pose = align(file, names, spec.num_landmarks)
-        methods.append(Method(name, landmarks, pose, estimate_pose(landmarks, spec), {"file": str(file.path)}))
+        chosen = align(file, faces.names, faces.spec.num_landmarks)
+        check_frame(chosen, faces, samples)
+        errors = metrics.nme(chosen.landmarks, faces.landmarks, metrics.normaliser(faces.landmarks, faces.spec))
+        errors = errors[metrics.scored(errors)]
+        if len(errors) and np.median(errors) > IMPLAUSIBLE:
+            print(
+                f"{file.path}: NME is over {100 * IMPLAUSIBLE:.0f} % on most faces. Do its coordinates belong to other "
+                "images (the originals before they were cropped?), or are its points in another order?",
+                file=sys.stderr,
+            )
+        pose, negated = chosen.pose, []
+        if pose is not None:
+            pose, negated = align_signs(pose, faces.pose, f"{file.path}, pose")
+        info = {"file": str(file.path), "pose_negated": negated}
+        methods.append(Method(name, chosen.landmarks, pose, estimate_pose(chosen.landmarks, faces.spec), info))
     return methods
 
 

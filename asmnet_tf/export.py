@@ -45,13 +45,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="faces for int8 and for the comparison: 300W or WFLW as downloaded (its training part is used), or a "
         "folder of face crops (default: synthetic)",
     )
-    parser.add_argument("--faces", type=cli.positive_int, default=128, metavar="N", help="half of each use (128)")
+    parser.add_argument(
+        "--faces", type=cli.within(2, 10_000, whole=True), default=128, metavar="N", help="half of each use (128)"
+    )
     parser.add_argument("--output", type=Path, help="default: exports/NAME[_float16|_int8|_savedmodel|_release]")
     args = parser.parse_args(argv)
     if args.quantise != "none" and args.to != "tflite":
         parser.error(f"--quantise {args.quantise}: only --to tflite is quantised")
-    if args.faces < 2:
-        parser.error("--faces 1: one face calibrates and another one compares, so 2 at least")
     return args
 
 
@@ -64,8 +64,10 @@ def main(args: argparse.Namespace) -> None:
     output = args.output or Path("exports") / _file_name(source, args)
     _check_place(output, args.to)
 
+    cli.start_tensorflow()
     from asmnet_tf import converters
-    from asmnet_tf.models import load_model, sidecar_path
+    from asmnet_tf.model_zoo import sidecar_path
+    from asmnet_tf.models import load_model
 
     model, sidecar = load_model(source)
 
@@ -73,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
     crops = converters.face_crops(args.calibrate, args.faces, source, model, sidecar)
 
     # 3. The file, compared before it gets its name; then its side-car.
-    with _place(output, args.to) as temporary:
+    with cli.without_notes(), _place(output, args.to) as temporary:
         _write(args, model, temporary, crops[::2])
         away = converters.differences(model, temporary, crops[1::2])
         if not away["landmarks_max"] <= LIMITS[args.quantise]:  # so written, it also catches what is not a number

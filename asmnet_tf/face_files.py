@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -19,7 +17,7 @@ import numpy as np
 from asmnet_tf.config import ANGLES, FACE_FORMATS, PHOTO_ENDINGS, DatasetSpec
 from asmnet_tf.datasets import pts_text
 from asmnet_tf.files import InputError, utf8, write_text
-from asmnet_tf.tables import plain, write_csv
+from asmnet_tf.tables import plain, read_csv, write_csv
 
 if TYPE_CHECKING:
     from asmnet_tf.aligner import Face
@@ -135,25 +133,10 @@ def read_boxes(path: Path) -> list[BoxRow]:
     Raises: InputError naming the line that cannot be used.
     """
     rows = []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"image", *BOX_COLUMNS} <= set(reader.fieldnames or ()):
-                given = ", ".join(reader.fieldnames or ())[:80]
-                raise InputError(f"{path}: columns {given or 'none'}, expected image, {', '.join(BOX_COLUMNS)}.")
-            for row in reader:
-                box = [float(row[column]) for column in BOX_COLUMNS]
-                if not all(map(math.isfinite, box)) or box[0] >= box[2] or box[1] >= box[3]:
-                    raise InputError(
-                        f"{path}, line {reader.line_num}: {box}, expected x_min < x_max and y_min < y_max."
-                    )
-                rows.append(BoxRow(reader.line_num, row["image"] or "", np.array(box)))
-    except OSError as error:
-        raise InputError(f"{path}: boxes cannot be read ({error.strerror}).") from error
-    except (ValueError, TypeError, csv.Error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}, line {reader.line_num}: {error}. Expected four numbers.") from error
+    for line, image, box in read_csv(path, "image", BOX_COLUMNS):
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise InputError(f"{path}, line {line}: {box}, expected x_min < x_max and y_min < y_max.")
+        rows.append(BoxRow(line, image, np.array(box)))
     return rows
 
 

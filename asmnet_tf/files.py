@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import faulthandler
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import struct
+import subprocess
 import sys
 import tempfile
+import time
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,15 +32,17 @@ BROKEN_ARRAY_FILE = (
     *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
 )
 _TEMPORARY = ".writing-"
+_LOCK = ".lock"
 
 
 # A small file can unpack to any size. Genuine ones of ours take a few times their size on disk.
 MAX_UNPACKED_BYTES = 256 << 20
 MAX_EXPANSION = 20
-MAX_JSON_BYTES = 16 << 20
+MAX_TEXT_BYTES = 16 << 20
 TRIAL_SECONDS = 60
 TRIAL_BYTES = 2 << 30
 _MAX_MESSAGE = 800  # characters
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 class InputError(ValueError):
@@ -108,30 +115,6 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
                 temporary.unlink()
 
 
-@contextlib.contextmanager
-def owned(folder: str | os.PathLike) -> Iterator[Path]:
-    """Makes a folder and keeps it for this process alone, until it ends, however it ends; yields its path.
-
-    Where the system has no `flock` nobody is kept out. Raises: InputError if another process holds the folder.
-    """
-    folder, handle = make_folder(folder), None
-    try:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"{folder}: another process is writing into this folder. Wait for it or choose another output."
-                ) from None
-        yield folder
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
 def sweep(folder: str | os.PathLike) -> None:
     """Removes the temporary files of `replacing` that a killed process left; nobody else may be writing there."""
     for left in Path(folder).glob(f"{_TEMPORARY}*"):
@@ -191,6 +174,104 @@ def make_folder(path: str | os.PathLike) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def owned(
+    folder: str | os.PathLike, hint: str = "Wait until it has ended, or choose another output."
+) -> Iterator[Path]:
+    """Makes a folder and keeps it for this process alone; yields its path. One that stays empty is removed again.
+
+    The system frees the lock of a process that is killed; where it has no such locks (Windows, some network folders),
+    the lock file tells which process, begun when, has to be running for it to count.
+
+    Raises: InputError that names the process whose the folder is, with `hint`; if the folder cannot be written.
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    make_folder(folder)
+    path = folder / _LOCK
+    try:
+        handle = _lock(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Choose another output.") from error
+    if handle is None:
+        owner = _lock_owner(path)
+        told = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
+        raise InputError(f"{folder}: in use by {told if owner else 'another process'} ({_LOCK} in it). {hint}")
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()  # before it is freed: who opened it meanwhile sees that its name is gone
+        os.close(handle)
+        if os.name == "nt":  # there an open file keeps its name
+            path.unlink(missing_ok=True)
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _lock(path: Path) -> int | None:
+    """Returns the open lock file of this process, None where another one holds it. Raises: OSError."""
+    pid = os.getpid()
+    owner = {"pid": pid, "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    text = json.dumps(owner | {"started": _started(pid)}).encode()
+    try:
+        import fcntl
+    except ImportError:
+        return _lock_by_name(path, text)
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                os.ftruncate(handle, 0)
+                os.write(handle, text)
+                return handle
+            os.close(handle)
+        except FileNotFoundError:  # its owner has just ended, and the next one must not lock what has no name
+            os.close(handle)
+        except OSError as error:
+            os.close(handle)
+            return None if isinstance(error, BlockingIOError) else _lock_by_name(path, text)
+
+
+def _lock_by_name(path: Path, text: bytes) -> int | None:
+    """Does what `_lock` does where only the existence of the file can say it. Raises: OSError."""
+    for _ in range(2):
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            os.write(handle, text)
+            return handle
+        except FileExistsError:
+            owner = _lock_owner(path)
+            elsewhere = owner.get("host", socket.gethostname()) != socket.gethostname()
+            if elsewhere or (owner and _started(owner.get("pid")) == owner.get("started") is not None):
+                return None
+            path.unlink(missing_ok=True)
+    return None
+
+
+def _lock_owner(path: Path) -> dict:
+    """Returns pid, host, since and started of the process that wrote a lock file; {} where it says nothing."""
+    for _ in range(5):  # it may be about to write them
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return dict(read_json(path))
+        time.sleep(0.02)
+    return {}
+
+
+def _started(pid: object) -> str | None:
+    """Returns when a process started, in the system's own words; None where none of this number runs."""
+    with contextlib.suppress(OSError, IndexError, ValueError, TypeError):
+        if sys.platform.startswith("linux"):
+            return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        ask = ("ps", "-o", "lstart=", "-p", str(pid))
+        if sys.platform == "win32":
+            ask = ("powershell", "-NoProfile", "-Command", f"(Get-Process -Id {int(pid)}).StartTime.Ticks")
+        return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or None
+    return None
+
+
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads all arrays of an `.npz`, never unpickling; a `.npy` is not accepted.
 
@@ -234,14 +315,53 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     return array
 
 
+def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Reads a text file as people's programs write it: UTF-8 or UTF-16, any line ends, which come back as `\\n`.
+
+    Bytes that are no UTF-8 are taken as Windows-1252, which spreadsheets write, and that is said on stderr.
+
+    Raises: OSError where it cannot be read; InputError where it is longer or is no text.
+    """
+    with open(path, "rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise InputError(f"{path}: more than {max_bytes >> 20} MB of text. Is it the right file?")
+    coding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+    zeros = [data[place:1000:2].count(0) for place in (0, 1)]
+    if coding == "utf-8" and max(zeros) > min(len(data), 1000) // 4 > min(zeros):  # UTF-16 without a mark
+        coding = "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+    text = data.decode(coding, "surrogateescape" if coding.startswith("utf-8") else "replace")
+    if re.search(r"[\x00-\x08\x0e-\x19]", text):
+        raise InputError(f"{path}: not a text file. Is it the right file?")
+    text, others = re.subn(
+        r"[\udc80-\udcff]", lambda byte: bytes([ord(byte[0]) & 255]).decode("cp1252", "replace"), text
+    )
+    if others:
+        print(f"{path}: {others} bytes are not UTF-8 and are read as Windows-1252", file=sys.stderr)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_numbers(fields: Sequence[str]) -> list[float]:
+    """Returns numbers that are written with a decimal point or, all of them, with a decimal comma.
+
+    Raises: ValueError with the reason.
+    """
+    try:
+        return [float(field) for field in fields]
+    except ValueError:
+        text = " ".join(fields)
+        if "," in text and "." in text:
+            raise ValueError("a comma as decimal point in one number, a point in another") from None
+        try:
+            return [float(field.replace(",", ".")) for field in fields]
+        except ValueError:
+            raise ValueError(f"{text[:40]!r} are not all numbers") from None
+
+
 def read_json(path: str | os.PathLike) -> object:
     """Reads a JSON file. Raises: FileNotFoundError; ValueError where it is damaged or far too long; other OSErrors."""
-    with open(path, "rb") as file:
-        content = file.read(MAX_JSON_BYTES + 1)
-    if len(content) > MAX_JSON_BYTES:
-        raise ValueError(f"more than {MAX_JSON_BYTES >> 20} MB")
     try:
-        return json.loads(content)
+        return json.loads(read_text(path))
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 

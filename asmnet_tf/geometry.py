@@ -1,4 +1,4 @@
-"""Boxes, crops and the coordinates of a face (NumPy and OpenCV only).
+"""Boxes, crops and the coordinates of a face (NumPy, OpenCV, Pillow).
 
 Coordinates. Pixel centres are integers: an image of width W covers [-0.5, W - 0.5]. Affine maps are (2, 3) float64
 matrices that act on column vectors (x, y, 1). A crop frame is a rectangle of the image; in *network units* its centre
@@ -7,11 +7,22 @@ is 0 and its sides are +-0.5, whatever the crop's size in pixels, so a mirror im
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from asmnet_tf.config import SQUARE_CROP_SCALE
 from asmnet_tf.files import InputError
@@ -100,38 +111,84 @@ def flip_landmarks(landmarks_norm: np.ndarray, flip_map: list[int]) -> np.ndarra
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: str | Path, upright: bool = False) -> np.ndarray:
-    """Reads an image file as RGB uint8 (H, W, 3): grey becomes RGB, 16 bits become 8, alpha is dropped.
+MAX_PIXELS = 1 << 27  # of an image; a file of some kB can say that it has a thousand million
+_ORIENTATION = 0x0112  # tag of EXIF and TIFF
+# by how a file begins; `PIL.Image.open` would warn and refuse by a limit of its own, which belongs to the program
+_KINDS = {
+    b"\xff\xd8": JpegImagePlugin.JpegImageFile,
+    b"\x89PNG": PngImagePlugin.PngImageFile,
+    b"RIFF": WebPImagePlugin.WebPImageFile,
+    b"II*\0": TiffImagePlugin.TiffImageFile,
+    b"MM\0*": TiffImagePlugin.TiffImageFile,
+    b"BM": BmpImagePlugin.BmpImageFile,
+    b"P": PpmImagePlugin.PpmImageFile,
+}
 
-    Args:   upright: turn it as its EXIF orientation says. Not for annotated images: annotations refer to stored pixels.
-    Raises: InputError if the file is absent or does not decode.
+
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads an image file as RGB uint8 (H, W, 3), turned upright as its EXIF orientation says.
+
+    Grey becomes RGB, 16 bits become 8, alpha is dropped.
+
+    Args:   max_pixels: width x height beyond which it is refused before anything is decoded.
+    Raises: InputError if the file is absent, does not decode or is too large.
     """
-    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        data = np.fromfile(path, np.uint8)
+        data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: image cannot be read ({error.strerror}). Is the download complete?") from error
+    width, height, _ = _header(io.BytesIO(data)) or (0, 0, False)
+    if width * height > max_pixels:
+        million = f"{width * height / 1e6:.0f} million pixels, more than {max_pixels / 1e6:.0f} million"
+        raise InputError(f"{path}: {width} x {height} are {million}. Shrink the image.")
     try:
-        image = cv2.imdecode(data, flags) if data.size and not _is_cut_png(data) else None
+        readable = width and not _is_cut_png(data)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if readable else None
     except cv2.error:
         image = None
     if image is None:
-        raise InputError(f"{path}: {data.size} bytes that do not decode as an image. Replace or remove the file.")
+        raise InputError(f"{path}: {len(data)} bytes that do not decode as an image. Replace or remove the file.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _is_cut_png(data: np.ndarray) -> bool:
-    """Says whether a file, uint8 (N,), is a PNG with a chunk that reaches beyond its end.
+def image_size(path: str | Path) -> tuple[int, int, bool] | None:
+    """Returns width and height of an image as `read_image` gives it, and whether it is stored turned or mirrored.
+
+    From its header alone; None where that cannot be read: `read_image` says why.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _header(file)
+    except OSError:
+        return None
+
+
+def _header(file: BinaryIO) -> tuple[int, int, bool] | None:
+    start = file.read(4)
+    file.seek(0)
+    kind = next((kind for begins, kind in _KINDS.items() if start.startswith(begins)), None)
+    try:
+        with kind(file) as image:
+            (width, height), exif = image.size, Image.Exif()
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                return width, height, image.tag_v2.get(_ORIENTATION) in range(2, 9)  # Pillow's size is the upright one
+            exif.load(image.info.get("exif"))
+            orientation = exif.get(_ORIENTATION)
+    except Exception:  # Pillow raises whatever comes for a damaged header
+        return None
+    return (height, width, True) if orientation in range(5, 9) else (width, height, orientation in range(2, 5))
+
+
+def _is_cut_png(data: bytes) -> bool:
+    """Says whether a file is a PNG with a chunk that reaches beyond its end.
 
     OpenCV takes as much memory as such a chunk says it has, up to 2 GB, before it reads on.
     """
-    if data[:8].tobytes() != b"\x89PNG\r\n\x1a\n":
-        return False
     start, kind = 8, b""
-    while kind != b"IEND":
-        length, kind = int.from_bytes(data[start : start + 4].tobytes(), "big"), data[start + 4 : start + 8].tobytes()
+    while data[:8] == b"\x89PNG\r\n\x1a\n" and kind != b"IEND":
+        length, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
         start += 12 + length  # length, kind, data, checksum
-        if start > data.size:
+        if start > len(data):
             return True
     return False
 

@@ -61,23 +61,42 @@ def _parts(count: int) -> list[slice]:
     return [slice(first, first + 4096) for first in range(0, count, 4096)]
 
 
+# A face without a prediction has the error NaN (or infinity). It is a failure, beyond every threshold in FR, AUC and
+# CED. NME is the mean over the other faces, the scored ones, and never stands without their number.
+
+
+def scored(errors: np.ndarray) -> np.ndarray:
+    """Returns which faces have a prediction, bool (N,)."""
+    return np.isfinite(errors)
+
+
+def failures(errors: np.ndarray, threshold: float) -> np.ndarray:
+    """Returns which faces have NME > threshold or no prediction, bool (N,)."""
+    return ~(scored(errors) & (errors <= threshold))
+
+
 def failure_rate(errors: np.ndarray, threshold: float) -> float:
-    """Returns FR@threshold: the share of faces with NME > threshold; a face without a prediction (NaN) is a failure."""
-    return float(np.mean(~(errors <= threshold)))
+    """Returns FR@threshold: the share of failures."""
+    return float(np.mean(failures(errors, threshold)))
+
+
+def gains(errors: np.ndarray, threshold: float) -> np.ndarray:
+    """Returns what each face adds to AUC@threshold, (N,): max(0, 1 - NME / threshold), 0 without a prediction."""
+    return np.maximum(0.0, 1.0 - np.where(scored(errors), errors, np.inf) / threshold)
 
 
 def auc(errors: np.ndarray, threshold: float) -> float:
     """Returns AUC@threshold: the exact area under the CED curve from 0 to threshold, divided by threshold.
 
-    The CED is a step function, so its area is the mean of max(0, 1 - NME / threshold); no grid is involved, and a
-    perfect prediction scores exactly 1. A face without a prediction (NaN) adds nothing.
+    The CED is a step function, so its area is the mean of the gains; no grid is involved, and a perfect prediction
+    scores exactly 1.
     """
-    return float(np.mean(np.maximum(0.0, 1.0 - np.where(np.isfinite(errors), errors, np.inf) / threshold)))
+    return float(np.mean(gains(errors, threshold)))
 
 
 def ced(errors: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Returns the share of faces with NME <= t for every t in thresholds, (T,)."""
-    return np.searchsorted(np.sort(errors), thresholds, side="right") / len(errors)
+    """Returns the share of faces with NME <= t for every t in thresholds, (T,): one minus the failure rate at t."""
+    return np.searchsorted(np.sort(errors[scored(errors)]), thresholds, side="right") / len(errors)
 
 
 def pose_errors(pose_pred_deg: np.ndarray, pose_gt_deg: np.ndarray) -> np.ndarray:
@@ -127,9 +146,9 @@ def paired_bootstrap(errors_a: np.ndarray, errors_b: np.ndarray, confidence: flo
     errors_a, errors_b = (np.asarray(errors, np.float64) for errors in (errors_a, errors_b))
     if errors_a.ndim != 1 or errors_a.shape != errors_b.shape:
         raise ValueError(f"errors of shape {errors_a.shape} and {errors_b.shape}; expected (N,) of the same faces")
-    known = np.isfinite(errors_a) & np.isfinite(errors_b)
+    known = scored(errors_a) & scored(errors_b)
     differences = errors_a[known] - errors_b[known]
-    ranked_a, ranked_b = (np.where(np.isfinite(errors), errors, np.inf) for errors in (errors_a, errors_b))
+    ranked_a, ranked_b = (np.where(scored(errors), errors, np.inf) for errors in (errors_a, errors_b))
     return PairedDifference(
         float(differences.mean()) if len(differences) else None,
         bootstrap_interval(differences, confidence),
@@ -137,14 +156,6 @@ def paired_bootstrap(errors_a: np.ndarray, errors_b: np.ndarray, confidence: flo
         float(np.mean(ranked_b < ranked_a - TIE)) if len(known) else None,
         int(np.sum(~known)),
     )
-
-
-def _summary(values: np.ndarray, scale: float) -> tuple[float | None, list[float | None]]:
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return None, [None, None]
-    interval = bootstrap_interval(values)
-    return float(values.mean() * scale), [None if v is None else v * scale for v in interval]
 
 
 def summarise(
@@ -158,27 +169,31 @@ def summarise(
 
     Args:
         errors, errors_interpupil: NME fractions (N,). pose_error_deg, pose_pnp_error_deg: (N, 3), rows may be NaN.
-    Returns: n, nme_pct, nme_interpupil_pct, fr_pct@T, auc_pct@T, pose_mae_deg, pose_pnp_mae_deg, and ci95 with an
-        interval [low, high] under the same keys. Faces whose error is not finite count as failures in FR and AUC.
+    Returns: n, n_scored (faces with a prediction: NME is over these), nme_pct, nme_interpupil_pct, fr_pct@T, auc_pct@T,
+        pose_mae_deg and pose_pnp_mae_deg with pose_n_scored and pose_pnp_n_scored (faces with both angles and labels:
+        the mean is over these), and ci95 with an interval [low, high] under the same keys.
     """
-    known = np.where(np.isfinite(errors), errors, np.inf)
-    result: dict = {"n": len(errors)}
+    result: dict = {"n": len(errors), "n_scored": int(scored(errors).sum())}
     intervals: dict = {}
 
-    def add(key: str, values: np.ndarray | None, scale: float = 100.0) -> None:
-        result[key], intervals[key] = _summary(np.empty(0) if values is None else values, scale)
+    def mean(values: np.ndarray, scale: float) -> tuple[float | None, list[float | None]]:
+        interval = [None if v is None else v * scale for v in bootstrap_interval(values)]
+        return float(values.mean() * scale) if len(values) else None, interval
 
-    add("nme_pct", errors)
-    add("nme_interpupil_pct", errors_interpupil)
+    for key, values in (("nme_pct", errors), ("nme_interpupil_pct", errors_interpupil)):
+        result[key], intervals[key] = mean(np.empty(0) if values is None else values[scored(values)], 100.0)
     for threshold in thresholds:
-        add(f"fr_pct@{threshold:.2f}", (known > threshold).astype(float))
-        add(f"auc_pct@{threshold:.2f}", np.maximum(0.0, 1.0 - known / threshold))
-    for key, table in (("pose_mae_deg", pose_error_deg), ("pose_pnp_mae_deg", pose_pnp_error_deg)):
-        if table is None or not np.isfinite(table).any():
-            result[key] = intervals[key] = None
-            continue
-        columns = [_summary(table[:, i], 1.0) for i in range(3)]
-        result[key] = {angle: column[0] for angle, column in zip(ANGLES, columns)}
-        intervals[key] = {angle: column[1] for angle, column in zip(ANGLES, columns)}
+        for key, rate, of_each in (("fr", failure_rate, failures), ("auc", auc, gains)):
+            key = f"{key}_pct@{threshold:.2f}"
+            result[key] = 100.0 * rate(errors, threshold) if len(errors) else None
+            intervals[key] = mean(of_each(errors, threshold), 100.0)[1]
+    for key, table in (("pose", pose_error_deg), ("pose_pnp", pose_pnp_error_deg)):
+        table = np.empty((0, 3)) if table is None else table
+        given = np.isfinite(table).any(axis=0)  # a method may have no roll, say
+        table = table[np.isfinite(table[:, given]).all(axis=1) & given.any()]
+        columns = [mean(table[:, i] if given[i] else np.empty(0), 1.0) for i in range(3)]
+        for k, place in enumerate((result, intervals)):
+            place[f"{key}_mae_deg"] = dict(zip(ANGLES, [column[k] for column in columns])) if len(table) else None
+        result[f"{key}_n_scored"] = len(table)
     result["ci95"] = intervals
     return result

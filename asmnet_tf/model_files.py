@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from asmnet_tf.engine import keras
 from asmnet_tf.files import InputError, crashes, first_line
-from asmnet_tf.models import count_multiply_adds, load_model, read_sidecar
-from asmnet_tf.original import OURS, Convention, is_original, load_original_model
+from asmnet_tf.model_zoo import crop_of, read_sidecar
+from asmnet_tf.models import StartWeights, count_multiply_adds, load_model, read_weights
+from asmnet_tf.original import OURS, Convention, holds_heads, is_original, load_original_model
 from asmnet_tf.twins import inference_twin
 
 _process: int | None = None  # that opened the first model
@@ -103,6 +104,26 @@ def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = F
         return graph(tf.convert_to_tensor(images, tf.uint8))
 
     return call
+
+
+def read_start_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
+    """Reads what training is to start from; heads of the release's files are brought to our convention.
+
+    Args and Raises: see `models.read_weights`.
+    """
+    path = Path(source)
+    if source == "imagenet" or not is_original(path):
+        return read_weights(source, input_range)
+    if not holds_heads(path):
+        return read_weights(source, input_range)  # a backbone alone, or weights that Keras 3 saved
+    model, convention = load_original_model(path)
+    stored = {layer.name: layer.get_weights() for layer in model.layers}
+    stored["O_L"] = [convention.landmarks_to_network_units(array) for array in stored["O_L"]]
+    stored["O_P"] = [convention.pose_to_network_units(array) for array in stored["O_P"]]
+    scaling = model.get_layer("rescaling")
+    scale = 255.0 * scaling.scale / convention.input_divisor
+    crop = crop_of(path, {"crop": convention.crop} | read_sidecar(path))
+    return StartWeights(source, stored, (scaling.offset, scaling.offset + scale), crop)
 
 
 # --- what the kinds share ---------------------------------------------------------------------------------------------

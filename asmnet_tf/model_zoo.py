@@ -1,12 +1,13 @@
-"""What ships with the package, by name: trained models and 300W shape models. Standard library only."""
+"""What ships with the package, by name: trained models and 300W shape models; side-cars. Standard library only."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
-from asmnet_tf.config import PCA_PERCENT
-from asmnet_tf.files import InputError
+from asmnet_tf.config import CROPS, PCA_PERCENT, crop_scale
+from asmnet_tf.files import InputError, read_json
 
 FOLDER = Path(__file__).parent / "pretrained"  # NAME.keras, NAME.json, runs/NAME/, MODEL_CARD.md
 SHAPE_MODELS = FOLDER / "shape_models"  # 300w_pca<percent>.npz, of square crops
@@ -22,6 +23,14 @@ def pretrained_path(name: str) -> Path:
     if name not in pretrained_names():
         raise InputError(f"{name}: no model of this name ships with the package. {_there_are(pretrained_names())}")
     return FOLDER / f"{name}.keras"
+
+
+def pretrained_sidecar(name: str) -> dict:
+    """Returns what stands beside a shipped model: dataset, input_size, crop, crop_scale, recipe, seed, commit, ...
+
+    Raises: InputError that lists the names, for another one.
+    """
+    return read_sidecar(pretrained_path(name))
 
 
 def find_model(source: str | Path) -> Path:
@@ -46,6 +55,44 @@ def default_shape_model(dataset: str, crop: str) -> Path:
     made = Path("shape_models") / f"{name}.npz"
     shipped = crop == "square" and (SHAPE_MODELS / f"{name}.npz").is_file()
     return Path(name) if shipped and not made.exists() else made
+
+
+def sidecar_path(model_path: str | Path) -> Path:
+    """Returns the `.json` that stands beside a model: best.keras -> best.json."""
+    return Path(model_path).with_suffix(".json")
+
+
+def read_sidecar(model_path: str | Path) -> dict:
+    """Returns the side-car of a model, {} where there is none. Raises: InputError if it is no JSON object."""
+    path = sidecar_path(model_path)
+    try:
+        sidecar = read_json(path)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not JSON ({error}). Remove it to use flags or defaults.") from error
+    if not isinstance(sidecar, dict):
+        raise InputError(f"{path}: not a JSON object. Remove it to use flags or defaults.")
+    return sidecar
+
+
+def crop_of(path: Path, sidecar: dict, crop: str | None = None) -> tuple[str, float]:
+    """Returns the crop and its scale that a side-car names, or those of `crop` instead; says where there is none.
+
+    Raises: InputError for a side-car that names no crop or a scale that is none.
+    """
+    if not sidecar:
+        print(f"{sidecar_path(path)}: absent, so crop {crop or 'square'} is assumed", file=sys.stderr)
+    trained = sidecar.get("crop", "square")
+    if trained not in CROPS:
+        raise InputError(f"{sidecar_path(path)}: crop is {trained!r}, expected {' or '.join(CROPS)}.")
+    crop = crop or trained
+    if crop != trained or "crop_scale" not in sidecar:
+        return crop, crop_scale(crop)
+    scale = sidecar["crop_scale"]
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.1 < scale < 10:
+        raise InputError(f"{sidecar_path(path)}: crop_scale is {scale!r}, expected a number like 1.2.")
+    return crop, scale
 
 
 def _find(source: str | Path, shipped: dict[str, Path], kind: str) -> Path:

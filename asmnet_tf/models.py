@@ -9,29 +9,31 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 import zipfile
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
-from keras import layers
 
-from asmnet_tf.config import DROPOUT, HEAD_L2, HEADS, INPUT_SIZE
+from asmnet_tf.config import DROPOUT, HEAD_L2, HEADS, INPUT_SIZE, INPUT_SIZES
+from asmnet_tf.engine import check_keras, keras
 from asmnet_tf.files import (
     MAX_EXPANSION,
     InputError,
     check_archive,
     first_line,
     limited_memory,
-    read_json,
     replacing,
     write_text,
 )
 from asmnet_tf.hdf5 import BROKEN_HDF5, read_dataset, read_safely
-from asmnet_tf.model_zoo import find_model, pretrained_path
+from asmnet_tf.model_zoo import crop_of, find_model, pretrained_path, read_sidecar, sidecar_path
 
-MIN_INPUT_SIZE = 32
+layers = keras.layers
+IMAGENET_RANGE = (-1.0, 1.0)  # what Keras' MobileNetV2 weights are fed
 LOADING_BYTES = 4 << 30  # that `load_model` may take; ours take some 50 MB
 ASMNET_TAPS = (  # pooled features, in this order (paper figure 2; 24 + 32 + 64 + 96 + 160 + 160 = 536)
     "block_1_project_BN",
@@ -102,8 +104,9 @@ BUILDERS = {"asmnet": build_asmnet, "mobilenet_v2": build_mobilenet_v2}
 
 
 def _backbone(input_size: int, input_range: tuple[float, float]) -> tuple[keras.Model, keras.KerasTensor]:
-    if input_size < MIN_INPUT_SIZE:
-        raise InputError(f"--input-size {input_size}: the network needs {MIN_INPUT_SIZE} or more.")
+    check_keras()
+    if not INPUT_SIZES[0] <= input_size <= INPUT_SIZES[1]:
+        raise InputError(f"--input-size {input_size}: the network takes {INPUT_SIZES[0]} to {INPUT_SIZES[1]} pixels.")
     low, high = input_range
     inputs = layers.Input((input_size, input_size, 3), name="image")
     pixels = layers.Rescaling((high - low) / 255.0, offset=low, name="rescaling")(inputs)
@@ -157,10 +160,13 @@ def start_at_mean(model: keras.Model, landmarks_norm: np.ndarray, pose_norm: np.
         head.bias.assign(mean)
 
 
-def freeze_batch_norm(model: keras.Model) -> None:
-    """Lets training use, and leave as they are, the statistics, scales and offsets of all batch norms of a model."""
+def freeze_batch_norm(model: keras.Model, received: Collection[str]) -> None:
+    """Lets training use, and leave as they are, the statistics, scales and offsets of stored batch norms.
+
+    Args: received: names of the layers that were given weights; a batch norm that is new goes on learning.
+    """
     for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization):
+        if isinstance(layer, layers.BatchNormalization) and layer.name in received:
             layer.trainable = False
 
 
@@ -184,15 +190,28 @@ def count_multiply_adds(model: keras.Model) -> int:
 # --- weights from elsewhere -------------------------------------------------------------------------------------------
 
 
-def load_backbone_weights(model: keras.Model, source: str) -> int:
-    """Copies weights by layer name into a model; layers that the source lacks stay as they are.
+@dataclass(frozen=True)
+class StartWeights:
+    """Weights of another model, and how it sees a face.
+
+    layers: arrays by layer name, in the order Keras lists them. input_range: what pixels 0 and 255 become before its
+    first convolution. crop: (crop, scale), or None where that is not known; a backbone alone has none.
+    """
+
+    source: str
+    layers: dict[str, list[np.ndarray]]
+    input_range: tuple[float, float]
+    crop: tuple[str, float] | None = None
+
+
+def read_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
+    """Reads weights by layer name; what a file does not tell is assumed, and that is said on stderr.
 
     Sources: `imagenet`, a shipped name (`model_zoo`), or a file: `.keras`, Keras 3 `.weights.h5`, Keras 2 whole-model
-    or weight-only `.h5`. Arrays of another shape are an error, except in the heads (`O_L`, `O_P`), which belong to a
-    number of landmarks and a kind of head: pooled ones become spatial ones that say the same, others are left alone.
+    or weight-only `.h5` (whose heads, if any, are taken as they are: see `model_files.read_start_weights`).
 
-    Returns: the number of layers that received weights.
-    Raises:  InputError if the file cannot be read, or holds no layer of this model.
+    Args:   input_range: assumed of a whole ASMNet in a file of weights alone; of a backbone it is ImageNet's (-1, 1).
+    Raises: InputError if the file cannot be read.
     """
     if source == "imagenet":
         try:
@@ -200,25 +219,53 @@ def load_backbone_weights(model: keras.Model, source: str) -> int:
         except Exception as error:  # Keras raises bare Exception where the download fails
             reason = first_line(error, 100)
             raise InputError(f"--weights imagenet: download failed ({reason}). Give a file instead.") from error
-        stored = {layer.name: layer.get_weights() for layer in donor.layers}
-    else:
-        stored = _read_layer_weights(find_model(source))
-    copied = 0
+        return StartWeights(source, {layer.name: layer.get_weights() for layer in donor.layers}, IMAGENET_RANGE)
+    path = find_model(source)
+    if path.suffix == ".keras":
+        model, sidecar = load_model(path)
+        scalings = [layer for layer in model.layers if isinstance(layer, layers.Rescaling)]
+        low, high = (scalings[0].offset, 255.0 * scalings[0].scale + scalings[0].offset) if scalings else (0.0, 255.0)
+        crop = crop_of(path, sidecar) if sidecar else None
+        stored = {layer.name: layer.get_weights() for layer in model.layers}
+        return StartWeights(source, stored, (float(low), float(high)), crop)
+    stored = _read_layer_weights(path)
+    assumed = input_range if "O_L" in stored else IMAGENET_RANGE
+    told = f"{source}: does not say its input range; {assumed[0]:g} to {assumed[1]:g} is assumed"
+    print(told if "O_L" in stored else f"{told}, as of ImageNet weights", file=sys.stderr)
+    return StartWeights(source, stored, assumed)
+
+
+def set_weights(model: keras.Model, start: StartWeights, crop: tuple[str, float]) -> list[str]:
+    """Copies weights by layer name into a model; layers that the source lacks stay as they are.
+
+    Arrays of another shape are an error, except in the heads (`O_L`, `O_P`), which belong to a number of landmarks and
+    a kind of head: pooled ones become spatial ones that say the same, others are left alone.
+
+    Args:    crop: (crop, scale) that the model is to be trained in.
+    Returns: the names of the layers that received weights; with "O_L" among them the model is whole.
+    Raises:  InputError if there is no layer of this model, or its landmarks are of another crop.
+    """
+    received = []
     for layer in model.layers:
-        arrays = stored.get(layer.name)
+        arrays = start.layers.get(layer.name)
         if not layer.weights or not arrays:
             continue
         if layer.name in ("O_L", "O_P"):
             arrays = _as_spatial_head(model, layer, arrays)
             if [tuple(w.shape) for w in layer.weights] != [a.shape for a in arrays]:
                 continue
-        set_layer_weights(layer, arrays, source)
-        copied += 1
-    if not copied:
+        set_layer_weights(layer, arrays, start.source)
+        received.append(layer.name)
+    if not received:
         raise InputError(
-            f"{source}: no layer of this model in it. Expected MobileNetV2 layer names (Conv1, block_1_...)."
+            f"{start.source}: no layer of this model in it. Expected MobileNetV2 layer names (Conv1, block_1_...)."
         )
-    return copied
+    if "O_L" in received and start.crop not in (None, crop):
+        raise InputError(
+            f"{start.source}: finds landmarks in {start.crop[0]} crops of {start.crop[1]:g} x the box, this run has "
+            f"{crop[0]} ones of {crop[1]:g}. Train with --crop {start.crop[0]}, or start from other weights."
+        )
+    return received
 
 
 def _as_spatial_head(model: keras.Model, layer: layers.Dense, arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -243,9 +290,7 @@ def set_layer_weights(layer: keras.layers.Layer, arrays: list[np.ndarray], sourc
 
 
 def _read_layer_weights(path: Path) -> dict[str, list[np.ndarray]]:
-    """Returns layer name -> arrays, in the order Keras lists them."""
-    if path.suffix == ".keras":
-        return {layer.name: layer.get_weights() for layer in load_model(path)[0].layers}
+    """Returns layer name -> arrays of an `.h5` file, in the order Keras lists them."""
 
     def read() -> dict[str, list[np.ndarray]]:
         with h5py.File(path, "r") as file:
@@ -306,25 +351,6 @@ def read_keras2_weights(root: h5py.Group) -> dict[str, list[np.ndarray]]:
 # --- saving and loading -----------------------------------------------------------------------------------------------
 
 
-def sidecar_path(model_path: str | Path) -> Path:
-    """Returns the `.json` that stands beside a model: best.keras -> best.json."""
-    return Path(model_path).with_suffix(".json")
-
-
-def read_sidecar(model_path: str | Path) -> dict:
-    """Returns the side-car of a model, {} where there is none. Raises: InputError if it is no JSON object."""
-    path = sidecar_path(model_path)
-    try:
-        sidecar = read_json(path)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not JSON ({error}). Remove it to use flags or defaults.") from error
-    if not isinstance(sidecar, dict):
-        raise InputError(f"{path}: not a JSON object. Remove it to use flags or defaults.")
-    return sidecar
-
-
 def save_model(model: keras.Model, path: str | Path, sidecar: dict, half: bool = False) -> None:
     """Writes `<path>` and its side-car JSON; each replaces an older file only when it is complete.
 
@@ -383,6 +409,7 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
 
     Raises: InputError if either cannot be read or the outputs are not `O_L` (2L) and `O_P` (3).
     """
+    check_keras()
     path = find_model(path)
     if not path.is_file():
         raise InputError(f"{path}: no such model. train.py writes best.keras and last.keras in its run folder.")
@@ -436,11 +463,3 @@ def load_pretrained(name: str) -> keras.Model:
     Raises:  InputError that lists the names, for another one.
     """
     return load_model(pretrained_path(name))[0]
-
-
-def pretrained_sidecar(name: str) -> dict:
-    """Returns what stands beside a shipped model: dataset, input_size, crop, crop_scale, recipe, seed, commit, ...
-
-    Raises: InputError that lists the names, for another one.
-    """
-    return read_sidecar(pretrained_path(name))

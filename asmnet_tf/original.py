@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import keras
 import numpy as np
 
 from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG, crop_scale
+from asmnet_tf.engine import keras
 from asmnet_tf.files import InputError, first_line, replacing
 from asmnet_tf.hdf5 import BROKEN_HDF5, is_hdf5, read_safely
 from asmnet_tf.models import BUILDERS, read_keras2_weights, set_layer_weights
@@ -251,6 +251,16 @@ def is_original(path: str | Path) -> bool:
             return "model_config" not in file.attrs or not _keras_version(file).startswith("3")
     except BROKEN_HDF5:
         return True
+
+
+def holds_heads(path: str | Path) -> bool:
+    """Whether a file that `is_original` holds the weights of a whole network in Keras 2's layout, not a backbone's."""
+    try:
+        with h5py.File(path, "r") as file:
+            root = file.get("model_weights", file)
+            return "layer_names" in root.attrs and set(HEADS) <= set(root)
+    except BROKEN_HDF5:
+        return False  # what reads it next says what is wrong with it
 
 
 def load_original_model(path: str | Path, input_size: int | None = None) -> tuple[keras.Model, Convention]:

@@ -43,7 +43,7 @@ try:
 except ImportError:  # no such locks on this system: two runs that start at once both write, and the later one stays
     fcntl = None
 
-FORMAT = 1
+FORMAT = 2  # 1: images as stored, whatever their EXIF orientation
 SHARD_BYTES = 256 << 20
 MAX_SHARDS = 128  # all are open while a run reads
 _HEADER = struct.Struct("<2I6d")

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from asmnet_tf.config import ANGLES, DatasetSpec
-from asmnet_tf.files import InputError, make_folder, replacing
+from asmnet_tf.files import InputError, make_folder, read_text, replacing
 from asmnet_tf.geometry import landmark_box
 
 DPI = 110
@@ -148,11 +148,10 @@ def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
 
 def _read_log(path: Path) -> dict[str, np.ndarray]:
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(read_text(path).split("\n"))
+        columns = list(reader.fieldnames or ())
+        rows = list(reader)
+    except (OSError, csv.Error) as error:
         raise InputError(f"{path}: training log cannot be read ({error}). Is it the log.csv of a run?") from error
     missing = [column for column in _LOG_COLUMNS if column not in columns]
     if missing or not rows:

@@ -14,15 +14,17 @@ the camera; 300W-LP and others put it 3 to 9 degrees elsewhere (a constant). 300
 (roll innermost), which differs by a few degrees where yaw and pitch are both large.
 
 Camera. Centred on the bounding box of the landmarks, focal length 2.4 x its longer side (what SPIGA's annotation uses).
+The box is taken, and PnP solved, in the upright frame: the image turned until the line of the outer eye corners is
+level. The turn is added to roll, so that turning the landmarks changes nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -32,8 +34,10 @@ from tqdm import tqdm
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec
 from asmnet_tf.files import InputError, read_array, replacing
 from asmnet_tf.geometry import landmark_box
+from asmnet_tf.tables import read_csv
 
 FOCAL = 2.4  # focal length over the longer side of the landmark box
+LABELS_VERSION = 2  # of what `estimate_pose` says of the same landmarks; 1: box and camera not turned upright
 _MEAN_FACE_FILE = Path(__file__).with_name("mean_face_68.csv")
 
 
@@ -94,20 +98,31 @@ def to_rays(landmarks: np.ndarray) -> np.ndarray:
 def solve_pnp(points_3d: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns rotation (3, 3) and translation (3,) that put points (P, 3) on rays (P, 2).
 
-    SQPnP has no local minima behind the camera, where the iterative solver alone left 30 of 554 real faces
-    (findings 11); iterations from there minimise the error in the image.
+    SQPnP has no local minima behind the camera, where the iterative solver alone left 30 of 554 real faces;
+    iterations from there minimise the error in the image.
     """
     rays, camera = np.ascontiguousarray(rays, np.float64), np.eye(3)
     _, turn, shift = cv2.solvePnP(points_3d, rays, camera, None, flags=cv2.SOLVEPNP_SQPNP)
     _, turn, shift = cv2.solvePnP(points_3d, rays, camera, None, turn, shift, True, flags=cv2.SOLVEPNP_ITERATIVE)
-    return cv2.Rodrigues(turn)[0], shift[:, 0]
+    pose = found = np.concatenate([turn, shift])
+    errors = []
+    for _ in range(10):  # Gauss-Newton: OpenCV stops where the error stands still, which leaves 1e-6 degrees open
+        seen, jacobian = cv2.projectPoints(points_3d, pose[:3], pose[3:], camera, None)
+        missed = (rays - seen[:, 0]).reshape(-1, 1)
+        errors.append(np.linalg.norm(missed))
+        if not errors[-1] <= 1.001 * errors[0]:  # no face: the steps lead away from what OpenCV found
+            pose = found
+            break
+        pose = pose + np.linalg.lstsq(jacobian[:, :6], missed, rcond=None)[0]
+    return cv2.Rodrigues(pose[:3])[0], pose[3:, 0]
 
 
 def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
-    """Estimates head pose by PnP of the 3D mean face on the dataset's rigid points.
+    """Estimates head pose by PnP of the 3D mean face on the dataset's rigid points, in the upright frame.
 
     Args:    landmarks: float (N, L, 2) or (L, 2), image pixels. spec: the dataset whose points they are.
-    Returns: float64 (N, 3) or (3,): yaw, pitch, roll in degrees; NaN where the landmarks are degenerate or not finite.
+    Returns: float64 (N, 3) or (3,): yaw, pitch, roll in degrees, roll in (-180, 180]; NaN where the landmarks are
+        degenerate or not finite.
     Raises:  ValueError if L is not the dataset's.
     """
     landmarks = np.asarray(landmarks)
@@ -120,11 +135,24 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     bar = tqdm(faces, "head pose", unit="face", disable=len(faces) < 1000 or None, leave=False)  # less takes no second
     for i, face in enumerate(bar):
         face = face.astype(np.float64)
-        if not np.isfinite(face).all() or np.ptp(face, axis=0).min() <= 0:
+        if not np.isfinite(face).all():
             continue
-        with contextlib.suppress(cv2.error):  # points on one line: no pose, the row stays NaN
-            angles[i] = matrix_to_angles(solve_pnp(points_3d, to_rays(face)[ours])[0])
+        tilt, upright = turn_upright(face, spec)
+        extent = np.ptp(upright, axis=0)
+        if extent.min() <= 1e-9 * np.abs(face).max():  # all on one line, up to rounding
+            continue
+        with contextlib.suppress(cv2.error):  # rigid points on one line: no pose, the row stays NaN
+            angles[i] = matrix_to_angles(solve_pnp(points_3d, to_rays(upright)[ours])[0])
+            angles[i, 2] = 180.0 - (180.0 - angles[i, 2] - tilt) % 360.0
     return angles.reshape(*landmarks.shape[:-2], 3)
+
+
+def turn_upright(landmarks: np.ndarray, spec: DatasetSpec) -> tuple[float, np.ndarray]:
+    """Returns the tilt of the line of the outer eye corners, degrees clockwise, and landmarks (L, 2) without it."""
+    across = landmarks[spec.outer_eye_corners[1]] - landmarks[spec.outer_eye_corners[0]]
+    tilt = np.arctan2(across[1], across[0])
+    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+    return float(np.degrees(tilt)), (landmarks - landmarks.mean(axis=0)) @ turn
 
 
 def cache_folder() -> Path:
@@ -137,10 +165,12 @@ def cache_folder() -> Path:
 def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     """`estimate_pose` of (N, L, 2), computed once and kept under `cache_folder()`, never inside the dataset.
 
-    The key is a hash of the landmarks and of the mean face: other landmarks or another mean face are computed anew.
+    The key is a hash of all that the labels depend on: landmarks, mean face, layout, camera and LABELS_VERSION.
     """
     digest = hashlib.sha256(np.ascontiguousarray(landmarks, np.float32).data)
-    digest.update(mean_face().tobytes() + repr((spec.rigid_points, FOCAL)).encode())
+    digest.update(
+        mean_face().tobytes() + repr((spec.rigid_points, spec.outer_eye_corners, FOCAL, LABELS_VERSION)).encode()
+    )
     path = cache_folder() / f"pose_{spec.name}_{digest.hexdigest()[:16]}.npy"
     try:
         angles = read_array(path)
@@ -163,8 +193,9 @@ def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads pose labels: name -> yaw, pitch, roll in degrees, float64 (3,).
 
-    `path` is a csv with the columns name, yaw, pitch, roll (degrees), or a folder of `<name>.npy` files with three
-    numbers in [-1, 1] for +-65 degrees (the release's way; sub-folders become part of the name).
+    `path` is a csv with the columns name, yaw, pitch, roll (degrees; see `tables.read_csv`), or a folder of
+    `<name>.npy` files with three numbers in [-1, 1] for +-65 degrees (the release's way; sub-folders become part of the
+    name).
 
     Raises: InputError naming the file and line that cannot be used.
     """
@@ -182,44 +213,40 @@ def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if not labels:
             raise InputError(f"{path}: no .npy file in this folder. A pose folder holds one <image name>.npy per face.")
         return labels
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if not {"name", *ANGLES} <= set(reader.fieldnames or ()):
-                raise InputError(f"{path}: columns {reader.fieldnames}, expected name, yaw, pitch, roll (degrees).")
-            for row in reader:
-                values = np.array([float(row[angle]) for angle in ANGLES])
-                if not np.isfinite(values).all():
-                    raise ValueError("not finite")
-                labels[row["name"]] = values
-    except OSError as error:
-        raise InputError(f"{path}: pose labels cannot be read ({error.strerror}). Give a csv or a folder.") from error
-    except (ValueError, TypeError, csv.Error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path}, row {len(labels) + 2}: {error}. Expected name, yaw, pitch, roll in degrees."
-        ) from error
+    for line, name, values in read_csv(path, "name", ANGLES):
+        name = name.replace("\\", "/").removeprefix("./")
+        if name in labels:
+            raise InputError(f"{path}, line {line}: {name!r} for the second time. Keep one row for each face.")
+        if max(map(abs, values)) > 180.0:
+            raise InputError(f"{path}, line {line}: {values}, expected yaw, pitch, roll in degrees, within +-180.")
+        labels[name] = np.array(values)
     return labels
 
 
-def align_signs(angles_deg: np.ndarray, reference_deg: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Brings labels of another sign convention to ours, by their correlation with PnP on the same faces.
+def align_signs(
+    angles_deg: np.ndarray, reference_deg: np.ndarray, source: str | os.PathLike
+) -> tuple[np.ndarray, list[str]]:
+    """Brings angles of another sign convention to ours, by their correlation with known ones of the same faces.
 
-    Some annotations (SPIGA's among them) count yaw the other way round. A network trained on a mixture would learn
-    nonsense, so an angle that runs against the reference (correlation below -0.5, 10 faces or more) is negated.
+    Some annotations and methods (SPIGA's, 3DDFA's) count yaw the other way round. A network trained on a mixture would
+    learn nonsense, and a score would be one. So an angle that runs against the reference is negated: correlation below
+    -0.5, and for fewer than 50 faces so far below that chance is no explanation (t < -4); 5 faces at least.
 
-    Args:    angles_deg, reference_deg: (N, 3).
-    Returns: the labels, (N, 3), and the names of the angles that were negated: say so.
+    Args:    angles_deg, reference_deg: (N, 3); NaN where unknown. source: what the angles are of, for the line on
+             stderr that says what was negated.
+    Returns: the angles, (N, 3), and the names of those that were negated.
     """
-    signs = np.ones(3)
-    if len(angles_deg) >= 10:
-        for i in range(3):
-            ours, theirs = reference_deg[:, i], angles_deg[:, i]
-            known = np.isfinite(ours) & np.isfinite(theirs)
-            if ours[known].std() > 0 and theirs[known].std() > 0:
-                signs[i] = -1.0 if np.corrcoef(ours[known], theirs[known])[0, 1] < -0.5 else 1.0
-    return angles_deg * signs, [angle for angle, sign in zip(ANGLES, signs) if sign < 0]
+    negated = []
+    for i, angle in enumerate(ANGLES):
+        known = np.isfinite(angles_deg[:, i]) & np.isfinite(reference_deg[:, i])
+        theirs, ours, count = angles_deg[known, i], reference_deg[known, i], int(known.sum())
+        if count < 5 or not theirs.std() or not ours.std():
+            continue
+        if np.corrcoef(ours, theirs)[0, 1] < -max(0.5, 4 / np.sqrt(count + 14)):  # t = r sqrt((n - 2) / (1 - r^2))
+            negated.append(angle)
+    if negated:
+        print(f"{source}: {', '.join(negated)} counted the other way round, negated (see pose.py)", file=sys.stderr)
+    return angles_deg * [-1.0 if angle in negated else 1.0 for angle in ANGLES], negated
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------

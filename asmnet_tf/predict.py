@@ -47,7 +47,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv."""
     parser = cli.new_parser(__doc__)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", type=Path, help="images, folders, videos")
-    parser.add_argument("--camera", type=int, metavar="N", help="number of a camera, from 0")
+    parser.add_argument(
+        "--camera", type=cli.within(0, 9999, whole=True), metavar="N", help="number of a camera, from 0"
+    )
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .keras, .h5, .tflite"
     )
@@ -109,9 +111,11 @@ def predict(args: argparse.Namespace) -> None:
         sys.exit(cli.EXIT_BAD_INPUT)
 
     # 2. The network on every face.
+    cli.start_tensorflow()
     from asmnet_tf.aligner import FaceAligner
 
-    aligner = FaceAligner(args.model, args.min_score, args.detector_size)
+    with cli.without_notes():
+        aligner = FaceAligner(args.model, args.min_score, args.detector_size)
     results: list[Result] = []
     try:
         with cli.StopSignals() as signals:
@@ -256,7 +260,7 @@ def predict_images(
         if signals.received or failed.full:
             break
         try:
-            image = read_image(path, upright=True)
+            image = read_image(path)
             size = (image.shape[1], image.shape[0])
             given = None if boxes is None else boxes_inside(args.boxes, boxes.get(path, []), path, size)
             faces = aligner.detect(image, given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from asmnet_tf.config import CROPS, DatasetSpec, crop_scale
+from asmnet_tf.config import DatasetSpec
 from asmnet_tf.datasets import Sample
 from asmnet_tf.distribution import Replicas
 from asmnet_tf.files import InputError
 from asmnet_tf.geometry import denormalise, flip_landmarks
 from asmnet_tf.input_pipeline import FacePatches
 from asmnet_tf.model_files import Infer, open_model
-from asmnet_tf.models import sidecar_path
+from asmnet_tf.model_zoo import crop_of
 from asmnet_tf.pose import estimate_pose, unit_to_angles
 from asmnet_tf.report import Method
 
@@ -69,25 +68,6 @@ def latency_ms(infer: Infer, size: int, repeats: int = 30) -> float:
         np.asarray(infer(image)[0])
         times.append(time.perf_counter() - start)
     return float(np.median(times[3:]) * 1000)
-
-
-def crop_of(path: Path, sidecar: dict, crop: str | None = None) -> tuple[str, float]:
-    """Returns the crop and its scale that a side-car names, or those of `crop` instead; says where there is none.
-
-    Raises: InputError for a side-car that names no crop or a scale that is none.
-    """
-    if not sidecar:
-        print(f"{sidecar_path(path)}: absent, so crop {crop or 'square'} is assumed", file=sys.stderr)
-    trained = sidecar.get("crop", "square")
-    if trained not in CROPS:
-        raise InputError(f"{sidecar_path(path)}: crop is {trained!r}, expected {' or '.join(CROPS)}.")
-    crop = crop or trained
-    if crop != trained or "crop_scale" not in sidecar:
-        return crop, crop_scale(crop)
-    scale = sidecar["crop_scale"]
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.1 < scale < 10:
-        raise InputError(f"{sidecar_path(path)}: crop_scale is {scale!r}, expected a number like 1.2.")
-    return crop, scale
 
 
 def score_model(

@@ -25,7 +25,19 @@ from asmnet_tf.files import InputError, make_folder, write_text
 from asmnet_tf.geometry import crop_frame, crop_image, crop_to_image, invert, landmark_box, transform
 from asmnet_tf.plots import draw_face, frame_face, line_style, new_figure, save_figure
 from asmnet_tf.pose import draw_axes
-from asmnet_tf.tables import cell, md, md_table, number, plain, plain_text, with_interval, write_csv
+from asmnet_tf.tables import (
+    NOTE_BELOW_TABLE,
+    cell,
+    md,
+    md_table,
+    number,
+    of_faces,
+    plain,
+    plain_text,
+    pose_cell,
+    with_interval,
+    write_csv,
+)
 
 CED_STEP_PCT = 0.05  # grid of ced.csv and failure_rate.csv
 SHEET_FACES = 12
@@ -59,7 +71,8 @@ class Faces:
 
     spec: None where the point count is no known dataset's; then there is no normaliser and every NME is null.
     names: N sample names. landmarks: (N, L, 2) image pixels, finite. pose: (N, 3) degrees, rows may be NaN, or None.
-    subsets: name -> bool (N,), in the order asked for; empty stands for one subset `all`.
+    subsets: name -> bool (N,), in the order asked for; empty stands for one subset `all`. pose_from: what the pose is,
+    in words.
     """
 
     spec: DatasetSpec | None
@@ -67,6 +80,7 @@ class Faces:
     landmarks: np.ndarray
     pose: np.ndarray | None = None
     subsets: dict[str, np.ndarray] = field(default_factory=dict)
+    pose_from: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +95,6 @@ class _Measured:
     pose: np.ndarray | None  # (N, 3)
     pose_pnp: np.ndarray | None  # (N, 3)
 
-    @property
-    def ranking_errors(self) -> np.ndarray:
-        """NME with unknown as infinite: a face that got no landmarks is a failure in every curve and ranking."""
-        return np.where(np.isfinite(self.nme), self.nme, np.inf)
-
 
 # --- scores -----------------------------------------------------------------------------------------------------------
 
@@ -95,7 +104,8 @@ def score(methods: Sequence[Method], faces: Faces, thresholds: Sequence[float]) 
 
     Args:    thresholds: of failure rate and AUC, NME as a fraction.
     Returns: {method: {subset: metrics.summarise(...)}}, n 0 and None for an empty subset.
-    Raises:  InputError for two methods of one name, no faces, or predictions that do not fit the ground truth.
+    Raises:  InputError for two methods of one name, no faces, a face whose eyes are in one point, or predictions that
+        do not fit the ground truth.
     """
     return _score(_measure(methods, faces), faces, thresholds)
 
@@ -114,6 +124,8 @@ def _measure(methods: Sequence[Method], faces: Faces) -> list[_Measured]:
     if faces.spec is not None:
         lengths = metrics.normaliser(truth, faces.spec)
         pupil_lengths = metrics.normaliser(truth, faces.spec, "inter-pupil")
+        for i in np.flatnonzero(np.isnan(lengths) | np.isnan(pupil_lengths))[:1]:
+            raise InputError(f"{faces.names[i]}: both eyes of its true landmarks are in one point. Remove this face.")
     measured: list[_Measured] = []
     for method in methods:
         if any(other.method.name == method.name for other in measured):
@@ -166,6 +178,7 @@ def _score(measured: list[_Measured], faces: Faces, thresholds: Sequence[float])
             if faces.spec is None:  # without a normaliser no face has failed: there is nothing to compare with t
                 for key in [key for key in numbers if "@" in key]:
                     numbers[key], numbers["ci95"][key] = None, [None, None]
+                numbers["n_scored"] = None
             scores[one.method.name][subset] = numbers
     return scores
 
@@ -184,23 +197,23 @@ def json_line(scores: dict[str, dict[str, dict]]) -> str:
 
 def text_table(scores: dict[str, dict[str, dict]], thresholds: Sequence[float]) -> str:
     """Returns the scores as an aligned plain-text table for the terminal, without a newline at its end."""
-    header = ["method", "subset", "faces", "NME %", "95 %", "pupil %"]
+    header = ["method", "subset", "faces", "scored", "NME %", "95 %", "pupil %"]
     header += [f"{name}@{t:.2f}" for t in thresholds for name in ("FR", "AUC")]
     rows_in = [(method, subset, numbers) for method, subsets in scores.items() for subset, numbers in subsets.items()]
     poses = [
         (title, key)
-        for title, key in (("pose y/p/r deg", "pose_mae_deg"), ("PnP y/p/r deg", "pose_pnp_mae_deg"))
-        if any(numbers[key] for _, _, numbers in rows_in)
+        for title, key in (("pose y/p/r deg", "pose"), ("PnP y/p/r deg", "pose_pnp"))
+        if any(numbers[f"{key}_mae_deg"] for _, _, numbers in rows_in)
     ]
     header += [title for title, _ in poses]
     rows = [header]
     for method, subset, numbers in rows_in:
         low, high = numbers["ci95"]["nme_pct"]
-        row = [_label(method, 32, escape=False), subset, str(numbers["n"]), number(numbers["nme_pct"])]
-        row += ["-" if low is None else f"{low:.2f}..{high:.2f}", number(numbers["nme_interpupil_pct"])]
+        row = [_label(method, 32, escape=False), subset, str(numbers["n"]), number(numbers["n_scored"], 0)]
+        row += [number(numbers["nme_pct"]), "-" if low is None else f"{low:.2f}..{high:.2f}"]
+        row += [number(numbers["nme_interpupil_pct"])]
         row += [number(numbers[f"{key}_pct@{t:.2f}"]) for t in thresholds for key in ("fr", "auc")]
-        row += ["/".join(number((numbers[key] or {}).get(angle)) for angle in ANGLES) for _, key in poses]
-        rows.append([text if text != "-/-/-" else "-" for text in row])
+        rows.append(row + [pose_cell(numbers, key, "/") for _, key in poses])
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     return "\n".join(
         "  ".join(text.ljust(width) if i < 2 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths)))
@@ -234,8 +247,6 @@ def write_report(
     output, thresholds = make_folder(output), tuple(thresholds)
     measured = _measure(methods, faces)
     scores = _score(measured, faces, thresholds)
-    scored = _scored_faces(faces)
-    without = {one.method.name: int(np.isnan(one.nme[scored]).sum()) for one in measured if faces.spec is not None}
     compared: dict[str, list[dict]] = {}
     if len(measured) > 1 and faces.spec is not None:
         compared = comparison.compare({one.method.name: one.nme for one in measured}, _subsets(faces))
@@ -243,12 +254,11 @@ def write_report(
         "protocol": protocol,
         "thresholds": list(thresholds),
         "methods": {method.name: method.info for method in methods},
-        "faces_without_nme": without,
         "scores": scores,
         "comparisons": compared,
     }
     write_text(output / "metrics.json", json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
-    write_text(output / "summary.md", _summary_md(methods, faces, thresholds, protocol, scores, without))
+    write_text(output / "summary.md", _summary_md(methods, faces, thresholds, protocol, scores))
     if compared:
         text = comparison.comparison_md(methods, faces, thresholds, protocol, scores, compared)
         write_text(output / "comparison.md", text)
@@ -302,7 +312,7 @@ def _write_curves(
 ) -> None:
     grid = _grid(thresholds)
     shares = {
-        (subset, one.method.name): metrics.ced(one.ranking_errors[mask], grid) * 100
+        (subset, one.method.name): metrics.ced(one.nme[mask], grid) * 100
         for subset, mask in _subsets(faces).items()
         for one in measured
         if mask.any()
@@ -373,14 +383,14 @@ def _curves_figure(
             rates = ", ".join(f"FR@{t:.2f}" for t in thresholds)
             size = 8 if single else 7
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)} if below else {"loc": "best"}
-            heading = f"NME{last} [%]" if stem == "ced" else f"{rates} [%]" if rates else None
+            heading = f"NME (faces scored / all){last} [%]" if stem == "ced" else f"{rates} [%]" if rates else None
             axes.legend(**place, title=heading, title_fontsize=size, fontsize=size, framealpha=0.85)
     return figure
 
 
 def _legend(label: str, stem: str, numbers: dict, thresholds: Sequence[float]) -> str:
     if stem == "ced":
-        values = [number(numbers["nme_pct"])]
+        values = [f"{number(numbers['nme_pct'])} ({numbers['n_scored']} / {numbers['n']})"]
         values += [number(numbers[f"auc_pct@{max(thresholds):.2f}"], 1)] if thresholds else []
     else:
         values = [number(numbers[f"fr_pct@{t:.2f}"]) for t in thresholds]
@@ -444,7 +454,8 @@ def _write_landmark_errors(output: Path, measured: list[_Measured], faces: Faces
         circles.set_alpha(0.75)
         axes.add_collection(circles)
         frame_face(axes, face, top / 100)
-        axes.set_title(f"{one.label}\nmean {number(float(mean.mean()))} %", fontsize=9)
+        over = f"{int(metrics.scored(one.nme[scored]).sum())} / {int(scored.sum())} faces"
+        axes.set_title(f"{one.label}\nmean {number(float(mean.mean()))} % ({over})", fontsize=9)
     if circles is not None:
         bar = figure.colorbar(circles, ax=panels, shrink=0.8, pad=0.01)
         bar.set_label("mean error [% inter-ocular], radius to scale", fontsize=8)
@@ -468,7 +479,7 @@ def _write_sheets(
 
     stems = file_names([one.method.name for one in measured])
     for one, stem in zip(measured, stems):
-        order = scored[np.argsort(one.ranking_errors[scored], kind="stable")]
+        order = scored[np.argsort(one.nme[scored], kind="stable")]  # without a prediction (NaN): last
         middle = max(0, (len(order) - SHEET_FACES) // 2)
         choices = {
             "best": order[:SHEET_FACES],
@@ -545,7 +556,6 @@ def _summary_md(
     thresholds: Sequence[float],
     protocol: dict,
     scores: dict,
-    without: dict[str, int],
 ) -> str:
     title = faces.spec.title if faces.spec else f"{faces.landmarks.shape[1]} points"
     parts = [f"# {title}: {len(methods)} method{'' if len(methods) == 1 else 's'} on {len(faces.names)} faces", ""]
@@ -556,21 +566,15 @@ def _summary_md(
     if faces.spec is None:
         parts += ["Which points are eye corners is unknown for this point count: no normaliser, hence no NME.", ""]
     keys = ["nme_pct", "nme_interpupil_pct"] + [f"{k}_pct@{t:.2f}" for t in thresholds for k in ("fr", "auc")]
-    header = ["method", "subset", "faces", "NME inter-ocular %", "NME inter-pupil %"]
+    header = ["method", "subset", "faces", "scored", "NME inter-ocular %", "NME inter-pupil %"]
     header += [f"{k}@{t:.2f} %" for t in thresholds for k in ("FR", "AUC")]
     rows = [
-        [method, subset, numbers["n"], *(with_interval(numbers[key], numbers["ci95"][key]) for key in keys)]
+        [method, subset, numbers["n"], number(numbers["n_scored"], 0)]
+        + [with_interval(numbers[key], numbers["ci95"][key]) for key in keys]
         for method, subsets in scores.items()
         for subset, numbers in subsets.items()
     ]
-    parts += [*md_table(header, rows), "", "In brackets: 95 % bootstrap interval over faces.", ""]
-    notes = [
-        f"- {md(name)}: {count} of {int(_scored_faces(faces).sum())} faces have no NME (no landmarks predicted). They "
-        "are left out of its NME and count as failures in FR and AUC."
-        for name, count in without.items()
-        if count
-    ]
-    parts += [*notes, ""] if notes else []
+    parts += [*md_table(header, rows), "", NOTE_BELOW_TABLE, ""]
     parts += _pose_md(scores)
     parts += _models_md(methods)
     parts += _published_md(faces, scores)
@@ -581,14 +585,14 @@ def _pose_md(scores: dict) -> list[str]:
     rows = []
     for method, subsets in scores.items():
         for subset, numbers in subsets.items():
-            for source, key in (("O_P", "pose_mae_deg"), ("PnP on landmarks", "pose_pnp_mae_deg")):
-                if numbers[key]:
-                    intervals = numbers["ci95"][key]
-                    cells = [with_interval(numbers[key][angle], intervals[angle]) for angle in ANGLES]
-                    rows.append([method, subset, numbers["n"], source, *cells])
+            for source, key in (("O_P", "pose"), ("PnP on landmarks", "pose_pnp")):
+                if numbers[f"{key}_mae_deg"]:
+                    mae, intervals = numbers[f"{key}_mae_deg"], numbers["ci95"][f"{key}_mae_deg"]
+                    cells = [with_interval(mae[angle], intervals[angle]) for angle in ANGLES]
+                    rows.append([method, subset, numbers["n"], numbers[f"{key}_n_scored"], source, *cells])
     if not rows:
         return []
-    header = ["method", "subset", "faces", "pose from", *(f"{angle} MAE deg" for angle in ANGLES)]
+    header = ["method", "subset", "faces", "scored", "pose from", *(f"{angle} MAE deg" for angle in ANGLES)]
     return ["## Head pose", "", *md_table(header, rows), ""]
 
 
@@ -640,9 +644,11 @@ def _published_md(faces: Faces, scores: dict) -> list[str]:
             [f"{name} (published)", *(number(row.get(subset)) for subset in columns)] for name, row in nme_table.items()
         ]
         rows += [
-            [name, *(number(subsets[subset]["nme_pct"]) for subset in columns)] for name, subsets in scores.items()
+            [name, *(number(subsets[subset]["nme_pct"]) + of_faces(subsets[subset]) for subset in columns)]
+            for name, subsets in scores.items()
         ]
-        parts += ["NME, % inter-ocular.", "", *md_table(["method", *columns], rows), ""]
+        parts += ["NME, % inter-ocular, over all faces of the subset where no number is given.", ""]
+        parts += [*md_table(["method", *columns], rows), ""]
     pose_table = spec.published.get("pose_mae_deg", {})
     rows, ours = [], []
     for subset in complete:
@@ -651,10 +657,11 @@ def _published_md(faces: Faces, scores: dict) -> list[str]:
             continue
         rows += [[f"{name} (published)", subset, *map(number, angles)] for name, angles in listed]
         for name, subsets in scores.items():
-            for source, key in (("O_P", "pose_mae_deg"), ("PnP", "pose_pnp_mae_deg")):
-                if subsets[subset][key]:
-                    cells = [number(subsets[subset][key][angle]) for angle in ANGLES]
-                    ours.append([f"{name} ({source})", subset, *cells])
+            for source, key in (("O_P", "pose"), ("PnP", "pose_pnp")):
+                numbers = subsets[subset]
+                if mae := numbers[f"{key}_mae_deg"]:
+                    over = subset + of_faces(numbers, f"{key}_n_scored")
+                    ours.append([f"{name} ({source})", over, *(number(mae[angle]) for angle in ANGLES)])
     if rows:
         header = ["method", "subset", *(f"{angle} MAE deg" for angle in ANGLES)]
         parts += md_table(header, rows + ours)

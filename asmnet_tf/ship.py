@@ -47,6 +47,7 @@ def main(args: argparse.Namespace) -> None:
 
     import numpy as np
 
+    cli.start_tensorflow()
     from asmnet_tf.models import load_model, save_model
 
     model, sidecar = load_model(args.run / "best.keras")

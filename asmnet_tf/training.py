@@ -11,20 +11,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
 import platform
+import re
 import signal
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -33,14 +34,17 @@ from asmnet_tf import cli, metrics, models
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, DatasetSpec, Recipe, crop_scale
 from asmnet_tf.datasets import Sample
 from asmnet_tf.distribution import Replicas, set_threads
+from asmnet_tf.engine import keras
 from asmnet_tf.files import InputError, make_folder, read_arrays, read_json, replacing, sweep, write_text
 from asmnet_tf.geometry import crop_frame, landmark_box, normalise
 from asmnet_tf.input_pipeline import FacePatches, TrainingBatches
 from asmnet_tf.losses import MultiTaskLoss, alpha_at
 from asmnet_tf.model_files import compiled
+from asmnet_tf.model_zoo import find_model
 from asmnet_tf.plots import training_curves
 from asmnet_tf.pose import angles_to_unit
 from asmnet_tf.prediction import predict
+from asmnet_tf.shape_model import ShapeModel
 from asmnet_tf.twins import TrainingTwin
 
 LOG_COLUMNS = (
@@ -131,6 +135,8 @@ class Trainer:
         self.infer = self.replicas.spread(compiled(model))
         self.epoch = 0
         self.steps_done = 0  # of this epoch
+        self.timed = (0, 0.0)  # steps of this epoch and their seconds, without the one that builds the graph
+        self.building_s = 0.0  # what that one took
         self.sums: dict[str, float] = {}  # of the losses of those steps
         self.best_nme = float("inf")
         self.rows: list[dict] = []
@@ -174,8 +180,11 @@ class Trainer:
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, score_start: bool = False) -> None:
         """Trains from `self.epoch` to the plan's last epoch.
+
+        Args: score_start: the model is whole before its first epoch: it is validated as it is, as epoch 0 of the log,
+            and is best.keras until another is better.
 
         Raises: InputError where loss or gradient is not finite; best.keras, last.keras and the state stay those of the
             last good epoch. cli.Stopped after SIGTERM or Ctrl-C, the state saved with the steps done in this epoch.
@@ -187,6 +196,8 @@ class Trainer:
             writer = tf.summary.create_file_writer(str(make_folder(self.folder / "tensorboard")))
         stream = self.batches.iterate(self.epoch, self.steps_done)
         with self.signals:
+            if score_start and not self.rows and not self.steps_done:
+                self._score_start()
             self._train(writer, stream)
 
     def _train(self, writer: tf.summary.SummaryWriter | None, stream: Iterator[dict[str, tf.Tensor]]) -> None:
@@ -194,7 +205,7 @@ class Trainer:
             row = self._train_epoch(epoch, stream)
             if not all(np.isfinite(w).all() for w in self.model.get_weights()):
                 raise InputError(f"{self.folder}: weights are not finite after epoch {epoch + 1}. Try a lower --lr.")
-            self.epoch, self.steps_done, self.sums = epoch + 1, 0, {}
+            self.epoch, self.steps_done, self.sums, self.timed = epoch + 1, 0, {}, (0, 0.0)
             last = self.epoch == self.plan.epochs
             if last or self.epoch % self.plan.validate_every == 0:
                 with self._averaged_weights():
@@ -210,6 +221,17 @@ class Trainer:
             self._save_state()  # last: what it describes is on disk by now
             _write_summaries(writer, row)
             print(_epoch_line(row, self.plan.epochs), flush=True)
+
+    def _score_start(self) -> None:
+        row = dict.fromkeys(LOG_COLUMNS) | {"epoch": 0} | self._validate()
+        if row["val_nme_pct"] is None:
+            return
+        self.rows.append(row)
+        self._save_models(row)
+        if self.replicas.is_chief:
+            self._save_log()
+            self._save_state()
+            print(f"epoch 0, the weights it starts from: {_validation_words(row)}", flush=True)
 
     def _check_agreement(self) -> None:
         """Raises: InputError unless all workers are to go on from the same epoch with the same weights and faces."""
@@ -232,7 +254,7 @@ class Trainer:
         self.alpha.assign(alpha_at(epoch, self.plan.alpha_length, self.plan.alphas))
         steps, first = self.batches.steps_per_epoch, epoch * self.batches.steps_per_epoch
         before = self.steps_done  # of a run that was stopped in this epoch
-        start = timed = time.perf_counter()
+        start = now = time.perf_counter()
         title = f"epoch {epoch + 1}/{self.plan.epochs}"
         quiet = None if self.replicas.is_chief else True  # None: where stderr is no terminal
         with tqdm(total=steps, desc=title, unit="step", initial=before, disable=quiet, leave=False) as bar:
@@ -250,23 +272,29 @@ class Trainer:
                     )
                 self.sums = {k: self.sums.get(k, 0.0) + v for k, v in losses.items()}
                 self.steps_done = i + 1
+                took, now = time.perf_counter() - now, time.perf_counter()
+                if self.building_s:
+                    self.timed = (self.timed[0] + 1, self.timed[1] + took)
+                else:
+                    self.building_s = took
                 if stop or (self.replicas.workers == 1 and self.signals.received is not None):
                     self._stop()
-                if i == before:  # the first step of a run builds the graph, so it does not count in images/s
-                    timed = time.perf_counter()
                 if i % 10 == 0:
                     bar.set_postfix(loss=f"{losses['loss']:.4f}", refresh=False)
                 bar.update()
-        now = time.perf_counter()
-        rate = (steps - before - 1) * self.batches.batch_size / (now - timed) if steps > before + 1 else 0.0
+        timed, seconds = self._timed()
         return {
             "epoch": epoch + 1,
             **{k: v / steps for k, v in self.sums.items()},
             "alpha": float(self.alpha.numpy()),
             "lr": self.plan.schedule.at(first + steps - 1),
-            "images_per_s": rate,
-            "seconds": now - start,
+            "images_per_s": timed * self.batches.batch_size / max(seconds, 1e-9),
+            "seconds": time.perf_counter() - start,
         }
+
+    def _timed(self) -> tuple[int, float]:
+        """Returns how many steps of this epoch took how many seconds; the one that builds the graph if it is alone."""
+        return self.timed if self.timed[0] else (1, self.building_s)
 
     def _stop(self) -> None:
         """Raises cli.Stopped, the state saved."""
@@ -339,28 +367,60 @@ class Trainer:
             training_curves(self.folder / "log.csv", self.folder / "curves.png")
 
     def best_line(self) -> str:
-        """Returns the best validation NME as text."""
-        return f"{self.best_nme:.2f} %" if np.isfinite(self.best_nme) else "not measured: no face was held out"
+        """Returns the best validation NME as text, and whether training ended worse than it began."""
+        scored = [(row["val_nme_pct"], row["epoch"]) for row in self.rows if row["val_nme_pct"] is not None]
+        if not scored:
+            return "not measured: no face was held out"
+        (first, first_epoch), (last, last_epoch), (best, epoch) = scored[0], scored[-1], min(scored)
+        line = f"{best:.2f} % (epoch {epoch})"
+        if not epoch:
+            line += "; no epoch was better than the weights it started from, and best.keras holds these"
+        if last > first:
+            line += (
+                f"; training ended worse than it began: {last:.2f} % after epoch {last_epoch}, {first:.2f} % after "
+                f"epoch {first_epoch}. Try a lower --lr"
+            )
+        return line
 
-    def _variables(self) -> list[tf.Variable]:
-        return [*self.model.variables, *self.optimizer.variables]
+    def _variables(self) -> dict[str, keras.Variable]:
+        """Returns the variables of model and optimizer by their paths.
+
+        Keras counts the names it gives itself (dense_1) over all that a process builds; here they begin anew.
+        """
+        parts = [*self.model.layers, self.optimizer, getattr(self.optimizer, "inner_optimizer", None)]
+        own = {type(part).__name__.lower() for part in parts} | {"seedgenerator"}
+        names: dict[str, str] = {}
+        counts: dict[str, int] = {}
+        found = {}
+        for variable in (*self.model.variables, *self.optimizer.variables):
+            owner, _, rest = variable.path.partition("/")
+            base = re.sub(r"_\d+$", "", owner)
+            if owner not in names and base.replace("_", "") in own:
+                counts[base] = counts.get(base, -1) + 1
+                names[owner] = f"{base}_{counts[base]}" if counts[base] else base
+            of = next((name for name in names if rest.startswith(f"{name}_")), None)  # what an optimizer keeps of it
+            rest = rest if of is None else names[of] + rest.removeprefix(of)
+            found[f"{names.get(owner, owner)}/{rest}"] = variable
+        return found
 
     def _save_state(self) -> None:
         progress = {"epoch": self.epoch, "step": self.steps_done, "sums": self.sums}
+        progress |= {"timed": self._timed() if self.steps_done else (0, 0.0)}
         progress |= {"best_nme": self.best_nme, "rows": self.rows}
-        arrays = {f"v{i}": np.asarray(v) for i, v in enumerate(self._variables())}
+        arrays = {path: np.asarray(variable) for path, variable in self._variables().items()}
         with replacing(self.folder / "state.npz") as temporary:
             np.savez(temporary, progress=json.dumps(progress), **arrays)
 
     def resume(self) -> None:
         """Loads state.npz of the run folder; without one the run starts at its first epoch, and that is said.
 
-        Raises: InputError if it is damaged or of another model.
+        Raises: InputError if it is damaged, or of another model: then it names what differs.
         """
         if self.replicas.is_chief:
             sweep(self.folder)
         path = self.folder / "state.npz"
         again = "Start again under another --name."
+        anew = f"Go on from its weights: --weights {self.folder / 'last.keras'} --name NEW."
         try:
             content = read_arrays(path)
         except FileNotFoundError as error:
@@ -369,21 +429,37 @@ class Trainer:
                 raise InputError(f"{path}: missing, but {left[0]} is there; the run cannot go on. {again}") from error
             print(f"{path}: no epoch was saved yet, so the run starts at the first", file=sys.stderr)
             return
+        if "v0" in content:
+            raise InputError(f"{path}: of an earlier version, which numbered the variables. {anew}")
         try:
             progress = json.loads(str(content["progress"]))
-            variables = self._variables()
-            values = [content[f"v{i}"] for i in range(len(variables))]
             epoch, best, rows = int(progress["epoch"]), float(progress["best_nme"]), list(progress["rows"])
             step, sums = int(progress.get("step", 0)), dict(progress.get("sums", {}))
+            timed = (int(progress["timed"][0]), float(progress["timed"][1]))
         except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"{path}: damaged state ({str(error)[:80]}). {again}") from error
-        fits = all(v.shape == tuple(ours.shape) and v.dtype.kind in "fiu" for v, ours in zip(values, variables))
-        fits = fits and all(isinstance(row, dict) and set(row) == set(LOG_COLUMNS) for row in rows)
-        if not fits or epoch != len(rows) or not all(np.isfinite(v).all() for v in values):
-            raise InputError(f"{path}: state of another model or optimiser, or damaged. {again}")
-        self.epoch, self.best_nme, self.rows, self.steps_done, self.sums = epoch, best, rows, step, sums
-        for variable, value in zip(variables, values):
-            variable.assign(value)
+        variables = self._variables()
+        stored = {name: array for name, array in content.items() if name != "progress"}
+        differs = [f"{name} is new" for name in variables if name not in stored]
+        differs += [f"{name} is not in this model" for name in stored if name not in variables]
+        differs += [
+            f"{name} is {array.shape}, here {tuple(variables[name].shape)}"
+            for name, array in stored.items()
+            if name in variables and array.shape != tuple(variables[name].shape)
+        ]
+        if differs:
+            more = f" and {len(differs) - 3} more" if len(differs) > 3 else ""
+            raise InputError(f"{path}: state of another model or optimizer ({'; '.join(differs[:3])}{more}). {again}")
+        fits = all(isinstance(row, dict) and set(row) == set(LOG_COLUMNS) for row in rows)
+        fits = fits and [row["epoch"] for row in rows if row["epoch"] != 0] == [*range(1, epoch + 1)]
+        if not fits or not all(v.dtype.kind in "fiu" and np.isfinite(v).all() for v in stored.values()):
+            raise InputError(f"{path}: damaged state. {again}")
+        if epoch > self.plan.epochs:
+            raise InputError(f"{path}: {epoch} epochs are done, --epochs is {self.plan.epochs}. {again}")
+        self.epoch, self.best_nme, self.rows = epoch, best, rows
+        self.steps_done, self.sums, self.timed = step, sums, timed
+        for name, variable in variables.items():
+            variable.assign(stored[name])
 
 
 # --- what train.py asks for -------------------------------------------------------------------------------------------
@@ -452,6 +528,7 @@ def make_sidecar(args: argparse.Namespace, spec: DatasetSpec) -> dict:
         "recipe": args.recipe,
         "loss": args.loss,
         "landmark_loss": args.landmark_loss,
+        "hold_out": {"by": "photograph", "fraction": args.val_fraction},
         "seed": args.seed,
         "commit": cli.commit(),
     }
@@ -463,23 +540,71 @@ _FREE_ON_RESUME = {
 }
 
 
-def check_flags(folder: Path, args: argparse.Namespace) -> None:
-    """Raises: InputError if a run is resumed with other flags than args.json has: the result would be neither run's."""
+def content_hashes(
+    samples: Sequence[Sample], pose_labels: Path | None, shape_model: ShapeModel | None, weights: str
+) -> dict[str, str]:
+    """Returns what a run is made from, as `sha256:...` or in a word: a file that was moved is still the same.
+
+    Args: samples: all faces. weights: of --weights. pose_labels, shape_model: None where the run uses none.
+    """
+
+    def sha256(*parts: object) -> str:
+        whole = hashlib.sha256()
+        for part in parts:
+            whole.update(part.encode(errors="surrogateescape") if isinstance(part, str) else np.ascontiguousarray(part))
+        return f"sha256:{whole.hexdigest()}"
+
+    hashes = {"faces": sha256(*(part for s in samples for part in (s.name, s.landmarks)))}
+    hashes["pose_labels"] = sha256(*(s.pose for s in samples if s.pose is not None)) if pose_labels else "none"
+    hashes["shape_model"] = "none"
+    if shape_model is not None:
+        hashes["shape_model"] = sha256(shape_model.mean_shape, shape_model.eigenvectors, shape_model.eigenvalues)
+    hashes["weights"] = weights
+    if weights not in ("none", "imagenet"):
+        try:
+            hashes["weights"] = sha256(np.fromfile(find_model(weights), np.uint8))
+        except OSError as error:
+            raise InputError(f"--weights {weights}: cannot be read ({error.strerror or error}).") from error
+    return hashes
+
+
+def check_flags(folder: Path, args: argparse.Namespace, content: dict[str, str] | None = None) -> None:
+    """Raises: InputError if a run is resumed with other flags than args.json has, or from other `content_hashes`.
+
+    The result would be neither run's.
+    """
     path = folder / "args.json"
     try:
-        flags = dict(read_json(path)["flags"])
+        record = read_json(path)
+        flags, had = dict(record["flags"]), dict(record.get("content", {}))
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error}). Start again under another --name.") from error
+    if flags.get("epochs", args.epochs) != args.epochs and (folder / "last.keras").is_file():
+        raise InputError(
+            f"{path}: the run has --epochs {flags['epochs']}, now it is {args.epochs}, and the learning rate follows "
+            f"from it. Resume with the same, or begin another run: --weights {folder / 'last.keras'} --name NEW."
+        )
     free = _FREE_ON_RESUME if args.deterministic else {*_FREE_ON_RESUME, "threads"}
     for key, value in json.loads(json.dumps(vars(args), default=str)).items():
         if key not in free and key in flags and flags[key] != value:
             flag = "--" + key.replace("_", "-")
             raise InputError(f"{path}: the run has {flag} {flags[key]}, now it is {value}. Resume with the same flags.")
+    for key, value in (content or {}).items():
+        if had.get(key, value) != value:
+            what = "the faces of the data" if key == "faces" else "--" + key.replace("_", "-")
+            told = f"{had[key]!s:.15}, now {value:.15}"
+            raise InputError(f"{path}: {what} changed since the run began ({told}). Resume with what it began with.")
 
 
-def write_arguments(folder: Path, args: argparse.Namespace, counts: dict, replicas: Replicas | None = None) -> None:
+def write_arguments(
+    folder: Path,
+    args: argparse.Namespace,
+    counts: dict,
+    replicas: Replicas | None = None,
+    content: dict[str, str] | None = None,
+) -> None:
     """Writes args.json: flags, versions, commit, counts. A resumed run adds to what the first one wrote.
 
     Raises: InputError if a run is resumed with other counts: its order of the faces would be another.
@@ -488,7 +613,14 @@ def write_arguments(folder: Path, args: argparse.Namespace, counts: dict, replic
     values = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     versions = {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
     versions |= {"numpy": np.__version__, "opencv": cv2.__version__}
-    record = {"flags": values, "counts": counts, "versions": versions, "commit": cli.commit(), "command": sys.argv}
+    record = {
+        "flags": values,
+        "counts": counts,
+        "content": content or {},
+        "versions": versions,
+        "commit": cli.commit(),
+        "command": sys.argv,
+    }
     record |= {} if replicas is None else {"workers": replicas.workers, "replicas": replicas.count}
     record |= {"cpus": os.cpu_count(), "gpus": len(tf.config.list_physical_devices("GPU"))}
     try:
@@ -541,7 +673,9 @@ def _epoch_line(row: dict, epochs: int) -> str:
         f"{row['loss_asm']:.5f}, pose {row['loss_pose']:.5f}), alpha {row['alpha']:g}, lr {row['lr']:.2e}, "
         f"{row['images_per_s']:.1f} images/s, {row['seconds']:.0f} s"
     )
-    if row["val_nme_pct"] is None:
-        return line
+    return line if row["val_nme_pct"] is None else f"{line}; {_validation_words(row)}"
+
+
+def _validation_words(row: dict) -> str:
     angles = " / ".join(f"{row[f'val_{name}_deg']:.2f}" for name in ANGLES)
-    return f"{line}; val NME {row['val_nme_pct']:.2f} %, yaw / pitch / roll {angles} deg"
+    return f"val NME {row['val_nme_pct']:.2f} %, yaw / pitch / roll {angles} deg"

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import keras
 import numpy as np
 import tensorflow as tf
+
+from asmnet_tf.engine import keras
 
 Record = Callable[[keras.layers.BatchNormalization, tf.Tensor, tf.Tensor], None]
 

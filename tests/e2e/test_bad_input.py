@@ -6,23 +6,23 @@ gives what the error must name. The cases run one after the other in a few proce
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TrainedRun
+from conftest import REPO, TrainedRun
 
 from asmnet_tf.shape_model import ShapeModel
 
-# What may stand on stderr beside the error: a partial download, an absent side-car, an empty subset, TensorFlow.
-INFORMATION = re.compile(
-    r".*: \d+ of \d+ faces \(.*\)$|.* is assumed$|.* left out$|.*: no face of it in "
-    r"|WARNING: All log messages before absl|[IWE]\d{4} \d+"
-)
+# What may stand on stderr beside the error: a partial download, an absent side-car, an empty subset.
+INFORMATION = re.compile(r".*: \d+ of \d+ faces \(.*\)$|.* is assumed$|.* left out$|.*: no face of it in ")
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,21 @@ def run_that_exists(place):
     return "train", place.train("--shape-model", place.shape_models / "300w_pca90.npz")
 
 
+@case("runs/absent: no such run to resume", "there are: mine, old/one")
+def resume_of_a_run_that_does_not_exist(place):
+    for name in ("mine", "old/one"):
+        (place.folder / "runs" / name).mkdir(parents=True)
+        (place.folder / "runs" / name / "args.json").write_text("{}")
+    return "train", place.train("--loss", "mse", "--name", "absent", "--resume")
+
+
+@case("runs/photos: no run of train.py", "me.jpg")
+def resume_of_a_folder_of_others(place):
+    (place.folder / "runs/photos").mkdir(parents=True)
+    (place.folder / "runs/photos/me.jpg").write_text("kept")
+    return "train", place.train("--loss", "mse", "--name", "photos", "--resume")
+
+
 @case("'sideways'", "300W", "challenging")
 def unknown_subset(place):
     return "evaluate", [*place.score(perfect_file(place)), *place.data(), "--subset", "full", "sideways"]
@@ -374,6 +389,73 @@ def prediction_file_without_landmarks(place):
     return "evaluate", place.score(path, *place.data())
 
 
+@case("theirs.npz: no prediction for helen/testset/face_000000", "21 of 21", "lfpw/trainset/0")
+def prediction_file_of_another_folder_s_faces(place):
+    names = np.array([f"lfpw/trainset/{i}" for i in range(21)])
+    return "evaluate", place.score(prediction_file(place, names=names), *place.data())
+
+
+@case("theirs.npz: landmarks_gt of 21 of 21 faces", " px for ", "other images")
+def prediction_file_of_the_uncropped_images(place):
+    landmarks = 2.5 * arrays_of(place)["landmarks"] + 40
+    path = prediction_file(place, landmarks=landmarks, landmarks_gt=landmarks)
+    return "evaluate", place.score(path, *place.data())
+
+
+@case("theirs.npz: landmarks_gt of 21 of 21 faces", "1.4 px", "count from 1")
+def prediction_file_that_counts_from_1(place):
+    path = prediction_file(place, landmarks_gt=arrays_of(place)["landmarks"] + 1)
+    return "evaluate", place.score(path, *place.data())
+
+
+@case("theirs.npz: image size of helen/testset/face_000000 is 1024 x 768", "other images")
+def prediction_file_of_images_of_another_size(place):
+    path = prediction_file(place, image_size=np.array([768, 1024]))
+    return "evaluate", place.score(path, *place.data())
+
+
+@case("theirs.npz: landmarks of helen/testset/face_000000 lie all in one point", "21 of 21", "pixels")
+def prediction_file_of_network_units(place):
+    path = prediction_file(place, landmarks=arrays_of(place)["landmarks"] / 1000)
+    return "evaluate", place.score(path, *place.data())
+
+
+@case("theirs.npz: landmarks of ", "(1 of 21 faces)", "NaN for a face without a prediction")
+def prediction_file_with_zeros_for_a_face(place):
+    landmarks = arrays_of(place)["landmarks"]
+    landmarks[3] = 0
+    return "evaluate", place.score(prediction_file(place, landmarks=landmarks), *place.data())
+
+
+@case("theirs.npz: landmarks_gt of ", "(1 of 21 faces)")
+def prediction_file_of_true_landmarks_in_one_point(place):
+    landmarks_gt = arrays_of(place)["landmarks"]
+    landmarks_gt[3] = 7
+    return "evaluate", place.score(prediction_file(place, landmarks_gt=landmarks_gt))
+
+
+@case("theirs.npz: pose holds 1000", "degrees")
+def prediction_file_of_1000_degrees(place):
+    return "evaluate", place.score(prediction_file(place, pose=np.full((21, 3), 1000.0)), *place.data())
+
+
+@case("theirs.npz: no landmarks_gt", "--dataset")
+def prediction_file_without_truth_or_dataset(place):
+    return "evaluate", place.score(perfect_file(place))
+
+
+@case("--predictions", "--dataset")
+def prediction_file_beside_a_model_without_dataset(place):
+    path = prediction_file(place, landmarks_gt=arrays_of(place)["landmarks"])
+    return "evaluate", [place.folder / "absent.keras", *place.score(path)]
+
+
+@case("--split", "--dataset")
+def split_of_a_prediction_file_s_own_faces(place):
+    path = prediction_file(place, landmarks_gt=arrays_of(place)["landmarks"])
+    return "evaluate", place.score(path, "--split", "val")
+
+
 class Bomb:
     """Writes a file when it is unpickled."""
 
@@ -450,6 +532,11 @@ def input_size_16(place):
     return "train", place.train("--loss", "mse", "--input-size", 16)
 
 
+@case("--input-size 100000:", "1024", heavy=True)
+def input_size_100000(place):
+    return "train", place.train("--loss", "mse", "--input-size", 100_000)
+
+
 @case("--val-fraction", heavy=True)
 def every_face_held_out(place):
     return "train", place.train("--loss", "mse", "--limit", 2, "--val-fraction", 0.9)
@@ -494,6 +581,20 @@ def resume_with_another_architecture(place):
 def resume_with_another_head(place):
     _, flags = place.copied_run()
     return "train", [*flags, "--head", "spatial"]
+
+
+@case("tiny/args.json", "--epochs 3, now it is 5", "--weights", "last.keras --name", heavy=True)
+def resume_of_a_finished_run_for_more_epochs(place):
+    _, flags = place.copied_run()
+    return "train", [*flags, "--epochs", 5]
+
+
+@case("tiny/args.json", "--shape-model changed since the run began", heavy=True)
+def resume_with_another_shape_model(place):
+    _, flags = place.copied_run()
+    model = ShapeModel.load(place.shape_models / "300w_pca90.npz")
+    replace(model, mean_shape=model.mean_shape + 1e-6).save(place.folder / "300w_pca90.npz")
+    return "train", [*flags, "--shape-model", place.folder / "300w_pca90.npz"]
 
 
 @case("absent.keras: no such model", heavy=True)
@@ -655,13 +756,34 @@ def test_a_script_s_own_exit_code_and_line(run_script, tmp_path, script):
 
 
 def test_a_model_that_cannot_be_read_ends_the_process(run_script, run_300w, faces_300w, tmp_path):
-    """TensorFlow is loaded by then; its own words must not hide the error, which is the last line."""
+    """TensorFlow is loaded by then; its own words do not come."""
     content = (run_300w.folder / "best.keras").read_bytes()
     (tmp_path / "cut.keras").write_bytes(content[:1000])
     flags = ["--dataset", "300w", "--data-dir", faces_300w, "--output", tmp_path / "out"]
     done = run_script("evaluate.py", tmp_path / "cut.keras", *flags, expect=2)
+    partial, error = done.stderr.splitlines()
+    assert INFORMATION.match(partial)
+    assert error.startswith(f"error: {tmp_path / 'cut.keras'}: not a model")
+
+
+@pytest.mark.parametrize("output", ["reader gone", "closed", "full"])
+@pytest.mark.parametrize("printed", [1, 20_000])
+def test_output_that_nobody_takes(output, printed):
+    """As `| head -1`, `>&-` and `> /dev/full` do it, of a few lines (lost at the end) and of many (while running)."""
+    code = f"from asmnet_tf import cli; cli.run(lambda args: [print('line') for _ in range({printed})], lambda: None)"
+    if output == "closed":
+        command, stdout = ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, code], None
+    else:
+        command, stdout = [sys.executable, "-c", code], open("/dev/full", "wb") if output == "full" else None  # noqa: SIM115
+    if output == "reader gone":
+        reader, writer = os.pipe()
+        os.close(reader)
+        stdout = os.fdopen(writer, "wb")
+    run = {"cwd": REPO, "env": {**os.environ, "PYTHONUNBUFFERED": ""}, "text": True, "timeout": 60}
+    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False, **run)
+    assert done.returncode == {"reader gone": 141, "closed": 0, "full": 2}[output]
+    assert done.stderr.count("\n") == (output == "full")
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'cut.keras'}: not a model")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from conftest import REPO, TIMEOUT_S
 
+from asmnet_tf import models
+
 # Runs train.py and appends one line of JSON for each step (losses, checksums of every copy of the trainable weights)
 # and for each re-estimation of the batch-norm statistics (checksums of every copy of the others).
 DRIVER = """
@@ -57,7 +59,6 @@ cli.run(train.main, lambda: train.parse_args(argv))
 """
 
 ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
-FROZEN = ("--freeze-batch-norm",)
 
 
 class Process:
@@ -138,8 +139,16 @@ def start_workers(start):
 
 @pytest.fixture(scope="module")
 def flags(faces_300w):
-    """44 training faces in 5 steps of 8, 4 held out; the shape model is the shipped one."""
+    """41 training faces in 5 steps of 8, 7 held out; the shape model is the shipped one."""
     return ("--dataset", "300w", "--data-dir", faces_300w, "--input-size", 32, "--batch-size", 8, "--epochs", 2)
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    """A network of stored weights whose batch norms stand still, so that a batch may be split."""
+    path = tmp_path_factory.mktemp("start") / "backbone.weights.h5"
+    models.build_asmnet(98, 32).save_weights(path)  # its landmarks do not fit 68 points
+    return "--weights", path, "--freeze-batch-norm"
 
 
 def log_of(folder: Path) -> list[dict]:
@@ -168,9 +177,9 @@ def assert_same_workers(workers: list[Process], steps: int) -> None:
 # --- the quick part ---------------------------------------------------------------------------------------------------
 
 
-def test_two_workers_equal_one_process(start, start_workers, flags, tmp_path):
+def test_two_workers_equal_one_process(start, start_workers, flags, frozen, tmp_path):
     """Each worker is given an output folder of its own, to see that only the chief writes one."""
-    flags = (*flags, *FROZEN, "--name", "run")
+    flags = (*flags, *frozen, "--name", "run")
     workers = start_workers("worker", [(*flags, "--output", tmp_path / f"of{i}") for i in range(2)])
     one = start("one", (*flags, "--output", tmp_path / "one_process", "--strategy", "one"))
     printed = [worker.wait() for worker in workers]
@@ -192,9 +201,9 @@ def test_two_workers_equal_one_process(start, start_workers, flags, tmp_path):
 
 
 @pytest.mark.slow
-def test_three_workers_with_parts_of_unequal_size(start, start_workers, flags, tmp_path):
-    """A batch of 8 is split as 2, 3 and 3, the 4 held-out faces as 1, 1 and 2."""
-    flags = (*flags, *FROZEN, "--name", "run")
+def test_three_workers_with_parts_of_unequal_size(start, start_workers, flags, frozen, tmp_path):
+    """A batch of 8 is split as 2, 3 and 3, the 7 held-out faces as 2, 2 and 3."""
+    flags = (*flags, *frozen, "--name", "run")
     one = start("one", (*flags, "--output", tmp_path / "one_process", "--strategy", "one"))
     one.wait()
     workers = start_workers("worker", [(*flags, "--output", tmp_path / "shared")] * 3)
@@ -222,8 +231,8 @@ def test_live_batch_norm_is_the_same_in_all_workers(start_workers, flags, tmp_pa
 
 
 @pytest.mark.slow
-def test_two_logical_cpus_equal_one_process(start, flags, tmp_path):
-    flags = (*flags, *FROZEN, "--name", "run")
+def test_two_logical_cpus_equal_one_process(start, flags, frozen, tmp_path):
+    flags = (*flags, *frozen, "--name", "run")
     one = start("one", (*flags, "--output", tmp_path / "one_process", "--strategy", "one"))
     two = start("two", (*flags, "--output", tmp_path / "two", "--strategy", "mirrored", "--devices", "CPU:0", "CPU:1"))
     one.wait()
@@ -249,8 +258,8 @@ def test_two_logical_cpus_with_all_that_keeps_state(start, flags, tmp_path, prec
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_worker_ends_the_others_and_all_resume(start, start_workers, flags, tmp_path, killed):
-    flags = (*flags, *FROZEN, "--epochs", 12, "--name", "run")
+def test_a_killed_worker_ends_the_others_and_all_resume(start, start_workers, flags, frozen, tmp_path, killed):
+    flags = (*flags, *frozen, "--epochs", 12, "--name", "run")
     shared = (*flags, "--output", tmp_path / "shared")
     workers = start_workers("before", [shared] * 2)
     workers[0].wait_for(steps=12)  # two epochs are saved, or will be by the next start
@@ -276,8 +285,8 @@ def test_a_killed_worker_ends_the_others_and_all_resume(start, start_workers, fl
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_worker_stops_all_at_the_same_step(start_workers, flags, tmp_path):
-    flags = (*flags, *FROZEN, "--epochs", 12, "--name", "run", "--output", tmp_path / "shared")
+def test_a_signal_to_one_worker_stops_all_at_the_same_step(start_workers, flags, frozen, tmp_path):
+    flags = (*flags, *frozen, "--epochs", 12, "--name", "run", "--output", tmp_path / "shared")
     workers = start_workers("before", [flags] * 2)
     workers[1].wait_for(steps=7)
     workers[1].process.send_signal(signal.SIGTERM)
@@ -292,8 +301,8 @@ def test_a_signal_to_one_worker_stops_all_at_the_same_step(start_workers, flags,
 
 
 @pytest.mark.slow
-def test_workers_that_do_not_agree_end_with_one_line(start_workers, flags, tmp_path):
-    flags = (*flags, *FROZEN, "--epochs", 1, "--name", "run")
+def test_workers_that_do_not_agree_end_with_one_line(start_workers, flags, frozen, tmp_path):
+    flags = (*flags, *frozen, "--epochs", 1, "--name", "run")
     workers = start_workers("seeds", [(*flags, "--output", tmp_path / "a", "--seed", i) for i in range(2)])
     for worker in workers:
         last = worker.wait(expect=2).splitlines()[-1]
@@ -309,9 +318,9 @@ def test_workers_that_do_not_agree_end_with_one_line(start_workers, flags, tmp_p
 
 
 @pytest.mark.slow
-def test_tasks_of_a_slurm_job_step(start, flags, tmp_path):
+def test_tasks_of_a_slurm_job_step(start, flags, frozen, tmp_path):
     """The variables that srun sets, two tasks on one node."""
-    flags = (*flags, *FROZEN, "--epochs", 1, "--name", "run", "--output", tmp_path / "shared")
+    flags = (*flags, *frozen, "--epochs", 1, "--name", "run", "--output", tmp_path / "shared")
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1"}
     job |= {"SLURM_STEP_TASKS_PER_NODE": "2"}
     tasks = [start(f"task{i}", (*flags, "--strategy", "multiworker"), job | {"SLURM_PROCID": str(i)}) for i in range(2)]

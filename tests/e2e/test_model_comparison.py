@@ -91,7 +91,7 @@ def test_comparison(compared):
     assert text.startswith(f"# 300W: 4 methods on the same {FACES} faces\n")
     for words in ("split: test", "inter-ocular (outer eye corners)", "square 1.2", "FR and AUC at NME: 8 %, 10 %"):
         assert words in text.splitlines()[2]
-    assert f"| net | 1.440 M | 5.308 M | 32 | square 1.2 | {scores['net']['full']['nme_pct']:.2f} |" in text
+    assert f"| net | 1.440 M | 5.308 M | 32 | square 1.2 | {scores['net']['full']['nme_pct']:.2f} ({FACES}) |" in text
     assert "| net.tflite | - | - | 32 | square 1.2 |" in text
     pairs = json.loads((folder / "all/metrics.json").read_text("utf-8"))["comparisons"]["full"]
     assert [(pair["a"], pair["b"]) for pair in pairs][:3] == [("net", n) for n in ("net.tflite", "net_saved", "theirs")]

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 import subprocess
 import zipfile
 
@@ -12,7 +13,7 @@ import pytest
 from conftest import COUNTS_300W, COUNTS_WFLW, REPO
 
 from asmnet_tf.config import DATASETS
-from asmnet_tf.datasets import read_samples
+from asmnet_tf.datasets import hold_out, read_samples
 from asmnet_tf.prediction_files import read_predictions
 
 LOG_COLUMNS = [
@@ -20,8 +21,8 @@ LOG_COLUMNS = [
     *("val_nme_pct", "val_yaw_deg", "val_pitch_deg", "val_roll_deg"),
 ]
 METRICS = [
-    *("n", "nme_pct", "nme_interpupil_pct", "fr_pct@0.08", "auc_pct@0.08", "fr_pct@0.10", "auc_pct@0.10"),
-    *("pose_mae_deg", "pose_pnp_mae_deg"),
+    *("n", "n_scored", "nme_pct", "nme_interpupil_pct", "fr_pct@0.08", "auc_pct@0.08", "fr_pct@0.10", "auc_pct@0.10"),
+    *("pose_mae_deg", "pose_n_scored", "pose_pnp_mae_deg", "pose_pnp_n_scored"),
 ]
 HELEN, LFPW, IBUG = (COUNTS_300W[name] for name in ("helen/testset", "lfpw/testset", "ibug"))
 SUBSETS_300W = {
@@ -111,6 +112,54 @@ def test_help_imports_nothing_heavy(run_python, script):
     assert "--data-dir" in done.stdout
 
 
+def test_a_program_computes_in_its_own_way_and_says_so_in_one_line(run_python, monkeypatch, tmp_path):
+    """Whatever Keras is set to; without a GPU nothing else comes to stderr."""
+    (tmp_path / "keras.json").write_text(
+        '{"backend": "torch", "floatx": "float16", "image_data_format": "channels_first"}'
+    )
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    done = run_python("-m", "asmnet_tf.predict", "--no-draw", "--output", tmp_path / "out", cwd=REPO)
+    assert "1 face" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert [word for word in ("jax", "float16", "channels_first", "float32") if word not in line] == []
+
+
+LIBRARY = """
+import os, sys; sys.path.insert(0, sys.argv[1])
+import asmnet_tf
+from asmnet_tf.files import InputError
+def refused(call):
+    try:
+        call()
+    except InputError as error:
+        assert "asmnet_tf needs tensorflow, float32, channels_last" in str(error), error
+        return True
+def build():
+    from asmnet_tf.models import build_asmnet
+    build_asmnet(input_size=32)
+calls = [lambda: asmnet_tf.FaceAligner(), lambda: asmnet_tf.load_pretrained("asmnet_300w"), build]
+if os.environ.get("KERAS_BACKEND") == "jax":
+    assert all(map(refused, calls))
+    sys.exit()
+import logging, cv2, keras, numpy as np, tensorflow as tf
+before = [dict(os.environ), logging.root.level, logging.root.handlers[:], keras.config.dtype_policy().name]
+assert asmnet_tf.FaceAligner().detect(np.zeros((64, 64, 3), np.uint8)) == []
+assert before == [dict(os.environ), logging.root.level, logging.root.handlers[:], keras.config.dtype_policy().name]
+keras.config.set_floatx("float16")
+assert all(map(refused, calls))
+keras.config.set_floatx("float32")
+keras.config.set_image_data_format("channels_first")
+assert all(map(refused, calls))
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", ""])
+def test_the_library_refuses_another_keras_and_changes_nothing_of_its_host(run_python, monkeypatch, backend):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    run_python("-c", LIBRARY, REPO)
+
+
 # --- 300W -------------------------------------------------------------------------------------------------------------
 
 
@@ -136,7 +185,7 @@ def test_pca_builder_reproduces_itself_and_takes_several_percentages(run_script,
         assert all(np.array_equal(first[key], second[key]) for key in first)
 
 
-def test_run_folder(run_300w):
+def test_run_folder(run_300w, faces_300w):
     assert sorted(p.name for p in run_300w.folder.iterdir()) == RUN_FILES  # no temporary file stays behind
     assert any((run_300w.folder / "tensorboard").iterdir())
     rows = read_log(run_300w.folder)
@@ -154,9 +203,25 @@ def test_run_folder(run_300w):
         assert {key: sidecar[key] for key in expected} == expected
         assert {"pose_range_deg", "commit", "recipe", "loss"} <= set(sidecar)
     record = parse_json((run_300w.folder / "args.json").read_text())
-    assert record["counts"]["train"] == 44  # a tenth of each source is held out
-    assert record["counts"]["validation"] == 4
+    samples = read_samples(DATASETS["300w"], faces_300w, "train", quiet=True)
+    train, held_out = hold_out(samples, 0.1)
+    assert record["counts"]["train"] == len(train)
+    assert record["counts"]["validation"] == len(held_out) > 0
     assert record["flags"]["batch_size"] == 8
+
+
+def test_a_finished_run_has_nothing_to_resume(run_batch, run_300w, shape_models, tmp_path):
+    """From an equal shape model elsewhere; what is there stays as it is."""
+    copy = tmp_path / "runs/tiny"
+    shutil.copytree(run_300w.folder, copy)
+    shutil.copy(shape_models / "300w_pca90.npz", tmp_path / "moved.npz")
+    before = {path: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    flags = [*run_300w.flags, "--shape-model", tmp_path / "moved.npz", "--output", tmp_path / "runs"]
+    (done,) = run_batch([("train", [*flags, "--name", "tiny", "--resume"])]).done
+    assert done.returncode == 0, done.stderr
+    assert "all 3 epochs are done" in done.stdout
+    assert f"--weights {copy / 'last.keras'} --name" in done.stdout
+    assert {path: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
 
 
 def test_evaluate_prints_every_number_for_every_subset(evaluation):
@@ -206,6 +271,20 @@ def test_saved_predictions_score_the_same(run_batch, evaluation, faces_300w, tmp
     assert differences(ibug["again"]["ibug"], scores["tiny"]["ibug"]) == []
 
 
+def test_the_val_split_is_what_training_held_out(run_batch, run_300w, faces_300w, tmp_path):
+    data = ("--dataset", "300w", "--data-dir", faces_300w, "--split", "val", "--output", tmp_path)
+    own, shipped = run_batch(
+        [("evaluate", [run_300w.folder / "best.keras", *data]), ("evaluate", ["asmnet_300w_112_60", *data])]
+    ).done
+    scores = scores_of(own)["tiny"]["all"]
+    assert scores["n"] == parse_json((run_300w.folder / "args.json").read_text())["counts"]["validation"]
+    best = parse_json((run_300w.folder / "best.json").read_text())
+    assert scores["nme_pct"] == pytest.approx(best["val_nme_pct"], rel=1e-3)
+    assert best["hold_out"] == {"by": "photograph", "fraction": 0.1}
+    assert shipped.returncode == 2
+    assert "asmnet_300w_112_60.json: does not say which photographs were held out" in shipped.stderr
+
+
 def test_perfect_and_missing_predictions(run_script, faces_300w, tmp_path):
     samples = read_samples(DATASETS["300w"], faces_300w, "test", quiet=True)
     landmarks = np.stack([sample.landmarks for sample in samples])
@@ -227,7 +306,7 @@ def test_perfect_and_missing_predictions(run_script, faces_300w, tmp_path):
         assert numbers["pose_mae_deg"] is None  # the file brings no pose
         assert max(numbers["pose_pnp_mae_deg"].values()) == pytest.approx(0, abs=1e-3)
     full = scores["lost"]["full"]
-    assert full["nme_pct"] == 0
+    assert (full["n"], full["n_scored"], full["nme_pct"]) == (SUBSETS_300W["full"], SUBSETS_300W["full"] - 1, 0)
     assert full["fr_pct@0.08"] == pytest.approx(100 / SUBSETS_300W["full"], abs=1e-5)
     assert full["auc_pct@0.08"] == pytest.approx(100 - 100 / SUBSETS_300W["full"], abs=1e-5)
 

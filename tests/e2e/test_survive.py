@@ -150,6 +150,22 @@ def test_three_kills(place, flags, reference):
     assert_same_run(run.folder, reference())
 
 
+def test_a_run_has_one_owner(place, flags, run_script):
+    """From before the data are read; also for --resume, which takes over once the first is killed."""
+    run = Run(place / "owned", flags)
+    with subprocess.Popen(run.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        while not (run.folder / ".lock").exists() or not (run.folder / ".lock").read_text():
+            assert first.poll() is None
+            time.sleep(0.002)
+        for more in ([], ["--resume"]):
+            done = run_script("train.py", *run.command[2:], *more, expect=2)
+            (line,) = done.stderr.splitlines()
+            assert line.startswith(f"error: {run.folder}: in use by process {first.pid} on ")
+        first.kill()
+    done = run_script("train.py", *run.command[2:], "--resume", "--data-dir", place / "absent", expect=2)
+    assert "absent: no such folder" in done.stderr  # it came as far as the data
+
+
 # --- twenty kills -----------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,17 @@ import cv2
 import h5py
 import numpy as np
 
-from asmnet_tf import datasets, evaluation, geometry, plots, pose, prediction_files, shape_model, training_shapes
+from asmnet_tf import (
+    datasets,
+    evaluation,
+    face_files,
+    geometry,
+    plots,
+    pose,
+    prediction_files,
+    shape_model,
+    training_shapes,
+)
 from asmnet_tf.config import DATASETS
 
 SPEC = DATASETS["300w"]
@@ -77,7 +87,8 @@ def _silent() -> contextlib.ExitStack:
 
 def _pts() -> list[bytes]:
     rows = "".join(f"{x:.3f} {y:.3f}\n" for x, y in _rng().uniform(1, 200, (68, 2)))
-    return [f"version: 1\nn_points: 68\n{{\n{rows}}}\n".encode(), rows.encode(), rows.replace("\n", "\r\n").encode()]
+    texts = [f"version: 1\nn_points: 68\n{{\n{rows}}}\n", rows, rows.replace("\n", "\r\n"), rows.replace(".", ",")]
+    return [*(text.encode() for text in texts), rows.encode("utf-16")]
 
 
 @reader("a.pts", _pts, slow=3000)
@@ -96,13 +107,16 @@ def _images() -> list[bytes]:
     colour, deep = _rng().integers(0, 256, (24, 32, 3), np.uint8), _rng().integers(0, 1 << 16, (24, 32, 3), np.uint16)
     kinds = [(".jpg", colour), (".png", colour), (".png", deep), (".png", colour[..., 0]), (".bmp", colour)]
     kinds += [(".jpg", colour[..., 0]), (".png", np.dstack([colour, colour[..., :1]])), (".webp", colour)]
+    kinds += [(".tif", colour), (".ppm", colour)]
     progressive = cv2.imencode(".jpg", colour, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
     return [progressive, *(cv2.imencode(ending, pixels)[1].tobytes() for ending, pixels in kinds)]
 
 
 @reader("a.jpg", _images, slow=3000, quick=75)
 def image(path: Path) -> None:
+    size = geometry.image_size(path)
     pixels = geometry.read_image(path)
+    assert size[:2] == pixels.shape[1::-1]
     assert pixels.dtype == np.uint8
     assert pixels.shape[2] == 3
     patch = geometry.cut_patch(pixels, np.array([10.0, 10, 20, 20]), 32)
@@ -160,12 +174,18 @@ def cofw_mat(path: Path) -> None:
 
 def _pose_csv() -> list[bytes]:
     rows = "".join(f"helen/{i},{i}.5,-{i},0.25\n" for i in range(12))
-    return [f"name,yaw,pitch,roll\n{rows}".encode(), b'roll,"name",yaw,pitch,more\n1,"a,b",2,3,4\n']
+    semicolons = f"name;yaw;pitch;roll\n{rows.replace(',', ';').replace('.', ',')}".encode("utf-16-le")
+    return [semicolons, f"name,yaw,pitch,roll\n{rows}".encode(), b'roll,"name",yaw,pitch,more\n1,"a,b",2,3,4\n']
 
 
 @reader("pose.csv", _pose_csv, slow=1200)
 def pose_csv(path: Path) -> None:
     _finite(*pose.read_pose_labels(path).values())
+
+
+@reader("boxes.csv", lambda: [b"image,x_min,y_min,x_max,y_max,score\na.jpg,1,2,3.5,4,1\nb/c.png,0,0,9,9,1\n"], slow=700)
+def boxes_csv(path: Path) -> None:
+    _finite(*face_files.read_boxes(path).values())
 
 
 @reader("poses/helen/a.npy", lambda: [_bytes(np.save, np.array([0.1, -0.5, 1.0]))], slow=700)
@@ -231,10 +251,10 @@ def predictions_npz(path: Path) -> None:
     file = prediction_files.read_predictions(path)
     spec = prediction_files.spec_for(file)
     if file.landmarks_gt is not None:
-        evaluation.truth_of_files([file], None)
-    landmarks, angles = prediction_files.align(file, file.names, spec.num_landmarks)
-    assert landmarks.shape == (len(file.names), spec.num_landmarks, 2)
-    assert angles is None or angles.shape == (len(file.names), 3)
+        evaluation.methods_of_files({"theirs": file}, evaluation.truth_of_files(file, None)[2], [])
+    chosen = prediction_files.align(file, file.names, spec.num_landmarks)
+    assert chosen.landmarks.shape == (len(file.names), spec.num_landmarks, 2)
+    assert chosen.pose is None or chosen.pose.shape == (len(file.names), 3)
 
 
 # --- text beside models -----------------------------------------------------------------------------------------------
@@ -257,9 +277,11 @@ _SIDECAR = {"dataset": "300w", "num_landmarks": 68, "input_size": 112, "crop": "
 
 @reader("best.json", lambda: [json.dumps(_SIDECAR, indent=2).encode()], slow=1200, tf=True)
 def sidecar(path: Path) -> None:
-    from asmnet_tf import models, prediction
+    from asmnet_tf import model_zoo
 
-    crop, scale = prediction.crop_of(path.with_suffix(".keras"), models.read_sidecar(path.with_suffix(".keras")), None)
+    crop, scale = model_zoo.crop_of(
+        path.with_suffix(".keras"), model_zoo.read_sidecar(path.with_suffix(".keras")), None
+    )
     assert crop in ("square", "tight")
     assert 0.1 < scale < 10
 
@@ -351,7 +373,7 @@ def weights_h5(path: Path) -> None:
     from asmnet_tf import models
 
     try:
-        models.load_backbone_weights(_network(), str(path))
+        models.set_weights(_network(), models.read_weights(str(path), (-1.0, 1.0)), ("square", 1.2))
     finally:
         _finite(*_network().get_weights())
 

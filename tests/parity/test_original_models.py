@@ -16,7 +16,7 @@ from asmnet_tf.config import DATASETS
 from asmnet_tf.datasets import read_samples
 from asmnet_tf.files import InputError
 from asmnet_tf.input_pipeline import FacePatches
-from asmnet_tf.model_files import open_model
+from asmnet_tf.model_files import open_model, read_start_weights
 from asmnet_tf.original import OURS, RELEASE, Convention, export_original, is_original, load_original_model
 
 pytest.importorskip("tf_keras", reason="tf_keras writes the files (tests/requirements.txt)")
@@ -114,12 +114,21 @@ def test_result_is_stock_keras(release, run_python, tmp_path):
 
 
 def test_training_can_start_from_them(release):
-    """train.py --weights reads the same files: every layer with weights is found."""
-    model = models.build_asmnet(68, 64)
-    weighted = [layer for layer in model.layers if layer.weights]
-    assert models.load_backbone_weights(model, str(release / "asmnet_68.h5")) == len(weighted)
-    expected = load_original_model(release / "asmnet_68.h5")[0].get_weights()
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), expected))
+    """train.py --weights reads the same files and brings the heads to our convention: (p - centre) / size."""
+    path = release / "asmnet_68.h5"
+    original, convention = load_original_model(path)
+    start = read_start_weights(str(path), (-1.0, 1.0))
+    assert (start.input_range, start.crop) == ((0.0, 1.0), ("tight", 1.0))
+    model = models.build_asmnet(68, 64, input_range=start.input_range)
+    received = models.set_weights(model, start, start.crop)
+    assert set(received) == {layer.name for layer in model.layers if layer.weights}
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
+    theirs, pose = original(convention.to_network_input(images))
+    ours, our_pose = model(images)
+    assert np.asarray(ours) == pytest.approx(np.asarray(convention.landmarks_to_network_units(theirs)), abs=1e-4)
+    assert np.asarray(our_pose) == pytest.approx(np.asarray(convention.pose_to_network_units(pose)), abs=1e-4)
+    with pytest.raises(InputError, match="tight crops"):
+        models.set_weights(model, start, ("square", 1.2))
 
 
 @pytest.mark.parametrize(

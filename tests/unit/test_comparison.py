@@ -60,12 +60,12 @@ def test_two_methods(tmp_path):
     first, *rows = rows_of(text, "on the same 20 faces")
     assert first[1:5] == ["parameters", "multiply-adds", "input px", "crop"]
     assert first[5:] == ["full (20)", "common (12)", "challenging (0)"]
-    expected = [f"{scores['good'][subset]['nme_pct']:.2f}" for subset in ("full", "common")]
-    assert rows[1] == ["good", "1.440 M", "256.000 M", "-", "square 1.2", *expected, "-"]
+    expected = [f"{scores['good'][subset]['nme_pct']:.2f} ({n})" for subset, n in (("full", 20), ("common", 12))]
+    assert rows[1] == ["good", "1.440 M", "256.000 M", "-", "square 1.2", *expected, "- (0)"]
     assert rows[2][:5] == ["bad", "-", "-", "112", "tight 1"]
 
     header, _, *rows = rows_of(text, "## Every subset")
-    assert header[:3] == ["subset", "method", "faces"]
+    assert header[:4] == ["subset", "method", "faces", "scored"]
     assert [row[:2] for row in rows[:4]] == [["full", "good"], ["full", "bad"], ["common", "good"], ["common", "bad"]]
     assert rows[0][header.index("AUC@0.08 %")].startswith(f"{scores['good']['full']['auc_pct@0.08']:.2f} [")
     assert "PnP yaw / pitch / roll" in header

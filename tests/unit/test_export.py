@@ -8,8 +8,7 @@ import pytest
 import tensorflow as tf
 
 import asmnet_tf
-from asmnet_tf import converters, export, files, models
-from asmnet_tf.datasets import IMAGE_ENDINGS
+from asmnet_tf import converters, export, files, model_zoo, models
 from asmnet_tf.face_renderer import render_face
 from asmnet_tf.files import InputError
 from asmnet_tf.geometry import crop_frame, crop_image, landmark_box
@@ -106,7 +105,7 @@ def test_saved_model_signature(folder):
 
 
 def test_side_cars(folder, faces_300w):
-    facts = {kind: json.loads(models.sidecar_path(folder / name).read_text()) for kind, (name, *_) in KINDS.items()}
+    facts = {kind: json.loads(model_zoo.sidecar_path(folder / name).read_text()) for kind, (name, *_) in KINDS.items()}
     for kind, fact in facts.items():
         assert fact.items() >= {"dataset": "300w", "crop": "square", "crop_scale": 1.2, "commit": "abc"}.items(), kind
         assert fact.items() >= {"input_size": SIZE, "num_landmarks": 68, "source_model": "m.keras"}.items()
@@ -143,7 +142,6 @@ def test_calibration_faces(model, faces_300w, tmp_path):
     for k, value in enumerate((10, 200)):
         image = np.full((90, 70, 3), value, np.uint8)
         tf.io.write_file(str(tmp_path / f"crops/more/{k}.png"), tf.io.encode_png(image))
-    assert IMAGE_ENDINGS == (".jpg", ".jpeg", ".png")
     plain = crops(tmp_path / "crops", 10)
     assert np.array_equal(plain, np.stack([np.full((SIZE, SIZE, 3), value) for value in (10, 200)]))
     (tmp_path / "crops/more/0.pts").write_text("")

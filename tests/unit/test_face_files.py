@@ -64,6 +64,14 @@ def test_json_and_csv_say_the_same(folder):
     assert float(rows[2]["pitch"]) == -5.5
 
 
+@pytest.mark.parametrize("form", ["{}", "{};", " {} "])
+def test_a_boxes_file_of_a_spreadsheet(tmp_path, form):
+    table = [["Image", "X_min", "Y_min", "X_max", "Y_max"], ["é 1.jpg", "1,5", "2", "3,5", "4"]]
+    (tmp_path / "boxes.csv").write_text("\r\n".join(form.format(";".join(row)) for row in table), encoding="utf-16")
+    (row,) = read_boxes(tmp_path / "boxes.csv")
+    assert (row.line, row.image, row.box.tolist()) == (2, "é 1.jpg", [1.5, 2, 3.5, 4])
+
+
 def test_what_is_missing_is_listed_and_no_name_spoils_a_file(tmp_path):
     names = ["caf\udce9.jpg", 'new\nline "quoted".jpg', "\x1b[31mred.jpg"]
     results = [Result(name, f"stem{i}", (300, 200), [(1, FACE)]) for i, name in enumerate(names)]
@@ -171,7 +179,7 @@ def test_a_box_outside_its_image_is_refused_by_line(tmp_path, box):
         ("image,x,y,w,h\na.jpg,1,2,3,4\n", "columns image, x, y, w, h, expected image, x_min, y_min, x_max, y_max"),
         ("", "columns none"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,3,4\nb.jpg,9,2,3,4\n", "line 3: .*expected x_min < x_max"),
-        ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,three,4\n", "line 2: .*Expected four numbers"),
+        ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,three,4\n", "line 2: .*not all numbers; expected image, x_min"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2\n", "line 2"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,nan,4\n", "line 2"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,1e999,4\n", "line 2"),

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from asmnet_tf import model_files, models
+from asmnet_tf import model_files, model_zoo, models
 from asmnet_tf.files import InputError
 
 
@@ -47,7 +47,7 @@ def test_weights_of_a_file_with_a_lambda_layer_are_refused(with_lambda, tmp_path
     model, marker = with_lambda
     model.save(tmp_path / "a.keras")
     with pytest.raises(InputError, match="Lambda"):
-        models.load_backbone_weights(models.build_asmnet(68, 32), str(tmp_path / "a.keras"))
+        models.read_weights(str(tmp_path / "a.keras"), (-1.0, 1.0))
     assert not marker.exists()
 
 
@@ -75,7 +75,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     kernel.assign(kernel * value)
     spoiled.save(tmp_path / "a.keras")
     with pytest.raises(InputError, match=r"layer block_3_expand holds values that are not finite"):
-        models.load_backbone_weights(model, str(tmp_path / "a.keras"))
+        models.set_weights(model, models.read_weights(str(tmp_path / "a.keras"), (-1.0, 1.0)), ("square", 1.2))
     after = model.get_layer("block_3_expand").get_weights()
     assert all(np.isfinite(w).all() for w in model.get_weights())
     assert np.array_equal(
@@ -86,4 +86,4 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
 def test_a_sidecar_of_any_size_is_refused(tmp_path):
     (tmp_path / "best.json").write_text(json.dumps({"x": "y" * (17 << 20)}))
     with pytest.raises(InputError, match=r"best\.json: not JSON \(more than 16 MB\)"):
-        models.read_sidecar(tmp_path / "best.keras")
+        model_zoo.read_sidecar(tmp_path / "best.keras")

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "asmnet_tf"
 ORDER = [
     {"config", "files", "cli"},
     {"distribution"},
-    {"model_zoo", "hdf5"},
+    {"model_zoo", "hdf5", "engine"},
     {"geometry", "metrics", "tables", "detection"},
     {"pose", "shape_model", "augmentation"},
     {"datasets", "face_renderer", "synthetic", "mean_face", "plots", "comparison", "report"},
@@ -29,7 +29,7 @@ ORDER = [
     {"export", "predict"},
 ]
 WITH_TENSORFLOW = {
-    *("twins", "models", "losses", "patch_cache", "input_pipeline"),
+    *("engine", "twins", "models", "losses", "patch_cache", "input_pipeline"),
     *("original", "model_files", "prediction", "aligner", "training", "converters"),
 }
 STANDARD_LIBRARY_ONLY = {"__init__", "config", "files", "cli", "model_zoo", "ship", "export", "predict"}
@@ -89,6 +89,12 @@ def test_help_of_a_command_is_quick(run_python, module, word):
 def test_numpy_modules_do_not_import_tensorflow():
     names = ", ".join(f"asmnet_tf.{m}" for m in MODULES if m not in WITH_TENSORFLOW)
     code = f"import sys, {names}; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False).returncode == 0
+
+
+def test_the_package_changes_nothing_in_its_host():
+    state = "dict(os.environ), list(warnings.filters)"
+    code = f"import os, warnings; before = {state}; import asmnet_tf; assert before == ({state})"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False).returncode == 0
 
 

@@ -14,8 +14,8 @@ from asmnet_tf.config import DATASETS
 ROOT = Path(__file__).resolve().parents[2]
 S300W, WFLW = DATASETS["300w"], DATASETS["wflw"]
 SUMMARY_KEYS = [
-    *("n", "nme_pct", "nme_interpupil_pct", "fr_pct@0.08", "auc_pct@0.08", "fr_pct@0.10", "auc_pct@0.10"),
-    *("pose_mae_deg", "pose_pnp_mae_deg", "ci95"),
+    *("n", "n_scored", "nme_pct", "nme_interpupil_pct", "fr_pct@0.08", "auc_pct@0.08", "fr_pct@0.10", "auc_pct@0.10"),
+    *("pose_mae_deg", "pose_n_scored", "pose_pnp_mae_deg", "pose_pnp_n_scored", "ci95"),
 ]
 
 
@@ -156,8 +156,9 @@ def test_summarise_by_hand():
     pose = np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0], [np.nan] * 3, [2.0, 3.0, 4.0]])
     result = metrics.summarise(errors, errors * 1.5, (0.08, 0.10), pose, None)
     assert list(result) == SUMMARY_KEYS
-    assert list(result["ci95"]) == [key for key in SUMMARY_KEYS if key not in ("n", "ci95")]
-    assert result["n"] == 4
+    assert list(result["ci95"]) == [key for key in SUMMARY_KEYS if key not in ("n", "ci95") and "scored" not in key]
+    assert (result["n"], result["n_scored"]) == (4, 4)
+    assert (result["pose_n_scored"], result["pose_pnp_n_scored"]) == (3, 0)
     assert result["nme_pct"] == pytest.approx(7.0)
     assert result["nme_interpupil_pct"] == pytest.approx(10.5)
     assert result["fr_pct@0.08"] == 50.0
@@ -169,6 +170,36 @@ def test_summarise_by_hand():
     assert result["ci95"]["pose_pnp_mae_deg"] is None
     low, high = result["ci95"]["nme_pct"]
     assert 2.0 <= low < 7.0 < high <= 11.0  # in per cent, like the value
+
+
+def test_one_definition_of_a_missing_prediction():
+    """FR, AUC and CED count it as a failure, each by itself and in the summary; NME is over the others."""
+    errors = np.random.default_rng(0).exponential(0.06, 40)
+    errors[[3, 9, 30]] = np.nan, np.inf, np.nan
+    result = metrics.summarise(errors, None, (0.08,), None, None)
+    assert (result["n"], result["n_scored"]) == (40, 37)
+    assert result["nme_pct"] == pytest.approx(100 * errors[metrics.scored(errors)].mean())
+    assert result["fr_pct@0.08"] == 100 * metrics.failure_rate(errors, 0.08)
+    assert result["auc_pct@0.08"] == 100 * metrics.auc(errors, 0.08)
+    worst = np.where(metrics.scored(errors), errors, 1e9)
+    for t in (0.0, 0.05, 0.08, 1e6):
+        assert metrics.failure_rate(errors, t) == metrics.failure_rate(worst, t)
+        assert metrics.ced(errors, np.array([t]))[0] == pytest.approx(1 - metrics.failure_rate(errors, t))
+    assert metrics.auc(errors, 0.08) == pytest.approx(metrics.auc(worst, 0.08))
+    assert metrics.ced(errors, np.array([np.inf]))[0] == 37 / 40  # never all
+    for key, each in (("fr", metrics.failures), ("auc", metrics.gains)):
+        interval = metrics.bootstrap_interval(each(errors, 0.08))
+        assert result["ci95"][f"{key}_pct@0.08"] == pytest.approx([100 * v for v in interval])
+
+
+def test_pose_of_some_angles_or_faces():
+    """An angle that a method never gives is left out; a face that lacks another is not scored."""
+    pose = np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan], [5.0, 6.0, np.nan]])
+    result = metrics.summarise(np.zeros(3), None, (), pose, np.full((3, 3), np.nan))
+    assert result["pose_mae_deg"] == {"yaw": 3.0, "pitch": 4.0, "roll": None}
+    assert (result["pose_n_scored"], result["pose_pnp_n_scored"]) == (2, 0)
+    assert result["pose_pnp_mae_deg"] is None
+    json.dumps(result, allow_nan=False)
 
 
 def test_a_face_without_a_number_is_a_failure_and_never_nan():
@@ -185,7 +216,7 @@ def test_a_face_without_a_number_is_a_failure_and_never_nan():
 @pytest.mark.parametrize("errors", [np.empty(0), np.full(3, np.nan)])
 def test_summarise_of_nothing(errors):
     result = metrics.summarise(errors, errors, (0.08,), np.empty((len(errors), 3)) * np.nan, None)
-    assert result["n"] == len(errors)
+    assert (result["n"], result["n_scored"]) == (len(errors), 0)
     assert result["nme_pct"] is None
     assert result["fr_pct@0.08"] == (100.0 if len(errors) else None)
     json.dumps(result, allow_nan=False)

@@ -78,7 +78,9 @@ def test_a_path_wins_over_a_name(tmp_path, monkeypatch):
 def test_weights_of_a_shipped_model_by_name():
     model = models.build_asmnet(input_size=32)
     weighted = sum(bool(layer.weights) for layer in model.layers)
-    assert models.load_backbone_weights(model, "asmnet_300w_112_60") == weighted
+    start = models.read_weights("asmnet_300w_112_60", (0.0, 1.0))
+    assert len(models.set_weights(model, start, ("square", 1.2))) == weighted
+    assert (start.input_range, start.crop) == ((-1.0, 1.0), ("square", 1.2))
     shipped = asmnet_tf.load_pretrained("asmnet_300w_112_60")
     assert np.array_equal(model.get_layer("O_L").kernel, shipped.get_layer("O_L").kernel)
 

@@ -10,6 +10,8 @@ from asmnet_tf import models
 from asmnet_tf.files import InputError
 from asmnet_tf.twins import FusedBatchNormalization, SamePaddedDepthwise, TrainingTwin, inference_twin
 
+SQUARE = ("square", 1.2)
+
 
 @pytest.fixture(scope="module")
 def asmnet():
@@ -94,12 +96,13 @@ def test_weights_of_a_small_input_fit_a_large_one(tmp_path):
     models.save_model(small, tmp_path / "best.keras", {})
     weighted = [layer.name for layer in small.layers if layer.weights]
     large = models.build_asmnet(input_size=224, head="spatial")
-    assert models.load_backbone_weights(large, str(tmp_path / "best.keras")) == len(weighted)
+    start = models.read_weights(str(tmp_path / "best.keras"), (-1.0, 1.0))
+    assert models.set_weights(large, start, SQUARE) == weighted
     for name in weighted:
         for a, b in zip(large.get_layer(name).get_weights(), small.get_layer(name).get_weights()):
             assert np.array_equal(a, b), name
     pooled = models.build_asmnet(input_size=64)
-    assert models.load_backbone_weights(pooled, str(tmp_path / "best.keras")) == len(weighted) - 4
+    assert len(models.set_weights(pooled, start, SQUARE)) == len(weighted) - 4
 
 
 def test_weights_of_the_pooled_head_start_a_spatial_one_that_says_the_same(tmp_path):
@@ -108,9 +111,13 @@ def test_weights_of_the_pooled_head_start_a_spatial_one_that_says_the_same(tmp_p
         pooled.get_layer(name).kernel.assign(pooled.get_layer(name).kernel * 1e3)  # untrained features are small
     models.save_model(pooled, tmp_path / "pooled.keras", {})
     spatial = models.build_asmnet(input_size=96, head="spatial")
-    new = [layer for layer in spatial.layers if layer.name in ("spatial_project", "spatial_project_BN")]
-    weighted = sum(bool(layer.weights) for layer in spatial.layers)
-    assert models.load_backbone_weights(spatial, str(tmp_path / "pooled.keras")) == weighted - len(new) == weighted - 2
+    start = models.read_weights(str(tmp_path / "pooled.keras"), (-1.0, 1.0))
+    received = models.set_weights(spatial, start, SQUARE)
+    weighted = {layer.name for layer in spatial.layers if layer.weights}
+    assert weighted - set(received) == {"spatial_project", "spatial_project_BN"}
+    models.freeze_batch_norm(spatial, received)  # the batch norm that is new goes on learning
+    trained = [layer.name for layer in spatial.layers if "BatchNorm" in type(layer).__name__ and layer.trainable]
+    assert trained == ["spatial_project_BN"]
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype(np.float32)
     for before, after in zip(pooled(images), spatial(images)):
         assert np.std(before, axis=0).max() > 1e-3
@@ -164,22 +171,41 @@ def test_weights_by_name_from_each_format(asmnet, tmp_path):
     backbone = [layer.name for layer in asmnet.layers if layer.weights and not layer.name.startswith("O_")]
     for path in (keras2, tmp_path / "m.keras", tmp_path / "m.weights.h5"):
         same, other = models.build_asmnet(68, 32), models.build_asmnet(98, 32)
-        assert models.load_backbone_weights(same, str(path)) == len(backbone) + 2, path.name
-        assert models.load_backbone_weights(other, str(path)) == len(backbone) + 1, path.name  # O_P fits, O_L does not
+        start = models.read_weights(str(path), (0.0, 1.0))
+        assert set(models.set_weights(same, start, SQUARE)) == {*backbone, "O_L", "O_P"}, path.name
+        assert set(models.set_weights(other, start, SQUARE)) == {*backbone, "O_P"}, path.name  # O_L does not fit
+        assert start.input_range == ((-1.0, 1.0) if path.suffix == ".keras" else (0.0, 1.0))
         for name in (*backbone, "O_L", "O_P"):
             for a, b in zip(same.get_layer(name).get_weights(), asmnet.get_layer(name).get_weights()):
                 assert np.array_equal(a, b), (path.name, name)
+
+
+def test_weights_say_their_input_range_and_crop(tmp_path, capsys):
+    """Else a network would be fed other numbers than it was trained with, or find landmarks in other units."""
+    model = models.build_asmnet(68, 32, input_range=(0.0, 1.0))
+    models.save_model(model, tmp_path / "a.keras", {"crop": "tight", "crop_scale": 1.0})
+    start = models.read_weights(str(tmp_path / "a.keras"), (-1.0, 1.0))
+    assert (start.input_range, start.crop) == ((0.0, 1.0), ("tight", 1.0))
+    assert "O_L" in models.set_weights(models.build_asmnet(68, 32), start, ("tight", 1.0))
+    with pytest.raises(InputError, match=r"tight crops of 1 x the box, this run has square ones of 1\.2"):
+        models.set_weights(models.build_asmnet(68, 32), start, SQUARE)
+    assert "O_L" not in models.set_weights(models.build_asmnet(98, 32), start, SQUARE)  # a backbone has no crop
+    backbone = keras.Model(model.inputs, model.get_layer("block_15_add").output)
+    backbone.save_weights(tmp_path / "b.weights.h5")
+    capsys.readouterr()
+    assert models.read_weights(str(tmp_path / "b.weights.h5"), (0.0, 1.0)).input_range == (-1.0, 1.0)
+    assert "b.weights.h5: does not say its input range" in capsys.readouterr().err
 
 
 def test_foreign_weights_are_refused(tmp_path):
     text = tmp_path / "x.h5"
     text.write_text("no hdf5")
     with pytest.raises(InputError, match=r"x\.h5: no weights can be read"):
-        models.load_backbone_weights(models.build_asmnet(68, 32), str(text))
+        models.read_weights(str(text), (-1.0, 1.0))
     other = tmp_path / "other.weights.h5"
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="elsewhere")]).save_weights(other)
     with pytest.raises(InputError, match="no layer of this model in it"):
-        models.load_backbone_weights(models.build_asmnet(68, 32), str(other))
+        models.set_weights(models.build_asmnet(68, 32), models.read_weights(str(other), (-1.0, 1.0)), SQUARE)
 
 
 def test_nan_weights_are_refused(asmnet, tmp_path):
@@ -187,8 +213,9 @@ def test_nan_weights_are_refused(asmnet, tmp_path):
     kernel = model.get_layer("Conv1").kernel
     kernel.assign(kernel.numpy() * np.nan)
     model.save_weights(tmp_path / "nan.weights.h5")
+    start = models.read_weights(str(tmp_path / "nan.weights.h5"), (-1.0, 1.0))
     with pytest.raises(InputError, match="layer Conv1 holds values that are not finite"):
-        models.load_backbone_weights(models.build_asmnet(68, 32), str(tmp_path / "nan.weights.h5"))
+        models.set_weights(models.build_asmnet(68, 32), start, SQUARE)
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------

@@ -247,12 +247,47 @@ def test_single_face_and_failed_face(tmp_path):
     )
     document = read_json((tmp_path / "none" / "metrics.json").read_text("utf-8"))
     assert document["protocol"] == {"x": None}
-    assert document["faces_without_nme"] == {"ours": 1}
-    assert "- ours: 1 of 1 faces have no NME" in (tmp_path / "none" / "summary.md").read_text("utf-8")
+    assert "| ours | all | 1 | 0 | - |" in (tmp_path / "none" / "summary.md").read_text("utf-8")
     assert document["scores"]["ours"]["all"]["nme_pct"] is None
     assert document["scores"]["ours"]["all"]["fr_pct@0.08"] == 100.0
     assert read_csv(tmp_path / "none" / "per_image.csv")[0]["nme_pct"] == ""
     read_json(report.json_line(scores))
+
+
+def test_nme_never_stands_without_the_number_of_scored_faces(tmp_path):
+    """Terminal table, JSON line, metrics.json, both Markdown files and the legends; pose says it where it is fewer."""
+    faces = make_faces(10, common=np.ones(10))
+    faces = replace(faces, spec=replace(SPEC, subset_counts={**SPEC.subset_counts, "common": 10}))
+    faces.pose[4] = np.nan
+    method = make_method(faces)
+    method.landmarks[[2, 7]], method.pose[7], method.pose_pnp[[2, 7]] = np.nan, np.nan, np.nan
+    scores = report.write_report(tmp_path, [method, make_method(faces, "whole")], faces, THRESHOLDS, protocol={})
+    nme = f"{scores['ours']['common']['nme_pct']:.2f}"
+    document = read_json((tmp_path / "metrics.json").read_text("utf-8"))["scores"]
+    for table in (scores, read_json(report.json_line(scores)), document):
+        numbers = table["ours"]["common"]
+        found = [numbers[key] for key in ("n", "n_scored", "pose_n_scored", "pose_pnp_n_scored")]
+        assert found == [10, 8, 10 - 2, 10 - 3]
+    header, ours, whole = report.text_table(scores, THRESHOLDS).splitlines()
+    assert header.split()[2:4] == ["faces", "scored"]
+    assert ours.split()[2:5] == ["10", "8", nme]
+    assert ours.endswith(" (7 of 10)")
+    assert whole.split()[2:4] == ["10", "10"]
+    summary, compared = ((tmp_path / f"{name}.md").read_text("utf-8") for name in ("summary", "comparison"))
+    assert f"| ours | common | 10 | 8 | {nme} [" in summary
+    assert f"| ours | {nme} (8 of 10) |" in summary  # beside the published numbers, which are over all
+    assert "| ours | common | 10 | 7 | PnP on landmarks |" in summary
+    assert f"| {nme} (8) |" in compared
+    assert f"| common | ours | 10 | 8 | {nme} [" in compared
+    assert "(7 of 10) |" in compared
+    assert f" {nme} (8 / 10), " in report._legend("ours", "ced", scores["ours"]["common"], THRESHOLDS)
+
+
+def test_eyes_in_one_point_are_refused():
+    faces = make_faces(3)
+    faces.landmarks[1, 36:48] = 7.0
+    with pytest.raises(InputError, match="image_0001: both eyes"):
+        report.score([make_method(faces, pose_pnp=None)], faces, THRESHOLDS)
 
 
 def test_worst_sheet_begins_with_the_face_that_failed(tmp_path, monkeypatch):
@@ -319,8 +354,8 @@ def test_json_line():
     assert "\n" not in line
     numbers = read_json(line)["ours"]
     assert list(numbers["full"]) == [
-        *("n", "nme_pct", "nme_interpupil_pct", "fr_pct@0.08", "auc_pct@0.08", "fr_pct@0.10", "auc_pct@0.10"),
-        *("pose_mae_deg", "pose_pnp_mae_deg"),
+        *("n", "n_scored", "nme_pct", "nme_interpupil_pct", "fr_pct@0.08", "auc_pct@0.08"),
+        *("fr_pct@0.10", "auc_pct@0.10", "pose_mae_deg", "pose_n_scored", "pose_pnp_mae_deg", "pose_pnp_n_scored"),
     ]
     assert numbers["full"]["nme_pct"] == round(numbers["full"]["nme_pct"], 6)
     assert numbers["challenging"]["pose_mae_deg"] is None

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import train
-from asmnet_tf.config import RECIPES
+from asmnet_tf.config import DATASETS, RECIPES
+from asmnet_tf.datasets import read_samples, with_pose
 from asmnet_tf.files import InputError
 from asmnet_tf.losses import alpha_at
-from asmnet_tf.training import Schedule, check_flags, make_plan, write_arguments
+from asmnet_tf.shape_model import ShapeModel
+from asmnet_tf.training import Schedule, check_flags, content_hashes, make_plan, write_arguments
 
 
 def test_constant_schedule_with_inverse_time_decay():
@@ -56,6 +58,48 @@ def test_a_deterministic_run_keeps_its_number_of_threads(tmp_path):
         check_flags(tmp_path / "fixed", train.parse_args(["--threads", "2", "--resume"]))
     write_arguments(tmp_path / "free", train.parse_args(["--threads", "2"]), {})
     check_flags(tmp_path / "free", train.parse_args(["--threads", "4", "--resume"]))
+
+
+@pytest.mark.parametrize("epochs", ["2", "4"])
+def test_another_number_of_epochs_is_another_run(tmp_path, epochs):
+    write_arguments(tmp_path, train.parse_args(["--epochs", "3"]), {})
+    (tmp_path / "last.keras").touch()
+    with pytest.raises(InputError, match=f"--epochs 3, now it is {epochs}.*--weights .*last.keras --name NEW"):
+        check_flags(tmp_path, train.parse_args(["--epochs", epochs, "--resume"]))
+
+
+def contents(folder, faces_300w, bias=0.0, labels=True, weights=b"w", mean=0.0):
+    """`content_hashes` of a run whose files lie in `folder`."""
+    folder.mkdir()
+    samples = read_samples(DATASETS["300w"], faces_300w, "train", 4, quiet=True)
+    lines = [f"{s.name},{i + bias},2,3" for i, s in enumerate(samples)]
+    (folder / "poses.csv").write_text("\n".join(["name,yaw,pitch,roll", *lines]))
+    samples = with_pose(samples, DATASETS["300w"], faces_300w, folder / "poses.csv" if labels else None)
+    ShapeModel(np.full(136, mean), np.eye(136)[:, :2], np.ones(2), "300w", 4, 90, "square", 1.2).save(folder / "s.npz")
+    (folder / "w.keras").write_bytes(weights)
+    shape_model = ShapeModel.load(folder / "s.npz")
+    return content_hashes(samples, folder if labels else None, shape_model, str(folder / "w.keras"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, None),
+        ({"bias": 0.5}, "--pose-labels"),
+        ({"labels": False}, "--pose-labels"),
+        ({"weights": b"v"}, "--weights"),
+        ({"mean": 0.1}, "--shape-model"),
+    ],
+)
+def test_a_run_goes_on_from_the_same_content_wherever_it_lies(tmp_path, faces_300w, change, told):
+    args = train.parse_args(["--resume"])
+    write_arguments(tmp_path, args, {}, content=contents(tmp_path / "before", faces_300w))
+    now = contents(tmp_path / "moved", faces_300w, **change)
+    if told is None:
+        check_flags(tmp_path, args, now)
+        return
+    with pytest.raises(InputError, match=rf"args\.json: {told} changed since the run began"):
+        check_flags(tmp_path, args, now)
 
 
 def test_a_run_goes_on_with_the_same_faces_only(tmp_path):

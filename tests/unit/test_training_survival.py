@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import time
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -39,7 +41,7 @@ def no_pictures():
 
 @pytest.fixture(scope="module")
 def new_trainer(faces):
-    def make(folder, xla=False, dropout=0.5) -> Trainer:
+    def make(folder, xla=False, dropout=0.5, steps=STEPS) -> Trainer:
         keras.utils.set_random_seed(0)
         image = keras.Input((SIZE, SIZE, 3))
         features = keras.layers.Conv2D(8, 3, strides=2, use_bias=False)(keras.layers.Rescaling(1 / 255)(image))
@@ -52,7 +54,7 @@ def new_trainer(faces):
             **{"weight_decay": 0.01, "ema": 0.9, "validate_every": 1, "mixed_precision": False, "xla": xla},
         )
         train, held_out = faces
-        batches = TrainingBatches(train, AUGMENTATIONS["tuned"], len(train) // STEPS, seed=0)
+        batches = TrainingBatches(train, AUGMENTATIONS["tuned"], len(train) // steps, seed=0)
         loss = MultiTaskLoss(SPEC.flip_map, None, "mse")
         return Trainer(keras.Model(image, heads), batches, held_out, loss, plan, SPEC, folder, {})
 
@@ -160,6 +162,64 @@ def test_a_full_disk_loses_nothing_of_the_epochs_before(new_trainer, whole, tmp_
     assert state(tmp_path) == state(whole)
 
 
+def rename(arrays: dict, old: str, new: str) -> None:
+    arrays[new] = arrays.pop(old)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda arrays: rename(arrays, "O_L/kernel", "O_Q/kernel"), ["O_L/kernel is new", "O_Q/kernel is not in"]),
+        (lambda arrays: arrays.update({"O_P/bias": np.zeros(4)}), [r"O_P/bias is \(4,\), here \(3,\)"]),
+        (lambda arrays: arrays.pop("adam_w/iteration"), ["adam_w/iteration is new"]),
+        (lambda arrays: arrays.update({"O_P/bias": np.full(3, np.nan)}), ["damaged state"]),
+        (lambda arrays: rename(arrays, "O_L/kernel", "v0"), ["an earlier version", "--weights .*last.keras --name"]),
+    ],
+)
+def test_a_state_of_another_model_is_refused_by_name(new_trainer, whole, tmp_path, change, told):
+    arrays = files.read_arrays(whole / "state.npz")
+    change(arrays)
+    np.savez(tmp_path / "state.npz", **arrays)
+    for words in told:
+        with pytest.raises(InputError, match=words):
+            new_trainer(tmp_path).resume()
+
+
+def test_a_state_stands_under_the_paths_of_its_variables(new_trainer, whole, tmp_path):
+    trainer = new_trainer(tmp_path)  # the n-th that this process builds: Keras calls its layers conv2d_n
+    stored = files.read_arrays(whole / "state.npz").keys() - {"progress"}
+    assert stored == trainer._variables().keys()
+    assert len(stored) == len(trainer.model.variables) + len(trainer.optimizer.variables)
+    assert {"conv2d/kernel", "O_L/bias", "adam_w/conv2d_kernel_momentum", "adam_w/iteration"} <= stored
+
+
+def test_every_epoch_tells_its_images_per_second(new_trainer, tmp_path):
+    """Also one of a single step, the first of which builds the graph, and one resumed after its last step."""
+    trainer = new_trainer(tmp_path, steps=1)
+    for epoch in range(2):
+        before = time.perf_counter()
+        row = trainer._train_epoch(epoch, trainer.batches.iterate(epoch))
+        slowest = trainer.batches.batch_size / (time.perf_counter() - before)
+        assert slowest <= row["images_per_s"] < 100 * slowest
+        trainer.steps_done, trainer.timed = 0, (0, 0.0)
+    stopped = new_trainer(tmp_path)
+    before_step(stopped, STEPS, lambda batch: signal.raise_signal(signal.SIGTERM) or batch)
+    with pytest.raises(cli.Stopped):
+        stopped.run()
+    resumed = new_trainer(tmp_path)
+    resumed.resume()
+    assert resumed.steps_done == STEPS
+    row = resumed._train_epoch(0, iter(()))
+    assert row["images_per_s"] == pytest.approx((STEPS - 1) * stopped.batches.batch_size / stopped.timed[1])
+
+
+def test_fewer_epochs_than_are_done_are_refused(new_trainer, whole, tmp_path):
+    trainer = new_trainer(whole)
+    trainer.plan = replace(trainer.plan, epochs=EPOCHS - 1)
+    with pytest.raises(InputError, match=f"{EPOCHS} epochs are done, --epochs is {EPOCHS - 1}"):
+        trainer.resume()
+
+
 def test_xla_computes_the_same_step(new_trainer, tmp_path):
     """Without dropout: from one seed the two draw different numbers."""
     trainers = [new_trainer(tmp_path / name, xla=name == "xla", dropout=0.0) for name in ("plain", "xla")]
@@ -167,3 +227,42 @@ def test_xla_computes_the_same_step(new_trainer, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for a, b in zip(*(t.model.get_weights() for t in trainers)):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_the_weights_it_starts_from_are_epoch_0_and_may_stay_the_best(new_trainer, tmp_path, capsys):
+    trainer = new_trainer(tmp_path)
+    kernel = trainer.model.get_layer("O_L").kernel
+    before = [w.copy() for w in trainer.model.get_weights()]
+    before_step(trainer, 2, lambda batch: (kernel.assign(kernel * 0 + 50.0), batch)[1])  # ruined on the way
+    trainer.run(score_start=True)
+    assert [row["epoch"] for row in trainer.rows] == list(range(EPOCHS + 1))
+    start, last = trainer.rows[0]["val_nme_pct"], trainer.rows[-1]["val_nme_pct"]
+    assert trainer.best_nme == start < last
+    for ours, theirs in zip(before, keras.models.load_model(tmp_path / "best.keras").get_weights()):
+        assert np.array_equal(ours, theirs)
+    line = trainer.best_line()
+    assert f"{start:.2f} % (epoch 0)" in line
+    assert f"ended worse than it began: {last:.2f} %" in line
+    assert "epoch 0" in capsys.readouterr().out
+    again = new_trainer(tmp_path)
+    again.resume()
+    assert (again.epoch, len(again.rows), again.best_nme) == (EPOCHS, EPOCHS + 1, start)
+
+
+def test_a_run_killed_in_its_first_epoch_keeps_the_score_of_its_start(new_trainer, tmp_path):
+    trainer = new_trainer(tmp_path)
+    before_step(trainer, 2, lambda batch: (os.kill(os.getpid(), signal.SIGTERM), batch)[1])
+    with pytest.raises(cli.Stopped):
+        trainer.run(score_start=True)
+    again = new_trainer(tmp_path)
+    again.resume()
+    again.run(score_start=True)
+    assert [row["epoch"] for row in again.rows] == list(range(EPOCHS + 1))
+
+
+def test_what_is_not_frozen_is_still_re_estimated(new_trainer, tmp_path):
+    trainer = new_trainer(tmp_path)
+    (norm,) = (layer for layer in trainer.model.layers if isinstance(layer, keras.layers.BatchNormalization))
+    before = norm.moving_mean.numpy()
+    trainer._reestimate(0, 8)
+    assert not np.allclose(norm.moving_mean.numpy(), before)

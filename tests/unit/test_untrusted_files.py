@@ -124,10 +124,12 @@ def test_a_list_names_nothing_outside_the_data_folder(wflw, name):
         wflw(name)
 
 
-@pytest.mark.parametrize("name", ["a" * 5000 + ".jpg", "a\0b.jpg", "~/a.jpg", "$HOME/a.jpg", "file:///etc/hostname"])
+@pytest.mark.parametrize("name", ["a" * 5000 + ".jpg", "~/a.jpg", "$HOME/a.jpg", "file:///etc/hostname"])
 def test_a_name_that_no_file_has_is_left_out(wflw, name):
     with pytest.raises(InputError, match="no WFLW train face"):
         wflw(name)
+    with pytest.raises(InputError, match="not a text file"):
+        wflw(name + "\0")
 
 
 def test_a_link_in_the_data_folder_is_followed(wflw, tmp_path):

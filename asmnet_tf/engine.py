@@ -1,0 +1,20 @@
+"""Keras as this package computes with it; the other modules import `keras` from here.
+
+Programs set it so themselves (`cli.start_tensorflow`). In a process of others a setting is theirs, so it is refused.
+"""
+
+from asmnet_tf.config import KERAS
+from asmnet_tf.files import InputError, first_line
+
+_MEND = f"asmnet_tf needs {', '.join(KERAS.values())}: set KERAS_BACKEND and keras.json so, before Keras is imported."
+try:
+    import keras
+except Exception as error:  # the backend asked for is not installed or unknown, or keras.json is not valid
+    raise InputError(f"Keras cannot be imported ({first_line(error, 200)}). {_MEND}") from error
+
+
+def check_keras() -> None:
+    """Raises: InputError where this process has set Keras to another backend, float type or order of channels."""
+    others = [got for key, value in KERAS.items() if (got := getattr(keras.config, key)()) != value]
+    if others:
+        raise InputError(f"Keras is set to {', '.join(others)}. {_MEND}")
