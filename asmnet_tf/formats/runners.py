@@ -276,6 +276,8 @@ def _check_whole(content: bytes) -> None:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     except (struct.error, ValueError, TypeError, IndexError, AttributeError, MemoryError) as error:
         raise ValueError("cut short or damaged") from error
+    if not model.subgraphs:
+        raise ValueError("no network in it")
     for buffer in model.buffers or []:  # weights of a file of more than 2 GB lie outside the tables
         if buffer.offset > 1 and buffer.offset + buffer.size > len(content):
             raise ValueError("cut short")

@@ -39,7 +39,7 @@ RUN_FILES = [
 ]
 REPORT_FILES = [
     *("metrics.json", "summary.md", "per_image.csv", "ced.csv", "ced.png", "failure_rate.csv", "failure_rate.png"),
-    *("landmark_errors.csv", "landmark_errors.png"),
+    *("landmark_errors.csv", "landmark_errors.png", "report.html"),
 ]
 
 
