@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("models", nargs="*", metavar="MODEL", type=Path, help=".keras, .tflite, SavedModel, release .h5, shipped NAME")
-    add("--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="any method's .npz (README)")
+    add("--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="any method's .npz")
     add("--mean-shape", type=Path, metavar="NPZ", help="also score the mean of a shape model: the floor")
     cli.add_data_arguments(parser, dataset_default=None)
     add("--pose-labels", type=Path, help="csv or folder of .npy instead of PnP on the landmarks")

@@ -183,12 +183,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what only train.py takes: the model, the recipe and what it sets the defaults of, the run, its devices."""
     model = parser.add_argument_group("model")
     model.add_argument("--arch", choices=ARCHITECTURES, default="asmnet")
-    model.add_argument("--head", choices=HEADS, default="pooled", help="spatial: ASMNet's keeps position (README)")
+    model.add_argument("--head", choices=HEADS, default="pooled", help="spatial: keeps position, beside the paper's")
     model.add_argument("--input-size", type=positive_int, default=INPUT_SIZE, metavar="PX", help="default: 224")
     model.add_argument("--weights", default="none", help="none, imagenet, .keras, .weights.h5, .h5 or a shipped NAME")
     model.add_argument("--freeze-batch-norm", action="store_true", help="keep that of --weights, for small batches")
 
-    recipe = parser.add_argument_group("recipe", "--recipe sets the defaults of all that follow (README: Recipes)")
+    recipe = parser.add_argument_group("recipe", "--recipe sets the defaults of all that follow")
     recipe.add_argument("--recipe", choices=RECIPES, default="tuned")
     recipe.add_argument("--loss", choices=LOSSES, default="asm", help="asm: with the ASM term; mse: without it")
     recipe.add_argument("--landmark-loss", choices=LANDMARK_LOSSES, help="metric of both landmark terms")

@@ -84,7 +84,7 @@ _FLIP_98 = (
     *((88, 92), (89, 91), (93, 95)),
     (96, 97),
 )
-# Published tables (paper.md section 8): NME in %, inter-ocular; pose MAE in degrees against HopeNet's predictions.
+# Published tables: NME in %, inter-ocular; pose MAE in degrees against HopeNet's predictions.
 _PUBLISHED_300W = {
     "nme_pct": {
         "mnv2": {"common": 3.93, "challenging": 7.52, "full": 4.70},

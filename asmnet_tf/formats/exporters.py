@@ -97,7 +97,7 @@ def to_tflite(model: keras.Model, quantise: str = "none", crops: np.ndarray | No
 
     int8 is full-integer: weights scaled by channel, activations by tensor from the ranges seen on `crops`. What
     rounding adds to an output on average over `crops` is then taken off its bias, in a second conversion: rounded
-    weights shift the pooled features alike for all faces (README, Export).
+    weights shift the pooled features alike for all faces.
 
     Args:   quantise: none, float16 or int8. crops: RGB uint8 (N, S, S, 3), of int8 only.
     Raises: InputError for a model that TFLite cannot express.

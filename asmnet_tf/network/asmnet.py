@@ -93,7 +93,7 @@ def _backbone(input_size: int, input_range: tuple[float, float]) -> tuple[keras.
 def _spatial_features(tap: keras.KerasTensor) -> keras.KerasTensor:
     """Returns a map (B, n, n, C) as 256 numbers that keep their place: 1 x 1 projection, 4 x 4 grid, flattened.
 
-    Global average pooling throws position away (findings 15). The grid is the same for every n, so the parameters are
+    Global average pooling throws position away. The grid is the same for every n, so the parameters are
     too: bilinear sampling reads all of a map of up to 8 x 8 (256 px input), and enlarges one below 4 x 4.
     """
     x = layers.Conv2D(SPATIAL_CHANNELS, 1, use_bias=False, name="spatial_project")(tap)

@@ -1,7 +1,16 @@
 """A run folder: args.json, log.csv, curves.png, state.npz; what a resume checks before it goes on.
 
-Beside these it holds best.keras and last.keras, each with its side-car, and tensorboard/. A kill at any moment loses at
-most the epoch it falls into: state.npz is written last.
+Beside these it holds best.keras and last.keras, each with its side-car, and tensorboard/. What happens when
+
+- a run is killed (`kill -9`, power, memory): nothing but the epoch it fell into is lost, for state.npz is written last;
+  `--resume` repeats that epoch with the same faces, augmentation and dropout;
+- SIGTERM or Ctrl-C comes: the step is finished and saved, exit code 0 or 130; a second one ends it at once;
+- it must be the same to the last bit: `--deterministic` from the start, which fixes and records TensorFlow's threads;
+- `--resume` comes with other flags, faces, labels, shape model or start weights (compared by content): refused by name;
+- a second process wants the folder: refused, naming the first; a lock that a killed run left does not count;
+- the disk is full: one line, exit code 2, every file whole and of an earlier epoch;
+- loss or gradient is not finite: the run ends at that step, last.keras is the last good model;
+- a face cannot be used: the run ends with its name, or `--on-bad-sample skip` lists it in skipped.csv.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exports a shipped model in every format and scores the files on the same faces: the README's export table.
+"""Exports a shipped model in every format and scores the files on the same faces: the export table of README.md here.
 
     python tests/benchmarks/export_table.py asmnet_300w_112_60 [--calibrate FOLDER] [--limit N]
 

@@ -1,6 +1,6 @@
 """Training throughput of `train.py` against a stand-in for the training loop of the authors' release.
 
-The stand-in is written from its description (paper.md 7), not from its code: batches of 3, an eager gradient tape,
+The stand-in is written from its description, not from its code: batches of 3, an eager gradient tape,
 Keras' own batch norm, images read and cropped on the training thread, and the ASM operator in a Python loop over the
 samples that reads its three files again for each. It trains; the release's loop does not start.
 """

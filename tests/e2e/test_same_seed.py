@@ -1,6 +1,6 @@
 """The same seed twice gives the same run on the CPU, bit for bit; another seed gives another.
 
-The number of threads must be the same, since sums are split among them (findings 18).
+The number of threads must be the same, since sums are split among them.
 """
 
 import csv

@@ -3,7 +3,7 @@
     python keras2_files.py FOLDER           # the files that the tests read, each with <name>.npz: inputs and outputs
     python keras2_files.py FOLDER a.h5 ...  # what tf_keras computes with these, of the pixels in <name>.npy if there
 
-The release's graph is built from its description (paper.md section 4) on tf_keras' MobileNetV2; weights and batch-norm
+The release's graph is built from its description on tf_keras' MobileNetV2; weights and batch-norm
 statistics are random, such that every layer matters in the outputs. TensorFlow 2.3 pads `Conv1` by a layer of its own.
 """
 

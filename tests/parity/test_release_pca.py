@@ -43,7 +43,7 @@ def write_files(folder, name, shapes, percent=90, ending=".npy", skip=()):
 
 
 def release_loop(shapes, mean, eigenvectors, eigenvalues):
-    """The ASM operator of paper.md section 2, one sample and one component after the other."""
+    """The ASM operator, one sample and one component after the other."""
     smoothed = []
     for shape in shapes:
         result = [float(m) for m in mean]

@@ -29,7 +29,7 @@ def asmnet():
 
 
 def test_parameters_of_the_paper():
-    """paper.md section 4: 1,439,507 with 68 points, 1,471,727 with 98."""
+    """The release: 1,439,507 with 68 points, 1,471,727 with 98."""
     assert build_asmnet().count_params() == 1_439_507
     assert build_asmnet(98, 32).count_params() == 1_471_727
     assert build_mobilenet_v2(68, 32).count_params() == 2_436_043
