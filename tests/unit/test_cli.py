@@ -8,11 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from tools import fit_mean_face, install_pretrained
 
 import evaluate
 import pca_builder
 import train
-from asmnet_tf import export, files, mean_face, predict, ship
+from asmnet_tf import export, files, predict
 from asmnet_tf.files import InputError, owned
 
 REQUIRED = {  # what a command line needs beside the option that is tried
@@ -21,8 +22,8 @@ REQUIRED = {  # what a command line needs beside the option that is tried
     pca_builder: [],
     predict: [],
     export: ["model", "--to", "tflite"],
-    ship: ["run", "name"],
-    mean_face: ["--output", "x.csv"],
+    install_pretrained: ["run", "name"],
+    fit_mean_face: ["--output", "x.csv"],
 }
 NO_NUMBERS = ["nan", "inf", "-inf", "1e400", "", "1_0", "\u0663", "0x10", "1,5", "9" * 5000, "many"]
 LIMITS = [  # program, option, what is taken, what is refused
