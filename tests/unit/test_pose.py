@@ -248,6 +248,7 @@ def test_agrees_with_aflw2000_in_sign_and_size(real_data):
     assert np.corrcoef(np.array(ours)[:, 0], np.array(theirs)[:, 0])[0, 1] > 0.98
 
 
+@pytest.mark.slow
 def test_shipped_mean_face_is_what_the_training_faces_give(real_data):
     from tools.fit_mean_face import fit_mean_face
 
