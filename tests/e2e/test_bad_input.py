@@ -513,7 +513,7 @@ def empty_test_image(place):
     return "evaluate", [place.run_300w.folder / "best.keras", *flags, "--output", place.folder / "out"]
 
 
-@case("file/cache/", "cannot be written", "--cache-dir", heavy=True)
+@case("file/cache/", "this folder cannot be made", "--cache-dir", heavy=True)
 def cache_below_a_file(place):
     (place.folder / "file").write_text("kept")
     return "train", place.train("--loss", "mse", "--cache", "disk", "--cache-dir", place.folder / "file/cache")

@@ -141,6 +141,7 @@ def reference(place, flags):
         yield finished
 
 
+@pytest.mark.slow  # .ci/run runs it where time is left
 def test_three_kills(place, flags, reference):
     run = Run(place / "killed", flags)
     moments = [Moment(writing=".keras", nth=2), Moment(line="epoch 2/", delay_s=0.05), Moment(writing=".npz")]
