@@ -150,8 +150,9 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
     except OSError as error:
         raise OutputError.of(path, error) from error
     finally:
-        if old.exists() and not path.exists():  # the last rename failed
-            os.rename(old, path)
+        with contextlib.suppress(OSError):  # else it would hide what went wrong before
+            if old.exists() and not path.exists():  # the last rename failed
+                os.rename(old, path)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
