@@ -106,7 +106,7 @@ class Phase:
             raise ValueError(f"--freeze-batch-norm: --lr {self.lr:g} destroys such a model. Use {FROZEN_LR:g} or less.")
 
     def __str__(self) -> str:
-        return f"{self.epochs} epochs at {self.input_size} px"
+        return f"{self.epochs} epoch{'s' * (self.epochs > 1)} at {self.input_size} px"
 
 
 @dataclass(frozen=True)
