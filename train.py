@@ -20,7 +20,6 @@ from pathlib import Path
 
 from asmnet_tf import cli
 from asmnet_tf.config import AUGMENTATIONS, FINE_TUNING_LR, VAL_FRACTION, crop_scale
-from asmnet_tf.files import InputError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -36,7 +35,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Trains, as one of the workers of --strategy; raises InputError for what the user can mend."""
-    from asmnet_tf.data.annotations import BadSamples, hold_out, read_samples, trainable, with_pose
+    import numpy as np
+
+    from asmnet_tf.data.annotations import BadSamples, trainable, training_faces, with_pose
     from asmnet_tf.data.pose import angles_to_unit
     from asmnet_tf.shape.training_shapes import load_for, shapes_of
     from asmnet_tf.training import distribution, run_folder, schedule
@@ -52,11 +53,10 @@ def main(args: argparse.Namespace) -> None:
         # 1. Faces with landmarks and pose; a fixed part of the training faces is held out for validation.
         spec, data_dir = cli.find_data(args)
         bad = BadSamples(args.on_bad_sample == "skip")
-        samples = read_samples(spec, data_dir, "train", args.limit, bad=bad)
-        faces, validation = hold_out(with_pose(samples, spec, data_dir, args.pose_labels), args.val_fraction)
-        faces = trainable(faces, bad)
-        if not faces:
-            raise InputError(f"--val-fraction {args.val_fraction:g}: all {len(samples)} faces are held out. Use less.")
+        faces, validation = training_faces(spec, data_dir, args.val_fraction, args.limit, bad=bad)
+        posed = with_pose([*faces, *validation], spec, data_dir, args.pose_labels)
+        faces, validation = trainable(posed[: len(faces)], bad), posed[len(faces) :]
+        has_pose = faces[0].pose is not None
 
         # 2. The eigen-shapes of these faces in this crop.
         shape_model = load_for(args.shape_model, spec, args.crop) if args.loss == "asm" else None
@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
         with replicas.strategy.scope():
             model = asmnet.BUILDERS[args.arch](spec.num_landmarks, args.input_size, **built)
         if recipe.start_at_mean:
-            pose = angles_to_unit([face.pose for face in faces]).mean(axis=0)
+            pose = angles_to_unit([face.pose for face in faces]).mean(axis=0) if has_pose else np.zeros(3)
             asmnet.start_at_mean(model, shapes_of(faces, args.crop)[0].mean(axis=0), pose)
         if start:
             received = checkpoints.set_weights(model, start, (args.crop, crop_scale(args.crop)))
@@ -94,13 +94,13 @@ def main(args: argparse.Namespace) -> None:
         batches = TrainingBatches(patches, AUGMENTATIONS[args.augment], args.batch_size, args.seed, part=replicas.part)
         part = validation[replicas.part(len(validation))]
         held_out = FacePatches(part, **frame, **cache, margin=1.0) if part else None
-        loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, args.pose_weight)
+        loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, args.pose_weight * has_pose)
         args.lr = (args.lr or (FINE_TUNING_LR if is_whole else recipe.lr)) * (replicas.count if args.scale_lr else 1)
         how = {key: vars(args)[key] for key in ("alpha_schedule", "validate_every", "mixed_precision", "xla")}
         plan = schedule.make_plan(replace(recipe, lr=args.lr), batches.steps_per_epoch, **how)
 
         # 5. Train.
-        sidecar = run_folder.make_sidecar(vars(args), spec, commit=cli.commit())
+        sidecar = run_folder.make_sidecar(vars(args), spec, commit=cli.commit(), has_pose=has_pose)
         trainer = Trainer(model, batches, held_out, loss, plan, spec, folder=folder, sidecar=sidecar, replicas=replicas)
         content = run_folder.content_hashes([*faces, *validation], args.pose_labels, shape_model, args.weights)
         if args.resume:

@@ -31,7 +31,7 @@ from asmnet_tf.config import (
     RECIPES,
     Recipe,
 )
-from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.data.layouts import DATASETS, DatasetSpec, find_spec
 from asmnet_tf.data.sidecars import default_shape_model
 from asmnet_tf.files import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Stopped, first_line, read_json
 
@@ -166,8 +166,10 @@ def new_parser(docstring: str) -> argparse.ArgumentParser:
 def add_data_arguments(parser: argparse.ArgumentParser, dataset_default: str | None = "synthetic") -> None:
     """Adds --dataset, --data-dir, --limit, --on-bad-sample: the same in every script."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=DATASETS, default=dataset_default, help="default: synthetic")
-    group.add_argument("--data-dir", type=Path, help="folder of the dataset as downloaded (default: data/<dataset>)")
+    told = f"{', '.join(DATASETS)}, or a description FILE.toml of your own (default: synthetic)"
+    group.add_argument("--dataset", type=dataset, default=dataset_default, metavar="NAME|FILE", help=told)
+    told = "folder of the dataset as downloaded (default: data/<dataset>; of FILE.toml the folder it lies in)"
+    group.add_argument("--data-dir", type=Path, help=told)
     group.add_argument("--limit", type=positive_int, metavar="N", help="use the first N samples only, for smoke runs")
     told = "skip: leave out faces whose image or annotation cannot be read, list them in skipped.csv (default: fail)"
     group.add_argument("--on-bad-sample", choices=("fail", "skip"), default="fail", help=told)
@@ -245,8 +247,9 @@ def parse_training_arguments(parser: argparse.ArgumentParser, argv: list[str] | 
         if key != "lr" and getattr(args, key, value) is None:
             setattr(args, key, value)
     args.threads = args.threads or (cores() if args.deterministic else None)
-    args.name = args.name or f"{args.arch}_{args.dataset}_{args.loss}"
-    args.shape_model = args.shape_model or default_shape_model(args.dataset, args.crop)
+    name = find_spec(args.dataset).name
+    args.name = args.name or f"{args.arch}_{name}_{args.loss}"
+    args.shape_model = args.shape_model or default_shape_model(name, args.crop)
     return args
 
 
@@ -258,13 +261,22 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
 
 def find_data(args: argparse.Namespace) -> tuple[DatasetSpec, Path]:
     """Returns the dataset's spec and folder; generates a synthetic one on first use."""
-    spec = DATASETS[args.dataset or "synthetic"]
+    spec = find_spec(args.dataset or "synthetic")
     folder = args.data_dir or Path(spec.default_data_dir)
     if spec.is_synthetic:
         from asmnet_tf.synthetic.dataset import ensure_dataset
 
         ensure_dataset(folder, spec)
     return spec, folder
+
+
+def dataset(text: str) -> str:
+    """argparse type: what `layouts.find_spec` knows."""
+    try:
+        find_spec(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def device(text: str) -> str:

@@ -458,12 +458,18 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> No
         writer.writerows(rows)
 
 
-def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tuple[int, str, list[float]]]:
+def read_csv(
+    path: str | Path,
+    name: str,
+    numbers: Sequence[str],
+    each: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> Iterator[tuple[int, str, list[float]]]:
     """Yields line number, the text of column `name` and the finite numbers of columns `numbers` of every row of a csv.
 
     Commas, semicolons or tabs part the columns, whose names may be in any case; further columns are let be. A decimal
     comma is read where it cannot be anything else.
 
+    Args:   each: a context for every row, by its name, which may take the InputError of that row.
     Raises: InputError naming the line that cannot be used.
     """
     lines = read_text(path).split("\n")
@@ -471,6 +477,12 @@ def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tu
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=separator != "\t")
     wanted, places, count = [name, *numbers], [], 0
     seen: set[str] = set()
+
+    expected = ", ".join(wanted[:5]) + (", ..." if len(wanted) > 5 else "")
+
+    def wrong(what: object) -> InputError:
+        return InputError(f"{path}, line {reader.line_num}: {what}; expected {expected}.")
+
     try:
         for row in reader:
             if not any(map(str.strip, row)):
@@ -478,26 +490,30 @@ def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tu
             if not places:
                 columns, count = [field.strip().casefold() for field in row], len(row)
                 if not set(wanted) <= set(columns):
-                    raise InputError(f"{path}: columns {', '.join(row)[:80]}, expected {', '.join(wanted)}.")
+                    raise InputError(f"{path}: columns {', '.join(row)[:80]}, expected {expected}.")
                 places = [columns.index(column) for column in wanted]
                 continue
-            if len(row) < count or any(map(str.strip, row[count:])):
-                hint = " (a comma as decimal point? Then part the columns by semicolons)" if separator == "," else ""
-                raise ValueError(f"{len(row)} fields for {count} columns{hint}")
-            text, *fields = (row[place].strip() for place in places)
-            seen |= {mark for mark in ",." if mark in "".join(fields)}
-            if len(seen) == 2:
-                raise ValueError("a comma as decimal point in one number, a point in another")
-            values = parse_numbers(fields)
-            if not all(map(math.isfinite, values)):
-                raise ValueError(f"{', '.join(fields)[:40]!r} has a number that is not finite")
-            yield reader.line_num, text, values
-    except InputError:
-        raise
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}; expected {', '.join(wanted)}.") from error
+            with each(f"{Path(path).name}, line {reader.line_num}"):
+                if len(row) < count or any(map(str.strip, row[count:])):
+                    hint = (
+                        " (a comma as decimal point? Then part the columns by semicolons)" if separator == "," else ""
+                    )
+                    raise wrong(f"{len(row)} fields for {count} columns{hint}")
+                text, *fields = (row[place].strip() for place in places)
+                seen |= {mark for mark in ",." if mark in "".join(fields)}
+                if len(seen) == 2:
+                    raise wrong("a comma as decimal point in one number, a point in another")
+                try:
+                    values = parse_numbers(fields)
+                except ValueError as error:
+                    raise wrong(error) from error
+                if not all(map(math.isfinite, values)):
+                    raise wrong(f"{', '.join(fields)[:40]!r} has a number that is not finite")
+                yield reader.line_num, text, values
+    except csv.Error as error:
+        raise wrong(error) from error
     if not places:
-        raise InputError(f"{path}: columns none, expected {', '.join(wanted)}.")
+        raise InputError(f"{path}: columns none, expected {expected}.")
 
 
 # --- how a program ends ---

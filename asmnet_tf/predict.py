@@ -38,6 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .keras, .h5, .tflite"
     )
+    parser.add_argument("--dataset", type=cli.dataset, metavar="NAME|FILE", help="whose points: default its side-car's")
     parser.add_argument("--boxes", type=Path, metavar="CSV", help="own boxes: image, x_min, y_min, x_max, y_max")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder (default: predictions)")
     parser.add_argument("--no-draw", action="store_true", help="no overlay images or videos")
@@ -92,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
         from asmnet_tf.faces.aligner import FaceAligner
 
         with cli.without_notes():
-            aligner = FaceAligner(args.model, args.min_score, args.detector_size)
+            aligner = FaceAligner(args.model, args.min_score, args.detector_size, args.dataset)
         signals = StopSignals()
         work = FaceRun(
             aligner, args.output, draw=not args.no_draw, failed=failed, stopped=lambda: signals.received is not None

@@ -1,6 +1,7 @@
 """Reads a dataset folder as downloaded into a list of samples: always the same ones in the same order (NumPy, OpenCV).
 
 300W    <data_dir>/{helen,lfpw}/{trainset,testset}/, afw/, ibug/ with NAME.{jpg,png,...} beside NAME.pts
+own     such folders, lists of images, csv, dlib XML, COCO keypoints: see layouts.py
 WFLW    <data_dir>/WFLW_images/... and WFLW_annotations/list_98pt_rect_attr_train_test/*.txt (207 columns)
 COFW    <data_dir>/COFW_{train,test}_color.mat (MATLAB v7.3, which is HDF5)
 """
@@ -11,14 +12,16 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import json
 import os
 import re
 import sys
+import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +31,16 @@ from asmnet_tf.config import PHOTO_ENDINGS
 from asmnet_tf.data.geometry import image_size, landmark_box, read_image
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, Source
 from asmnet_tf.data.pose import align_signs, cached_pose, read_pose_labels
-from asmnet_tf.files import BROKEN_HDF5, InputError, parse_numbers, read_dataset, read_text, write_csv
+from asmnet_tf.files import (
+    BROKEN_HDF5,
+    InputError,
+    first_line,
+    parse_numbers,
+    read_csv,
+    read_dataset,
+    read_text,
+    write_csv,
+)
 
 if TYPE_CHECKING:
     import h5py
@@ -123,28 +135,35 @@ def read_samples(
 ) -> list[Sample]:
     """Reads one split of a dataset; says once on stderr what a partial download lacks.
 
-    Args:    split: a key of spec.splits ("train", "test"). limit: the first so many samples only. bad: what to do with
-             those that cannot be used; default: raise.
+    Args:    split: a key of spec.splits or spec.shares ("train", "val", "test"). limit: the first so many samples only.
+             bad: what to do with those that cannot be used; default: raise.
     Returns: samples in the order of the spec's sources, by file name within a folder (300W), by line in a list.
     Raises:  InputError for a missing or empty folder and for a file that cannot be used.
     """
     data_dir = Path(data_dir)
     bad = bad or BadSamples()
-    if split not in spec.splits:
-        raise InputError(f"split {split!r}: {spec.title} has {', '.join(spec.splits)}.")
+    if split not in (*spec.splits, *spec.shares):
+        raise InputError(f"split {split!r}: {spec.title} has {', '.join((*spec.splits, *spec.shares)) or 'none'}.")
     if not data_dir.is_dir():
         raise InputError(f"{data_dir}: no such folder. Put {spec.title} there or give its place with --data-dir.")
-    reader = {"300w": _read_300w, "wflw": _read_wflw, "cofw": _read_cofw}[spec.layout]
-    sources = spec.splits[split]
+    sources = spec.splits[split] if split in spec.splits else spec.splits["train"]
     samples: list[Sample] = []
     found = dict.fromkeys((source.name for source in sources), 0)
+    rest = None if spec.shares else limit
     for source in sources:
         path = data_dir / source.path
-        there = path.is_dir() if spec.layout == "300w" else path.is_file()
-        if there and (limit is None or len(samples) < limit):
-            here = reader(spec, data_dir, source, None if limit is None else limit - len(samples), bad)
-            found[source.name] = len(here)
+        reader = _READERS.get(path.suffix.lower() if spec.layout == "300w" else spec.layout, _read_300w)
+        there = path.is_dir() if reader is _read_300w and path.suffix.lower() != ".txt" else path.is_file()
+        if not there and not source.expected:
+            raise InputError(f"{path}: not there; the description of {spec.title} names it. Is --data-dir right?")
+        if there and (rest is None or len(samples) < rest):
+            here = reader(spec, data_dir, source, None if rest is None else rest - len(samples), bad)
+            found[source.name] += len(here)
             samples += here
+    if spec.shares:
+        samples = _share(samples, spec.shares, split)[:limit]
+    if twice := [name for name, times in Counter(sample.name for sample in samples).items() if times > 1]:
+        raise InputError(f"{data_dir}: {twice[0]} is there twice ({len(twice)} faces). List each source once.")
     samples = _usable(samples, bad, quiet)
     if not samples and bad.reasons:
         first = next(iter(bad.reasons.values()))
@@ -153,10 +172,36 @@ def read_samples(
         places = ", ".join(source.path for source in sources)
         raise InputError(f"{data_dir}: no {spec.title} {split} face in it (looked for {places}). Is --data-dir right?")
     expected = sum(source.expected for source in sources)
-    if limit is None and len(samples) != expected and not quiet:
+    if expected and limit is None and len(samples) != expected and not quiet:
         parts = ", ".join(f"{s.name.upper()} {found[s.name]}/{s.expected}" for s in sources)
         print(f"{spec.title} {split}: {len(samples)} of {expected} faces ({parts})", file=sys.stderr)
     return samples
+
+
+def _share(samples: list[Sample], shares: dict[str, float], split: str) -> list[Sample]:
+    """Returns the faces of a split that is a share of the training photographs, or of what the shares leave."""
+    for name, share in shares.items():
+        samples, part = hold_out(samples, share, salt=name)
+        if name == split:
+            return part
+        shares = {other: value / (1 - share) for other, value in shares.items()}
+    return samples
+
+
+def training_faces(
+    spec: DatasetSpec, data_dir: str | Path, fraction: float, limit: int | None = None, bad: BadSamples | None = None
+) -> tuple[list[Sample], list[Sample]]:
+    """Returns the faces to train on and those held out: the split `val` of a description that has one, else `hold_out`.
+
+    Raises: InputError as `read_samples`, and where nothing is left to train on.
+    """
+    faces = read_samples(spec, data_dir, "train", limit, bad=bad)
+    if "val" in (*spec.splits, *spec.shares):
+        return faces, read_samples(spec, data_dir, "val", limit, bad=bad)
+    kept, validation = hold_out(faces, fraction)
+    if not kept:
+        raise InputError(f"--val-fraction {fraction:g}: all {len(faces)} faces are held out. Use less.")
+    return kept, validation
 
 
 def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]:
@@ -203,25 +248,33 @@ def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]
 
 
 def trainable(samples: list[Sample], bad: BadSamples) -> list[Sample]:
-    """Returns the samples whose head pose is known. PnP finds none for landmarks that are all in one place.
+    """Returns the samples whose head pose is known, or all where none is.
+
+    PnP finds none for landmarks that are all in one place.
 
     Raises: InputError naming the first that has none, unless such are to be skipped.
     """
     chosen = []
     for sample in samples:
         with bad.catch(sample.name):
-            if not np.isfinite(sample.pose).all():
+            if sample.pose is not None and not np.isfinite(sample.pose).all():
                 raise InputError(
                     f"{sample.image_path}: no head pose for this face (its landmarks are degenerate). Remove it."
                 )
             chosen.append(sample)
+    if not chosen:
+        raise InputError(f"none of {len(samples)} training faces can be used. {next(iter(bad.reasons.values()), '')}")
+    if chosen[0].pose is None:
+        print("no six rigid points (`pose` of the description), so no head pose is trained", file=sys.stderr)
     return chosen
 
 
 def with_pose(
     samples: list[Sample], spec: DatasetSpec, data_dir: str | Path, labels: str | Path | None
 ) -> list[Sample]:
-    """Returns the samples with their pose; see `pose_of`."""
+    """Returns the samples with their pose; see `pose_of`. Without six rigid points and `labels` it stays None."""
+    if labels is None and not spec.has_pose:
+        return samples
     angles = pose_of(samples, spec, data_dir, labels)[0]
     return [replace(sample, pose=angle.astype(np.float32)) for sample, angle in zip(samples, angles)]
 
@@ -236,6 +289,8 @@ def pose_of(
 
     Raises: InputError if a sample has no label in `labels`.
     """
+    if labels is None and not spec.has_pose:
+        return np.full((len(samples), 3), np.nan), f"none: {spec.title} has no six rigid points"
     by_pnp = cached_pose(np.stack([sample.landmarks for sample in samples]), spec)
     exact = Path(data_dir) / "pose.csv"
     what = str(labels)
@@ -277,19 +332,19 @@ def photograph(name: str) -> str:
     return re.sub(r"_[1-9]$|(?<=[0-9])_[1-9][0-9]$", "", name)
 
 
-def hold_out(samples: list[Sample], fraction: float) -> tuple[list[Sample], list[Sample]]:
+def hold_out(samples: list[Sample], fraction: float, salt: str = "") -> tuple[list[Sample], list[Sample]]:
     """Splits training samples into (train, validation): held out is where the hash of the photograph is below.
 
     The choice depends on a photograph's source and name alone: every source is split in expectation, faces of one
     photograph stand on one side, and a missing sample moves no other. If no hash is below `fraction`, the photograph
     with the smallest one is held out. Where all samples would be of one photograph, each counts as one of its own.
 
-    Args: fraction: of the photographs, in expectation; 0 gives an empty validation list.
+    Args: fraction: of the photographs, in expectation; 0 gives an empty validation list. salt: makes another choice.
     """
     names = [photograph(sample.name) for sample in samples]
     if len(set(names)) == 1:
         names = [sample.name for sample in samples]
-    hashes = [int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64 for name in names]
+    hashes = [int.from_bytes(hashlib.sha256(os.fsencode(salt + name)).digest()[:8], "big") / 2**64 for name in names]
     limit = max(fraction, np.nextafter(min(hashes, default=0.0), 1.0)) if fraction else 0.0
     below = [value < limit for value in hashes]
     return [s for s, held in zip(samples, below) if not held], [s for s, held in zip(samples, below) if held]
@@ -393,11 +448,17 @@ def pts_text(landmarks: np.ndarray) -> str:
 
 
 def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
+    """Reads a folder, or the folders of a list of images; `NAME_1.pts` may be the first face of NAME.jpg."""
+    if (data_dir / source.path).is_file():
+        return _read_list(spec, data_dir, source, limit, bad)
     folder = data_dir / source.path
     # one listing instead of three look-ups a file; natural order is not needed, only a fixed one
     files = [os.path.splitext(name) for name in sorted(os.listdir(folder), reverse=True) if not name.startswith(".")]
     images = {stem: stem + ending for stem, ending in files if ending.lower() in PHOTO_ENDINGS}
     points = {stem: stem + ending for stem, ending in reversed(files) if ending.lower() == ".pts"}
+    for stem in [stem for stem in points if stem not in images]:  # what predict writes: a number for each face
+        if (photo := re.sub(r"_[1-9]\d?$", "", stem)) in images and photo not in points:
+            images[stem] = images[photo]
     paired = [(stem, name) for stem, name in points.items() if stem in images]
     if len(paired) < len(points):
         lonely = next(name for stem, name in points.items() if stem not in images)
@@ -409,10 +470,111 @@ def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     tags = frozenset({source.name})
     samples = []
     for stem, file in _progress(paired[:limit], source.path):
-        name = f"{source.path}/{stem}"
+        name = (PurePosixPath(source.path) / stem).as_posix()
         with bad.catch(name):
             samples.append(_sample(name, folder / images[stem], read_pts(folder / file, spec.num_landmarks), tags))
     return samples
+
+
+def _read_list(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
+    samples, path = [], data_dir / source.path
+    lines = filter(None, map(str.strip, read_text(path, MAX_LIST_BYTES).split("\n")))
+    for line in itertools.islice(lines, limit):
+        with bad.catch(line):
+            image = _find_image(path, data_dir, line)
+            points = next(
+                (p for end in (".pts", ".PTS") if (p := image.with_suffix(end)).is_file()), image.with_suffix(".pts")
+            )
+            landmarks = read_pts(points, spec.num_landmarks)
+            samples.append(_sample(_name(image, data_dir), image, landmarks, {source.name}))
+    return samples
+
+
+# --- csv, dlib XML, COCO ----------------------------------------------------------------------------------------------
+
+
+def _find_image(path: Path, data_dir: Path, name: str) -> Path:
+    """Returns the image that an annotation file names, from the file's folder or the data folder; nowhere else."""
+    roots = [os.path.abspath(root) for root in (path.parent, data_dir)]
+    places = [os.path.abspath(os.path.join(root, name.replace("\\", "/"))) for root in roots]
+    inside = [place for place in places if any(place.startswith(root + os.sep) for root in roots)]
+    if not inside:
+        raise InputError(f"{path}: image name {name[:60]!r} leaves the data folder.")
+    found = next((place for place in inside if os.path.isfile(place)), None)
+    if found is None:
+        raise InputError(f"{path}: no image {name[:60]!r} beside it or in {data_dir}.")
+    return data_dir / os.path.relpath(found, data_dir)
+
+
+def _name(image: Path, data_dir: Path) -> str:
+    return Path(os.path.relpath(image, data_dir)).with_suffix("").as_posix()
+
+
+def _csv_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
+    """Yields where a face stands, its image and what gives its points, (2L,) or another number of them."""
+    columns = [f"{axis}{i}" for i in range(spec.num_landmarks) for axis in "xy"]
+    for line, image, values in read_csv(path, "image", columns, bad.catch):
+        yield f"{path}, line {line}", image, functools.partial(np.array, values)
+
+
+def _dlib_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
+    try:
+        root = ElementTree.fromstring(read_text(path, MAX_LIST_BYTES))
+    except (ElementTree.ParseError, ValueError) as error:
+        raise InputError(f"{path}: not XML ({first_line(error)}).") from error
+
+    def points(box: ElementTree.Element) -> np.ndarray:
+        parts = {part.get("name", ""): [float(part.get(axis, "nan")) for axis in "xy"] for part in box.iter("part")}
+        order = spec.point_names if set(parts) == set(spec.point_names) else sorted(parts, key=int)
+        return np.array([parts[name] for name in order]).reshape(-1)
+
+    for image in root.iter("image"):
+        for k, box in enumerate(image.iter("box")):
+            yield f"{path}, {image.get('file')}, box {k + 1}", image.get("file", ""), functools.partial(points, box)
+
+
+def _coco_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
+    try:
+        content = json.loads(read_text(path, MAX_LIST_BYTES))
+        images = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        faces = [(face["id"], images[face["image_id"]], face["keypoints"]) for face in content["annotations"]]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: not COCO keypoints ({type(error).__name__}: {first_line(error)}).") from error
+
+    def points(keypoints: list) -> np.ndarray:
+        table = np.array(keypoints, np.float64).reshape(-1, 3)
+        if (table[:, 2] == 0).any():
+            raise ValueError(f"point {int(table[:, 2].argmin())} is not labelled")
+        return table[:, :2].reshape(-1)
+
+    for number, image, keypoints in faces:
+        yield f"{path}, annotation {number}", image, functools.partial(points, keypoints)
+
+
+def _read_annotated(
+    spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples
+) -> list[Sample]:
+    path = data_dir / source.path
+    samples, faces = [], list(_FACES[path.suffix.lower()](path, spec, bad))
+    times, seen = Counter(image for _, image, _ in faces), Counter()
+    for at, name, points in _progress(faces[:limit], path.name):
+        seen[name] += 1
+        with bad.catch(at.removeprefix(f"{path.parent}{os.sep}")):
+            image = _find_image(path, data_dir, name)
+            try:
+                numbers = points()
+            except (ValueError, TypeError, OverflowError) as error:
+                raise InputError(f"{at}: not x and y of each point ({first_line(error)}).") from error
+            if len(numbers) != 2 * spec.num_landmarks:
+                raise InputError(f"{at}: {len(numbers) / 2:g} points, {spec.title} has {spec.num_landmarks}.")
+            if not (np.abs(numbers) <= 1e6).all():  # NaN is not
+                raise InputError(f"{at}: a point that is not a number.")
+            label = _name(image, data_dir) + (f"#{seen[name] - 1}" if times[name] > 1 else "")
+            samples.append(_sample(label, image, numbers.reshape(-1, 2), {source.name}))
+    return samples
+
+
+_FACES = {".csv": _csv_faces, ".xml": _dlib_faces, ".json": _coco_faces}
 
 
 # --- WFLW -------------------------------------------------------------------------------------------------------------
@@ -518,3 +680,6 @@ def _open_mat(path: Path, wanted: str) -> Iterator[h5py.File]:
             yield file
     except BROKEN_HDF5 as error:
         raise InputError(f"{path}: {wanted} cannot be read ({str(error)[:100]}). Is it COFW's colour file?") from error
+
+
+_READERS = {**dict.fromkeys(_FACES, _read_annotated), "wflw": _read_wflw, "cofw": _read_cofw}

@@ -21,7 +21,7 @@ class TrainingBatches:
     Flip, rotation and so on are drawn per face from a generator keyed by (seed, epoch, sample).
 
     Args:
-        patches: of samples with a pose each (`annotations.trainable`).
+        patches: of samples with a pose each (`annotations.trainable`), or none with one.
         batch_size: faces of a step, in all workers together.
         part: number of faces of a step -> which of them this worker takes (`distribution.Replicas.part`); all of them.
     """
@@ -60,7 +60,7 @@ class TrainingBatches:
             image = aug.render(patches.patch(i), frame, moved, size)
             images[row] = aug.change_pixels(image, self.augmentation, rng)
             affine[row], flip[row] = moved.affine, moved.flip
-            pose[row] = angles_to_unit(moved.move_pose(patches.poses[i]))
+            pose[row] = np.nan_to_num(angles_to_unit(moved.move_pose(patches.poses[i])))  # unknown: its loss weighs 0
         return images, patches.landmarks_norm[chosen], affine, flip, pose
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -104,6 +104,7 @@ def score_model(
         landmarks[own], pose[own] = predict_faces(infer, patches, progress=name)
     landmarks, pose = total(landmarks), total(pose)
     landmarks[~found], pose[~found] = np.nan, np.nan
+    pose = None if sidecar.get("pose", "") is None else pose  # of a layout that has none
     info = {
         "file": str(path),
         "crop": f"{crop} {scale:g}" + ("" if boxes is None else ", detector's boxes"),

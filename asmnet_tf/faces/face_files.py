@@ -82,6 +82,7 @@ def _document(results: list[Result], model: str, spec: DatasetSpec, failed: Sequ
     document = {
         "model": utf8(model),
         "points": f"{spec.num_landmarks} as in {spec.title}; image pixels, pixel centres at integers from 0",
+        "point_names": spec.point_names or None,
         "angles": "degrees; yaw > 0 towards the left edge of the image, pitch > 0 up, roll > 0 clockwise",
         "face": "number of a face in its image; in a video of one face for as long as it is followed (tracking.py)",
         "results": [],
@@ -104,7 +105,8 @@ def _rows(results: list[Result]) -> Iterable[list]:
         frame = "" if result.frame is None else result.frame
         for number, face in result.faces:
             numbers = (face.score, *face.box, *face.angles, *face.landmarks.reshape(-1))
-            yield [utf8(result.image), frame, number, *(f"{value:.4f}" for value in numbers)]
+            cells = (f"{value:.4f}" if np.isfinite(value) else "" for value in numbers)
+            yield [utf8(result.image), frame, number, *cells]
 
 
 def _write_pts(folder: Path, results: list[Result]) -> None:

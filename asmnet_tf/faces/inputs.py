@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+import numpy as np
 from tqdm import tqdm
 
 from asmnet_tf.config import FACE_FORMATS, PHOTO_ENDINGS, VIDEO_ENDINGS
@@ -219,5 +220,7 @@ def _in_words(faces: list[Face]) -> str:
     if not faces:
         return "no face found"
     first = faces[0]
+    if not np.isfinite(first.angles).all():
+        return f"{len(faces)} face{'' if len(faces) == 1 else 's'}"
     angles = f"yaw {first.yaw:.1f}, pitch {first.pitch:.1f}, roll {first.roll:.1f} degrees"
     return f"1 face, {angles}" if len(faces) == 1 else f"{len(faces)} faces, of the first {angles}"

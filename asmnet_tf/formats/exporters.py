@@ -16,7 +16,7 @@ import tensorflow as tf
 from asmnet_tf.config import PHOTO_ENDINGS, POSE_RANGE_DEG
 from asmnet_tf.data.annotations import read_samples
 from asmnet_tf.data.geometry import crop_frame, crop_image, landmark_box, read_image
-from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.layouts import DATASETS, spec_of
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.files import InputError, first_line
@@ -170,8 +170,9 @@ def face_crops(source: str, count: int, path: Path, model: keras.Model, sidecar:
         boxes = ((face.image, landmark_box(face.landmarks_68)) for face in faces)
         return np.stack([crop_image(image, crop_frame(box, crop, scale), size) for image, box in boxes])
     folder = Path(source)
-    for spec in DATASETS.values():
-        places = [folder / part.path for part in spec.splits["train"]]
+    own = [spec_of(sidecar, num_landmarks, path)] if "description" in sidecar else []
+    for spec in (*own, *DATASETS.values()):
+        places = [folder / part.path for part in spec.splits.get("train", ())]
         if spec.num_landmarks == num_landmarks and any(place.exists() for place in places):
             samples = _spread(read_samples(spec, folder, "train", quiet=True), count, folder)
             return FacePatches(samples, crop, scale, size, margin=1.0, cache="none").crops()

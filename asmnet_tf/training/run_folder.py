@@ -32,7 +32,7 @@ import numpy as np
 
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, crop_scale
 from asmnet_tf.data.annotations import Sample
-from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.layouts import DATASETS, DatasetSpec
 from asmnet_tf.data.sidecars import find_model
 from asmnet_tf.files import InputError, make_folder, owned, read_arrays, read_json, replacing, write_text
 from asmnet_tf.shape.shape_model import ShapeModel
@@ -77,7 +77,7 @@ def open_run(output: Path, name: str, resume: bool) -> Iterator[Path]:
 # --- what it is made from ---------------------------------------------------------------------------------------------
 
 
-def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str) -> dict:
+def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str, has_pose: bool = True) -> dict:
     """Returns what a user of the saved model must know, written as JSON beside it. flags: those of train.py."""
     return {
         "architecture": flags["arch"],
@@ -89,10 +89,14 @@ def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str) ->
         "crop": flags["crop"],
         "crop_scale": crop_scale(flags["crop"]),
         "landmarks": "O_L: (p - centre) / size of the crop, x0, y0, x1, ...",
-        "pose": "O_P: yaw, pitch, roll over pose_range_deg",
+        "pose": "O_P: yaw, pitch, roll over pose_range_deg" if has_pose else None,
         "pose_range_deg": POSE_RANGE_DEG,
         **{key: flags[key] for key in ("recipe", "loss", "landmark_loss", "seed")},
-        "hold_out": {"by": "photograph", "fraction": flags["val_fraction"]},
+        "hold_out": {
+            "by": "description" if "val" in (*spec.splits, *spec.shares) else "photograph",
+            "fraction": flags["val_fraction"],
+        },
+        **({} if spec.name in DATASETS else {"description": spec.description}),
         "commit": commit,
     }
 
