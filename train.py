@@ -20,6 +20,7 @@ from pathlib import Path
 
 from asmnet_tf import cli
 from asmnet_tf.config import AUGMENTATIONS, FINE_TUNING_LR, VAL_FRACTION, crop_scale
+from asmnet_tf.files import InputError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,6 +29,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_data_arguments(parser)
     parser.add_argument("--pose-labels", type=Path, help="csv or folder of .npy instead of PnP on the landmarks")
     parser.add_argument("--val-fraction", type=cli.fraction, default=VAL_FRACTION, help="held out of training (0.1)")
+    told = "further training faces, with the dataset's points: a folder of images and .pts, a .csv, .xml, .json or list"
+    parser.add_argument("--extra", type=Path, metavar="FOLDER", help=told)
+    told = "how often an epoch has each of them (1)"
+    parser.add_argument("--extra-weight", type=cli.within(0.01, 100), default=1.0, metavar="W", help=told)
     parser.add_argument("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz, else shipped")
     cli.add_training_arguments(parser)
     return cli.parse_training_arguments(parser, argv)
@@ -37,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
     """Trains, as one of the workers of --strategy; raises InputError for what the user can mend."""
     import numpy as np
 
-    from asmnet_tf.data.annotations import BadSamples, trainable, training_faces, with_pose
+    from asmnet_tf.data.annotations import BadSamples, read_folder, trainable, training_faces, with_pose
     from asmnet_tf.data.pose import angles_to_unit
     from asmnet_tf.shape.training_shapes import load_for, shapes_of
     from asmnet_tf.training import distribution, run_folder, schedule
@@ -57,6 +62,12 @@ def main(args: argparse.Namespace) -> None:
         posed = with_pose([*faces, *validation], spec, data_dir, args.pose_labels)
         faces, validation = trainable(posed[: len(faces)], bad), posed[len(faces) :]
         has_pose = faces[0].pose is not None
+        extra = []
+        if args.extra:
+            extra = trainable(with_pose(read_folder(args.extra, spec, bad), spec, args.extra, None), bad)
+            if (extra[0].pose is None) and has_pose:
+                raise InputError(f"{args.extra}: these faces have no head pose, those of the dataset have.")
+        faces += extra
 
         # 2. The eigen-shapes of these faces in this crop.
         shape_model = load_for(args.shape_model, spec, args.crop) if args.loss == "asm" else None
@@ -91,7 +102,8 @@ def main(args: argparse.Namespace) -> None:
         frame = {"crop": args.crop, "crop_scale": crop_scale(args.crop), "size": args.input_size}
         cache = {"cache": args.cache, "cache_dir": args.cache_dir}
         patches = FacePatches(faces, **frame, **cache)
-        batches = TrainingBatches(patches, AUGMENTATIONS[args.augment], args.batch_size, args.seed, part=replicas.part)
+        more = {"part": replicas.part, "extra": len(extra), "extra_weight": args.extra_weight}
+        batches = TrainingBatches(patches, AUGMENTATIONS[args.augment], args.batch_size, args.seed, **more)
         part = validation[replicas.part(len(validation))]
         held_out = FacePatches(part, **frame, **cache, margin=1.0) if part else None
         loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, args.pose_weight * has_pose)
@@ -109,7 +121,12 @@ def main(args: argparse.Namespace) -> None:
         if trainer.is_done():
             return
         if replicas.is_chief:
-            counts = {"train": len(faces), "validation": len(validation), "parameters": model.count_params()}
+            counts = {
+                "train": len(faces),
+                "extra": len(extra),
+                "validation": len(validation),
+                "parameters": model.count_params(),
+            }
             record = {"content": content, "commit": sidecar["commit"], "replicas": replicas}
             run_folder.write_arguments(folder, vars(args), counts | {"skipped": len(bad.reasons)}, **record)
             bad.write(folder)

@@ -178,6 +178,13 @@ def read_samples(
     return samples
 
 
+def read_folder(path: Path, spec: DatasetSpec, bad: BadSamples | None = None) -> list[Sample]:
+    """Returns further faces with the points of a dataset, of a flat folder or a file of annotations; see layouts.py."""
+    source = Source("extra", "." if path.is_dir() else path.name)
+    flat = replace(spec, layout="300w", splits={"train": (source,)}, shares={})
+    return read_samples(flat, path if path.is_dir() else path.parent, "train", bad=bad)
+
+
 def _share(samples: list[Sample], shares: dict[str, float], split: str) -> list[Sample]:
     """Returns the faces of a split that is a share of the training photographs, or of what the shares leave."""
     for name, share in shares.items():

@@ -49,7 +49,7 @@ LOG_COLUMNS = (
 )
 _AGAIN = "Start again under another --name."
 _FREE_ON_RESUME = {
-    *("resume", "output", "name", "data_dir", "shape_model", "weights", "pose_labels", "cache", "cache_dir"),
+    *("resume", "output", "name", "data_dir", "shape_model", "weights", "pose_labels", "cache", "cache_dir", "extra"),
     *("strategy", "devices", "scale_lr"),  # --lr is recorded as it is after scaling
 }
 
@@ -333,8 +333,9 @@ def epoch_line(row: dict, epochs: int) -> str:
 
 
 def _validation_words(row: dict) -> str:
-    angles = " / ".join(f"{row[f'val_{name}_deg']:.2f}" for name in ANGLES)
-    return f"val NME {row['val_nme_pct']:.2f} %, yaw / pitch / roll {angles} deg"
+    angles = [row[f"val_{name}_deg"] for name in ANGLES]
+    told = "" if None in angles else f", yaw / pitch / roll {' / '.join(f'{angle:.2f}' for angle in angles)} deg"
+    return f"val NME {row['val_nme_pct']:.2f} %{told}"
 
 
 def best_line(rows: Sequence[dict]) -> str:

@@ -282,8 +282,8 @@ class Trainer:
         names = ("val_nme_pct", *(f"val_{name}_deg" for name in ANGLES))
         if not faces.any():
             return dict.fromkeys(names)
-        with np.errstate(invalid="ignore"):
-            return dict(zip(names, (sums / counts * (100, 1, 1, 1)).tolist()))
+        means = (sums / np.maximum(counts, 1) * (100, 1, 1, 1)).tolist()
+        return {name: mean if count else None for name, mean, count in zip(names, means, counts)}
 
     # --- what is on disk ----------------------------------------------------------------------------------------------
 
