@@ -31,8 +31,8 @@ from tqdm import tqdm
 from asmnet_tf.config import CACHES
 from asmnet_tf.data import augmentation as aug
 from asmnet_tf.data import geometry
-from asmnet_tf.data.annotations import Sample
 from asmnet_tf.data.pose import cache_folder
+from asmnet_tf.data.readers import Sample
 from asmnet_tf.files import OutputError, first_line, free_memory, owned, read_array, read_json
 
 FORMAT = 3  # 1: images as stored, whatever their EXIF orientation; 2: TFRecord files

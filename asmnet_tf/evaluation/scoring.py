@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from asmnet_tf.data.annotations import Sample
 from asmnet_tf.data.geometry import denormalise, flip_landmarks
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.pose import estimate_pose, unit_to_angles
+from asmnet_tf.data.readers import Sample
 from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.evaluation.records import Method
 from asmnet_tf.files import InputError

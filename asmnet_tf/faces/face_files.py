@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asmnet_tf.config import ANGLES, FACE_FORMATS, PHOTO_ENDINGS
-from asmnet_tf.data.annotations import pts_text
 from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.readers import pts_text
 from asmnet_tf.files import InputError, plain, read_csv, utf8, write_csv, write_text
 
 if TYPE_CHECKING:

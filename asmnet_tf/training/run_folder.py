@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, crop_scale
-from asmnet_tf.data.annotations import Sample
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.data.readers import Sample
 from asmnet_tf.data.sidecars import find_model
 from asmnet_tf.files import InputError, make_folder, owned, read_arrays, read_json, replacing, write_text
 from asmnet_tf.shape.shape_model import ShapeModel
