@@ -18,9 +18,20 @@ import numpy as np
 from asmnet_tf.config import PHOTO_ENDINGS
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, Source
 from asmnet_tf.data.pose import align_signs, cached_pose, read_pose_labels
-from asmnet_tf.data.readers import READERS, BadSamples, Sample, progress, pts_text, read_folder_pts, read_pts  # noqa: F401
+from asmnet_tf.data.pose_sets import POSE_READERS
+from asmnet_tf.data.readers import (  # noqa: F401
+    LIST_ENDINGS,
+    READERS,
+    BadSamples,
+    Sample,
+    progress,
+    pts_text,
+    read_folder_pts,
+    read_pts,
+)
 from asmnet_tf.files import InputError
 
+_READERS = READERS | POSE_READERS  # by the ending of a source, or by the layout of a dataset
 _ENDING = re.compile(rf"({'|'.join(map(re.escape, (*PHOTO_ENDINGS, '.pts')))})(?=#\d+$|$)", re.IGNORECASE)
 
 
@@ -51,8 +62,9 @@ def read_samples(
     rest = None if spec.shares else limit
     for source in sources:
         path = data_dir / source.path
-        reader = READERS.get(path.suffix.lower() if spec.layout == "300w" else spec.layout, read_folder_pts)
-        there = path.is_dir() if reader is read_folder_pts and path.suffix.lower() != ".txt" else path.is_file()
+        reader = _READERS.get(path.suffix.lower() if spec.layout == "300w" else spec.layout, read_folder_pts)
+        is_file = spec.layout in ("wflw", "cofw") or path.suffix.lower() in LIST_ENDINGS
+        there = path.is_file() if is_file else path.is_dir()
         if not there and not source.expected:
             raise InputError(f"{path}: not there; the description of {spec.title} names it. Is --data-dir right?")
         if there and (rest is None or len(samples) < rest):
@@ -197,6 +209,8 @@ def pose_of(
     """
     if labels is None and not spec.has_pose:
         return np.full((len(samples), 3), np.nan), f"none: {spec.title} has no six rigid points"
+    if labels is None and all(sample.pose is not None for sample in samples):
+        return np.stack([sample.pose for sample in samples]).astype(np.float64), f"annotated ({spec.title})"
     by_pnp = cached_pose(np.stack([sample.landmarks for sample in samples]), spec)
     exact = Path(data_dir) / "pose.csv"
     what = str(labels)

@@ -19,7 +19,7 @@ A point is a number from 0, a name, or, in a list, a run: "36-41" or "41-36". Ke
     contours    lists of points to draw, closed where the first is also the last
     subsets     name = list of tags; a source {path, tag, faces} has one, else the first part of its path
     counts      faces of a whole subset;  thresholds: of failure rates;  data_dir: beside this file
-    layout      "300w", what stands above, "wflw" or "cofw";  synthetic, published: of the datasets that ship
+    layout      "300w", what stands above, or another of LAYOUTS;  synthetic, published: of the datasets that ship
 
 Standard library only.
 """
@@ -36,6 +36,7 @@ from asmnet_tf.files import InputError, first_line, read_text
 
 FOLDER = Path(__file__).with_name("descriptions")
 REAL = ("300w", "wflw", "cofw")  # what a number of points stands for, where nothing else is known
+LAYOUTS = ("300w", "wflw", "cofw", "aflw2000", "biwi")  # of files: which reader of readers.py or pose_sets.py
 RIGID_POINTS = 6  # PnP on fewer says nothing
 _KINDS = {
     **dict.fromkeys(("name", "title", "based_on", "layout", "data_dir"), str),
@@ -66,7 +67,7 @@ class DatasetSpec:
     name: str
     title: str
     num_landmarks: int
-    layout: str  # "300w", "wflw" or "cofw": which reader of annotations.py
+    layout: str  # one of LAYOUTS
     default_data_dir: str
     outer_eye_corners: tuple[int, ...]  # or what else the error is normalised by; (): the diagonal of the box
     pupils: tuple[tuple[int, ...], ...]  # points whose mean is a pupil
@@ -207,8 +208,8 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
     if not all(isinstance(t, float) and 0 < t <= 1 for t in thresholds):
         raise wrong("thresholds", thresholds, "fractions like 0.08")
     layout = table.get("layout", "300w")
-    if layout not in ("300w", "wflw", "cofw"):
-        raise wrong("layout", layout, "300w, wflw or cofw")
+    if layout not in LAYOUTS:
+        raise wrong("layout", layout, f"one of {', '.join(LAYOUTS)}")
     splits, shares = {}, {}
     for split, sources in table.get("splits", {}).items():
         if isinstance(sources, float) and 0 < sources < 1 and split != "train":
@@ -266,5 +267,5 @@ def _source(split: str, item: object, wrong: Callable[[str, object, str], InputE
 
 
 DATASETS: dict[str, DatasetSpec] = {}
-for _name in (*REAL, "synthetic", "synthetic_wflw", "points5", "aflw21", "menpo39", "points106"):
+for _name in (*REAL, "synthetic", "synthetic_wflw", "points5", "aflw21", "menpo39", "points106", "aflw2000", "biwi"):
     DATASETS[_name] = read_spec(_table(FOLDER / f"{_name}.toml"), FOLDER / f"{_name}.toml")

@@ -74,6 +74,19 @@ def matrix_to_angles(rotations: np.ndarray) -> np.ndarray:
     return np.degrees(np.stack([yaw, pitch, roll], axis=-1))
 
 
+def angles_of_300w_lp(pitch_yaw_roll: np.ndarray) -> np.ndarray:
+    """`Pose_Para` of 300W-LP and AFLW2000-3D, (3,) radians -> yaw, pitch, roll (3,) in degrees, in our convention.
+
+    Their rotation is Rx Ry Rz, each transposed, with y upwards and z towards the viewer.
+    """
+    x, y, z = pitch_yaw_roll
+    rx = [[1, 0, 0], [0, np.cos(x), np.sin(x)], [0, -np.sin(x), np.cos(x)]]
+    ry = [[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]]
+    rz = [[np.cos(z), np.sin(z), 0], [-np.sin(z), np.cos(z), 0], [0, 0, 1]]
+    axes = np.diag([1.0, -1.0, -1.0])
+    return matrix_to_angles(axes @ np.array(rx) @ np.array(ry) @ np.array(rz) @ axes)
+
+
 def angles_to_unit(angles_deg: np.ndarray) -> np.ndarray:
     """Degrees -> network units: +-65 degrees become +-1, more is clipped as in the release (paper section 4)."""
     return np.clip(np.asarray(angles_deg) / POSE_RANGE_DEG, -1.0, 1.0)

@@ -109,7 +109,8 @@ class BadSamples:
         print(f"{path}: {len(self.reasons)} bad samples skipped, the first: {first}", file=sys.stderr)
 
 
-def _sample(name: str, path: Path, landmarks: np.ndarray, tags: Set[str], index: int | None = None) -> Sample:
+def new_sample(name: str, path: Path, landmarks: np.ndarray, tags: Set[str], index: int | None = None) -> Sample:
+    """Returns the sample of landmarks (L, 2), with their bounding box."""
     landmarks = landmarks.astype(np.float32)
     return Sample(name, path, landmarks, landmark_box(landmarks), frozenset(tags), index=index)
 
@@ -195,7 +196,7 @@ def read_folder_pts(
     for stem, file in progress(paired[:limit], source.path):
         name = (PurePosixPath(source.path) / stem).as_posix()
         with bad.catch(name):
-            samples.append(_sample(name, folder / images[stem], read_pts(folder / file, spec.num_landmarks), tags))
+            samples.append(new_sample(name, folder / images[stem], read_pts(folder / file, spec.num_landmarks), tags))
     return samples
 
 
@@ -209,7 +210,7 @@ def _read_list(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
                 (p for end in (".pts", ".PTS") if (p := image.with_suffix(end)).is_file()), image.with_suffix(".pts")
             )
             landmarks = read_pts(points, spec.num_landmarks)
-            samples.append(_sample(_name(image, data_dir), image, landmarks, {source.name}))
+            samples.append(new_sample(_name(image, data_dir), image, landmarks, {source.name}))
     return samples
 
 
@@ -293,10 +294,11 @@ def _read_annotated(
             if not (np.abs(numbers) <= 1e6).all():  # NaN is not
                 raise InputError(f"{at}: a point that is not a number.")
             label = _name(image, data_dir) + (f"#{seen[name] - 1}" if times[name] > 1 else "")
-            samples.append(_sample(label, image, numbers.reshape(-1, 2), {source.name}))
+            samples.append(new_sample(label, image, numbers.reshape(-1, 2), {source.name}))
     return samples
 
 
+LIST_ENDINGS = (".txt", ".csv", ".xml", ".json")
 _FACES = {".csv": _csv_faces, ".xml": _dlib_faces, ".json": _coco_faces}
 
 
@@ -340,7 +342,7 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
             landmarks = numbers[: 2 * spec.num_landmarks].reshape(-1, 2)
             flags = numbers[2 * spec.num_landmarks + 4 : 2 * spec.num_landmarks + 10] > 0.5
             tags = {source.name} | {tag for tag, on in zip(WFLW_ATTRIBUTES, flags) if on}
-            samples.append(_sample(name, image, landmarks, tags))
+            samples.append(new_sample(name, image, landmarks, tags))
     if absent:
         print(f"{path}: {absent} listed faces whose image is absent, left out", file=sys.stderr)
     return samples
@@ -367,7 +369,7 @@ def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
             x, y, occluded = np.split(column, 3)
             tags = {source.name} | ({"occlusion"} if occluded.any() else set())
             landmarks = np.stack([x, y], axis=1) - 1.0  # MATLAB counts from 1
-            samples.append(_sample(name, path, landmarks, tags, index=i))
+            samples.append(new_sample(name, path, landmarks, tags, index=i))
     return samples
 
 

@@ -7,9 +7,18 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from asmnet_tf.config import AUGMENTATIONS
-from asmnet_tf.data.annotations import BadSamples, photograph, pts_text, read_folder, read_samples, training_faces
+from asmnet_tf.data.annotations import (
+    BadSamples,
+    photograph,
+    pose_of,
+    pts_text,
+    read_folder,
+    read_samples,
+    training_faces,
+)
 from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.layouts import DATASETS, FOLDER, find_spec, spec_of
 from asmnet_tf.data.patches import FacePatches
@@ -278,3 +287,54 @@ def test_extra_faces_come_as_often_as_their_weight_says(tmp_path):
         assert np.ptp(counts[12:]) <= 1
     alone = TrainingBatches(patches, AUGMENTATIONS["none"], 1, 5)
     np.testing.assert_array_equal(alone._order(2), np.random.default_rng([5, 2]).permutation(16))
+
+
+# --- head-pose data ---------------------------------------------------------------------------------------------------
+
+
+def write_mat(path, pitch_yaw_roll, points, key="pt3d_68"):
+    write_image(path.with_suffix(".jpg"))
+    pose = np.zeros((1, 7))
+    pose[0, :3] = np.radians(pitch_yaw_roll)
+    savemat(path, {"Pose_Para": pose, key: points.T + 1.0})
+
+
+def test_aflw2000_gives_the_angles_of_its_rotation(tmp_path):
+    spec = DATASETS["aflw2000"]
+    points = np.column_stack([40 + 30 * mean_face()[:, 0], 45 + 30 * mean_face()[:, 1]])
+    write_mat(tmp_path / "a.mat", (0, 30, 0), points)
+    write_mat(tmp_path / "sub/b.mat", (-12, 0, 0), points, key="pt2d")
+    write_mat(tmp_path / "c.mat", (0, 0, 25), points)
+    write_mat(tmp_path / "d.mat", (0, 110, 0), points)  # beyond 99 degrees
+    samples = read_samples(spec, tmp_path, "test")
+    assert [sample.name for sample in samples] == ["a", "c", "sub/b"]
+    np.testing.assert_allclose(samples[0].landmarks, points, atol=1e-4)
+    pose, told = pose_of(samples, spec, tmp_path, None)
+    # a single angle is the same in either order; roll counts the other way round where y points up
+    np.testing.assert_allclose(np.abs(pose), [[30, 0, 0], [0, 0, 25], [0, 12, 0]], atol=1e-4)
+    assert pose[0, 0] > 0
+    assert pose[2, 1] < 0
+    assert "AFLW2000" in told
+    (tmp_path / "e.mat").write_bytes(b"MATLAB 5.0 MAT-file, cut short")
+    (tmp_path / "e.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"e\.mat"):
+        read_samples(spec, tmp_path, "test")
+
+
+def test_biwi_gives_the_rotation_and_a_box_where_the_head_is(tmp_path):
+    folder = tmp_path / "01"
+    write_image(folder / "frame_00003_rgb.png")
+    rotation = angles_to_matrix(np.array([-20.0, 10.0, 5.0]))
+    calibration = [[60, 0, 40], [0, 60, 45], [0, 0, 1]]
+    numbers = [*np.ravel(calibration), 0, 0, 0, 0, *np.eye(3).ravel(), 0, 0, 0, 80, 90]
+    (folder / "rgb.cal").write_text(" ".join(map(str, numbers)))
+    rows = "\n".join(" ".join(f"{v:.6f}" for v in row) for row in rotation)
+    (folder / "frame_00003_pose.txt").write_text(f"{rows}\n\n0 0 300\n")
+    (sample,) = read_samples(DATASETS["biwi"], tmp_path, "test")
+    pose, _ = pose_of([sample], DATASETS["biwi"], tmp_path, None)
+    np.testing.assert_allclose(pose, [[-20.0, 10.0, 5.0]], atol=1e-3)
+    assert (np.abs((sample.bbox[:2] + sample.bbox[2:]) / 2 - [40, 45]) < 12).all()
+    assert 10 < np.ptp(sample.landmarks, axis=0).max() < 60
+    (folder / "frame_00003_pose.txt").write_text("1 2 3")
+    with pytest.raises(InputError, match="frame_00003_pose"):
+        read_samples(DATASETS["biwi"], tmp_path, "test")
