@@ -248,9 +248,10 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
 
 
 def _table(path: Path) -> dict:
+    text = read_text(path)
     try:
-        return tomllib.loads(read_text(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not TOML ({first_line(error, 120)}).") from error
 
 
