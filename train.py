@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
         cli.start_tensorflow()
         from asmnet_tf.data.batches import TrainingBatches
         from asmnet_tf.data.patches import FacePatches
-        from asmnet_tf.formats.runners import read_start_weights
+        from asmnet_tf.formats.keras_runners import read_start_weights
         from asmnet_tf.network import asmnet, checkpoints
         from asmnet_tf.network.loss import MultiTaskLoss
         from asmnet_tf.training.trainer import Trainer

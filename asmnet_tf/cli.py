@@ -92,12 +92,13 @@ def _output_lost(error: OSError) -> int:
 
 
 @functools.cache
-def start_tensorflow() -> None:
+def start_tensorflow(user: str = "this program") -> None:
     """Imports TensorFlow and Keras for a program: quietly, and to compute in float32 whatever the user's Keras does.
 
     Libraries must not do so: it changes the environment and settings of the process.
 
-    Raises: InputError for settings that Keras itself does not take.
+    Args:   user: what needs it, for the error.
+    Raises: InputError where it is not installed, and for settings that Keras itself does not take.
     """
     if not _wants_notes():  # 2: errors only; that there is no GPU is one to TensorFlow
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2" if glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg") else "3"
@@ -111,6 +112,9 @@ def start_tensorflow() -> None:
         with without_notes():
             import keras
             import tensorflow  # noqa: F401
+    except ImportError as error:
+        told = f"needs TensorFlow, and {error.name or error} is not installed"
+        raise InputError(f'{user}: {told}. pip install "asmnet-tf[train]"') from error
     except (ValueError, AttributeError) as error:
         raise InputError(f"{home}: Keras does not take its keras.json ({first_line(error, 200)}).") from error
     keras.config.set_floatx(KERAS["floatx"])

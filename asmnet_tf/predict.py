@@ -25,6 +25,7 @@ from pathlib import Path
 
 from asmnet_tf import cli
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE, FACE_FORMATS
+from asmnet_tf.data.sidecars import find_runnable
 from asmnet_tf.files import EXIT_BAD_INPUT, InputError, Stopped, StopSignals, owned
 
 
@@ -36,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--camera", type=cli.within(0, 9999, whole=True), metavar="N", help="number of a camera, from 0"
     )
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .keras, .h5, .tflite"
+        "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .tflite, .onnx, .keras, .h5"
     )
     parser.add_argument("--dataset", type=cli.dataset, metavar="NAME|FILE", help="whose points: default its side-car's")
     parser.add_argument("--boxes", type=Path, metavar="CSV", help="own boxes: image, x_min, y_min, x_max, y_max")
@@ -67,8 +68,10 @@ def main(args: argparse.Namespace) -> None:
     # OpenCV's own words about a damaged file would stand around the one line that names it
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    from asmnet_tf.faces.aligner import FaceAligner
     from asmnet_tf.faces.face_files import match_boxes, read_boxes
     from asmnet_tf.faces.inputs import FaceRun, Failures, find_inputs, open_videos, say
+    from asmnet_tf.formats.runners import needs_tensorflow
 
     with owned(args.output):
         # 1. What there is to do, and all that can be wrong with it before the network is read.
@@ -89,9 +92,8 @@ def main(args: argparse.Namespace) -> None:
             sys.exit(EXIT_BAD_INPUT)
 
         # 2. The network on every face.
-        cli.start_tensorflow()
-        from asmnet_tf.faces.aligner import FaceAligner
-
+        if needs_tensorflow(find_runnable(args.model)):
+            cli.start_tensorflow(str(args.model))
         with cli.without_notes():
             aligner = FaceAligner(args.model, args.min_score, args.detector_size, args.dataset)
         signals = StopSignals()

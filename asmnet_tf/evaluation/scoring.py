@@ -1,4 +1,4 @@
-"""Runs a model over samples: network outputs -> landmarks in image pixels and pose in degrees (TensorFlow)."""
+"""Runs a model over samples: network outputs -> landmarks in image pixels and pose in degrees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Landmarks and head pose of every face in an image, in one call (TensorFlow)."""
+"""Landmarks and head pose of every face in an image, in one call (NumPy, OpenCV, LiteRT)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE
 from asmnet_tf.data.geometry import crop_frame, crop_image, denormalise, landmark_box, read_image
 from asmnet_tf.data.layouts import find_spec, spec_of
 from asmnet_tf.data.pose import unit_to_angles
-from asmnet_tf.data.sidecars import crop_of, find_model
+from asmnet_tf.data.sidecars import crop_of, find_runnable
 from asmnet_tf.faces import detector
 from asmnet_tf.files import InputError, first_line
+from asmnet_tf.formats.runners import check_process, open_model
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -70,8 +71,8 @@ class FaceAligner:
     One aligner may be used by several threads.
 
     Args:
-        model: name of a shipped model (`asmnet_tf.pretrained_names()`), or a `.keras`, `.tflite`, release `.h5` file
-            or SavedModel folder.
+        model: name of a shipped model (`asmnet_tf.pretrained_names()`), or a `.tflite`, `.onnx`, `.keras`, release
+            `.h5` file or SavedModel folder; the last three need TensorFlow.
         min_score: faces that the detector is less sure of are left out.
         detector_size: longest side, pixels, at which the detector sees the image; larger finds smaller faces, 256 is
             enough for a portrait.
@@ -86,10 +87,8 @@ class FaceAligner:
         detector_size: int = DETECTOR_SIZE,
         dataset: str | None = None,
     ) -> None:
-        from asmnet_tf.formats.runners import check_process, open_model  # here: TensorFlow takes seconds
-
-        path = find_model(model)
-        self.model, self._check_process = open_model(path), check_process
+        path = find_runnable(model)
+        self.model = open_model(path)
         self.crop, self.crop_scale = crop_of(path, self.model.sidecar)
         self.spec = find_spec(dataset) if dataset else spec_of(self.model.sidecar, self.model.num_landmarks, path)
         if self.spec.num_landmarks != self.model.num_landmarks:
@@ -110,7 +109,7 @@ class FaceAligner:
         Raises:  ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
                  the process that opened the model.
         """
-        self._check_process()  # the detector, too, waits for ever
+        check_process()  # the detector, too, waits for ever
         image = to_rgb(image, bgr)
         if boxes is None:
             boxes, scores = detector.detect_faces(image, self.min_score, self.detector_size)
@@ -130,7 +129,7 @@ class FaceAligner:
             rows = slice(first, first + MAX_BATCH)
             frames = crop_frame(boxes[rows], self.crop, self.crop_scale)
             crops = np.stack([crop_image(image, frame, self.model.input_size) for frame in frames])
-            self._check_process()  # before the lock: in a fork, nobody gives it back
+            check_process()  # before the lock: in a fork, nobody gives it back
             with self._running:
                 landmarks_norm, pose = (np.asarray(output, np.float64) for output in self.model.infer(crops))
             landmarks[rows], angles[rows] = denormalise(landmarks_norm, frames), unit_to_angles(pose)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import itertools
 import os
 import sys
@@ -78,9 +79,10 @@ def find_inputs(
     found: dict[str, tuple[Path, Path]] = {}  # absolute path -> path, and what of it names the output
     skipped: Counter[str] = Counter()
     if not inputs:
-        from matplotlib.cbook import get_sample_data
-
-        inputs = [Path(get_sample_data("grace_hopper.jpg", asfileobj=False))]
+        package = importlib.util.find_spec("matplotlib")  # not imported: that takes as long as finding the face
+        if package is None:
+            raise InputError("no INPUT: give a photograph, for the one that Matplotlib ships is not installed.")
+        inputs = [Path(package.submodule_search_locations[0], "mpl-data/sample_data/grace_hopper.jpg")]
     for path in inputs:
         in_folder = os.path.isdir(path)
         if not in_folder and not os.path.exists(path):

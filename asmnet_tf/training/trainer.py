@@ -25,7 +25,7 @@ from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.scoring import predict_faces
 from asmnet_tf.files import EXIT_INTERRUPTED, InputError, Stopped, StopSignals, make_folder, sweep
-from asmnet_tf.formats.runners import compiled
+from asmnet_tf.formats.keras_runners import compiled
 from asmnet_tf.network import checkpoints, keras
 from asmnet_tf.network.fast_graphs import TrainingGraph
 from asmnet_tf.network.loss import MultiTaskLoss, alpha_at

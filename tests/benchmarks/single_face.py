@@ -15,7 +15,8 @@ from harness import Row
 
 from asmnet_tf.data.geometry import crop_frame, crop_image, denormalise
 from asmnet_tf.formats.exporters import to_tflite
-from asmnet_tf.formats.runners import compiled, open_model
+from asmnet_tf.formats.keras_runners import compiled
+from asmnet_tf.formats.runners import open_model
 from asmnet_tf.network.asmnet import build_asmnet
 
 SIZE, TURNS, CALLS = 224, 12, 10

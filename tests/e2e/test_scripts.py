@@ -334,7 +334,7 @@ def test_saved_model_runs_without_this_package(run_python, run_300w, tmp_path):
     ours = (
         "import sys; sys.path.insert(0, sys.argv[1]); import numpy as np\n"
         "from asmnet_tf.network.checkpoints import load_model\n"
-        "from asmnet_tf.formats.runners import compiled\n"
+        "from asmnet_tf.formats.keras_runners import compiled\n"
         "infer = compiled(load_model(sys.argv[3])[0])\n"
         "outputs = infer(np.load(f'{sys.argv[2]}/images.npy'))\n"
         "np.savez(f'{sys.argv[2]}/ours.npz', *[o.numpy() for o in outputs])"
