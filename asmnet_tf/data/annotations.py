@@ -59,7 +59,8 @@ def read_samples(
     sources = spec.splits[split] if split in spec.splits else spec.splits["train"]
     samples: list[Sample] = []
     found = dict.fromkeys((source.name for source in sources), 0)
-    rest = None if spec.shares else limit
+    shared = bool(spec.shares) and (split in spec.shares or split == "train")
+    rest = None if shared else limit
     for source in sources:
         path = data_dir / source.path
         reader = _READERS.get(path.suffix.lower() if spec.layout == "300w" else spec.layout, read_folder_pts)
@@ -71,7 +72,7 @@ def read_samples(
             here = reader(spec, data_dir, source, None if rest is None else rest - len(samples), bad)
             found[source.name] += len(here)
             samples += here
-    if spec.shares:
+    if shared:
         samples = _share(samples, spec.shares, split)[:limit]
     if twice := [name for name, times in Counter(sample.name for sample in samples).items() if times > 1]:
         raise InputError(f"{data_dir}: {twice[0]} is there twice ({len(twice)} faces). List each source once.")

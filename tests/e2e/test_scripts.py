@@ -119,7 +119,8 @@ def test_a_program_computes_in_its_own_way_and_says_so_in_one_line(run_python, m
     )
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    done = run_python("-m", "asmnet_tf.predict", "--no-draw", "--output", tmp_path / "out", cwd=REPO)
+    model = ["--model", "asmnet_tf/pretrained/asmnet_300w.keras"]  # without it no Keras is there
+    done = run_python("-m", "asmnet_tf.predict", "--no-draw", "--output", tmp_path / "out", *model, cwd=REPO)
     assert "1 face" in done.stdout
     (line,) = done.stderr.splitlines()
     assert [word for word in ("jax", "float16", "channels_first", "float32") if word not in line] == []
@@ -138,13 +139,14 @@ def refused(call):
 def build():
     from asmnet_tf.network.asmnet import build_asmnet
     build_asmnet(input_size=32)
-calls = [lambda: asmnet_tf.FaceAligner(), lambda: asmnet_tf.load_pretrained("asmnet_300w"), build]
+keras_file = os.path.join(sys.argv[1], "asmnet_tf/pretrained/asmnet_300w.keras")
+calls = [lambda: asmnet_tf.FaceAligner(keras_file), lambda: asmnet_tf.load_pretrained("asmnet_300w"), build]
 if os.environ.get("KERAS_BACKEND") == "jax":
     assert all(map(refused, calls))
     sys.exit()
 import logging, cv2, keras, numpy as np, tensorflow as tf
 before = [dict(os.environ), logging.root.level, logging.root.handlers[:], keras.config.dtype_policy().name]
-assert asmnet_tf.FaceAligner().detect(np.zeros((64, 64, 3), np.uint8)) == []
+assert asmnet_tf.FaceAligner(keras_file).detect(np.zeros((64, 64, 3), np.uint8)) == []
 assert before == [dict(os.environ), logging.root.level, logging.root.handlers[:], keras.config.dtype_policy().name]
 keras.config.set_floatx("float16")
 assert all(map(refused, calls))
