@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
+import errno
 import json
 import math
 import os
@@ -47,7 +48,10 @@ class InputError(ValueError):
     """Something the user gave cannot be used. The message is one line: file, what came, what to do. Exit code 2.
 
     What a file holds may be quoted in it, so what would break the line or move a terminal's cursor is escaped.
+    disk_full: nothing more fits; other processes are told, too, which get no `__cause__`.
     """
+
+    disk_full = False
 
     def __init__(self, message: str) -> None:
         text = printable(message)
@@ -62,7 +66,9 @@ class OutputError(InputError):
     @classmethod
     def of(cls, path: str | os.PathLike, error: OSError, what: str = "cannot be written") -> OutputError:
         """Returns the error that names `path` and the system's reason."""
-        return cls(f"{path}: {what} ({error.strerror or error}). Choose another output.")
+        told = cls(f"{path}: {what} ({error.strerror or error}). Choose another output.")
+        told.disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return told
 
 
 def printable(text: str) -> str:
@@ -194,18 +200,22 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def owned(
-    folder: str | os.PathLike, hint: str = "Wait until it has ended, or choose another output.", waiting: str = ""
+    folder: str | os.PathLike,
+    hint: str = "Wait until it has ended, or choose another output.",
+    waiting: str = "",
+    part: str = "",
 ) -> Iterator[Path]:
     """Makes a folder and keeps it for this process alone; yields its path. One that stays empty is removed again.
 
     The system frees the lock of a process that is killed; where it has no such locks (Windows, some network folders),
     the lock file tells which process, begun when, has to be running for it to count.
 
-    Args:   waiting: wait for the other process, and after two seconds say this on stderr.
+    Args:   waiting: wait for the other process, and after two seconds say this on stderr. part: only what this names is
+            kept, so that several processes fill a folder.
     Raises: InputError that names the process whose the folder is, with `hint`; OutputError if it cannot be written.
     """
     folder = Path(folder)
-    path, made, waited = folder / _LOCK, False, 0
+    path, made, waited = folder / f"{_LOCK}{part}", False, 0
     while True:
         made = made or not folder.exists()
         make_folder(folder)
@@ -224,7 +234,7 @@ def owned(
     if handle is None:
         owner = _lock_owner(path)
         told = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
-        raise InputError(f"{folder}: in use by {told if owner else 'another process'} ({_LOCK} in it). {hint}")
+        raise InputError(f"{folder}: in use by {told if owner else 'another process'} ({path.name} in it). {hint}")
     try:
         yield folder
     finally:
