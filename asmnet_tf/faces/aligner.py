@@ -107,7 +107,7 @@ class FaceAligner:
                  `detector.to_landmark_boxes` for boxes from forehead to chin); None: the detector's. bgr: the
                  channels of the array are in OpenCV's order.
         Raises:  ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
-                 the process that opened the model.
+                 a process that has opened a model of TensorFlow.
         """
         check_process()  # the detector, too, waits for ever
         image = to_rgb(image, bgr)

@@ -21,7 +21,7 @@ import numpy as np
 from asmnet_tf.data.sidecars import read_sidecar
 from asmnet_tf.files import InputError, first_line
 
-_process: int | None = None  # that opened the first model
+_process: int | None = None  # that opened the first model of TensorFlow
 MAX_INPUT_SIZE = 4096  # pixels; one image then is 50 MB
 # RGB uint8 (B, S, S, 3), any B -> landmarks (B, 2L) and pose (B, 3) in network units, as arrays or eager tensors
 Infer = Callable[[np.ndarray], Sequence]
@@ -49,17 +49,16 @@ def open_model(path: str | Path, threads: int | None = None) -> RunnableModel:
     """Opens a model: `.tflite` or what begins so TFLite, `.onnx` ONNX, a folder a SavedModel, else `.keras` or `.h5`.
 
     Args:   threads: of TFLite and ONNX; default: the cores, 4 at most, for one face has no work for more.
-    Raises: InputError for a file that is missing, damaged or no model with landmarks and pose. It and what it returns
-            raise RuntimeError in a fork of the process that opened the first model.
+    Raises: InputError for a file that is missing, damaged or no model with landmarks and pose. A model of
+            TensorFlow raises RuntimeError, here and when it runs, in a fork of the process that opened the first one.
     """
-    check_process()
+    global _process
     path, threads = Path(path), threads or min(4, os.cpu_count() or 1)
-    if needs_tensorflow(path):
-        model = _needed("asmnet_tf.formats.keras_runners", path, "train").open_with_tensorflow(path)
-    elif path.suffix == ".onnx":
-        model = _open_onnx(path, threads)
-    else:
-        model = _open_tflite(path, threads)
+    if not needs_tensorflow(path):
+        return (_open_onnx if path.suffix == ".onnx" else _open_tflite)(path, threads)
+    check_process()
+    _process = os.getpid()
+    model = _needed("asmnet_tf.formats.keras_runners", path, "train").open_with_tensorflow(path)
 
     def infer(images: np.ndarray) -> Sequence:
         check_process()
@@ -83,13 +82,11 @@ def _needed(module: str, path: Path, extra: str) -> ModuleType:
 
 
 def check_process() -> None:
-    """Raises: RuntimeError in a fork of a process that has opened a model: there, its threads are missing."""
-    global _process
-    _process = _process or os.getpid()
-    if _process != os.getpid():
+    """Raises: RuntimeError in a fork of a process that has opened a model of TensorFlow, whose threads it lacks."""
+    if _process not in (None, os.getpid()):
         raise RuntimeError(
-            f"process {os.getpid()} is a fork of process {_process}, which holds a model, and it does not run in "
-            "a fork. Open the model in each process, started with multiprocessing.get_context('spawn')."
+            f"process {os.getpid()} is a fork of process {_process}, which holds a model: TensorFlow does not run "
+            "in a fork. Open the model in each process, started with multiprocessing.get_context('spawn')."
         )
 
 
