@@ -1,9 +1,9 @@
 """Trains ASMNet or the MobileNetV2 baseline (step 2 of 3; paper sections 3 and 4).
 
-    python train.py                                                          # synthetic faces, after pca_builder.py
-    python train.py --dataset 300w --data-dir data/300w --name asmnet_300w
+    python train.py --dataset 300w --data-dir data/300w --weights MOBILENET.h5 --name asmnet_300w   # the shipped model
+    python train.py --dataset 300w --data-dir data/300w --weights MOBILENET.h5 --name asmnet_300w --resume
     python train.py --dataset 300w --data-dir data/300w --recipe paper --shape-model shape_models_tight/300w_pca90.npz
-    python train.py --dataset 300w --data-dir data/300w --name asmnet_300w --resume
+    python train.py --loss asm --input-size 64 --epochs 10                   # synthetic faces, after pca_builder.py
     srun bash worker.sh ...                    # several machines: see the first lines of training/distribution.py
 
 Prints one line for each epoch (losses, alpha, learning rate, images/s, validation NME and pose error on held-out
@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 from dataclasses import replace
 from pathlib import Path
 
 from asmnet_tf import cli
-from asmnet_tf.config import AUGMENTATIONS, FINE_TUNING_LR, VAL_FRACTION, crop_scale
+from asmnet_tf.config import AUGMENTATIONS, VAL_FRACTION, crop_scale
 from asmnet_tf.files import InputError
 
 
@@ -85,8 +86,12 @@ def main(args: argparse.Namespace) -> None:
         start = None if args.weights == "none" else read_start_weights(args.weights, recipe.input_range)
         pixels, received = start.input_range if start else recipe.input_range, []
         built = {"dropout": args.dropout, "l2_heads": args.l2_heads, "input_range": pixels, "head": args.head}
-        with replicas.strategy.scope():
-            model = asmnet.BUILDERS[args.arch](spec.num_landmarks, args.input_size, **built)
+
+        def build(input_size: int) -> asmnet.keras.Model:
+            with replicas.strategy.scope():
+                return asmnet.BUILDERS[args.arch](spec.num_landmarks, input_size, **built)
+
+        model = build(args.phases[0].input_size)
         if recipe.start_at_mean:
             pose = angles_to_unit([face.pose for face in faces]).mean(axis=0) if has_pose else np.zeros(3)
             asmnet.start_at_mean(model, shapes_of(faces, args.crop)[0].mean(axis=0), pose)
@@ -95,43 +100,52 @@ def main(args: argparse.Namespace) -> None:
             told = "" if pixels == recipe.input_range else f", pixels become {pixels[0]:g} to {pixels[1]:g}"
             print(f"{args.weights}: weights for {len(received)} layers{told}")
         is_whole = "O_L" in received
-        if args.freeze_batch_norm:
-            asmnet.freeze_batch_norm(model, received)
 
-        # 4. Augmented batches, the multi-task loss and the schedules.
-        frame = {"crop": args.crop, "crop_scale": crop_scale(args.crop), "size": args.input_size}
-        cache = {"cache": args.cache, "cache_dir": args.cache_dir}
-        patches = FacePatches(faces, **frame, **cache)
-        more = {"part": replicas.part, "extra": len(extra), "extra_weight": args.extra_weight}
-        batches = TrainingBatches(patches, AUGMENTATIONS[args.augment], args.batch_size, args.seed, **more)
-        part = validation[replicas.part(len(validation))]
-        held_out = FacePatches(part, **frame, **cache, margin=1.0) if part else None
-        loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, args.pose_weight * has_pose)
-        args.lr = (args.lr or (FINE_TUNING_LR if is_whole else recipe.lr)) * (replicas.count if args.scale_lr else 1)
-        how = {key: vars(args)[key] for key in ("alpha_schedule", "validate_every", "mixed_precision", "xla")}
-        plan = schedule.make_plan(replace(recipe, lr=args.lr), batches.steps_per_epoch, **how)
-
-        # 5. Train.
-        sidecar = run_folder.make_sidecar(vars(args), spec, commit=cli.commit(), has_pose=has_pose)
-        trainer = Trainer(model, batches, held_out, loss, plan, spec, folder=folder, sidecar=sidecar, replicas=replicas)
+        # 4. The phases that are left.
+        scale = replicas.count if args.scale_lr else 1
+        phases = schedule.phases_of_run(args.phases, fine_tuning=is_whole and args.lr is None, scale=scale)
+        recipe, flags = replace(recipe, phases=phases), vars(args) | schedule.as_flags(phases)
+        sidecar = run_folder.make_sidecar(flags, spec, commit=cli.commit(), has_pose=has_pose)
         content = run_folder.content_hashes([*faces, *validation], args.pose_labels, shape_model, args.weights)
+        progress, stored = run_folder.Progress(), {}
         if args.resume:
-            run_folder.check_flags(folder, vars(args), content)
-            trainer.resume()
-        if trainer.is_done():
+            run_folder.check_flags(folder, flags, content)
+            progress, stored = run_folder.load_state(folder, flags["epochs"], replicas.is_chief)
+        replicas.check_agreement(epochs_done=progress.epoch)
+        if progress.epoch == flags["epochs"]:
             return
-        if replicas.is_chief:
-            counts = {
-                "train": len(faces),
-                "extra": len(extra),
-                "validation": len(validation),
-                "parameters": model.count_params(),
-            }
-            record = {"content": content, "commit": sidecar["commit"], "replicas": replicas}
-            run_folder.write_arguments(folder, vars(args), counts | {"skipped": len(bad.reasons)}, **record)
-            bad.write(folder)
-            print(f"{folder}: {len(faces)} faces, {len(validation)} held out, {model.count_params():,} parameters")
-        trainer.run(score_start=is_whole)
+
+        # 5. In each of them: augmented batches, the multi-task loss and the schedules; train.
+        frame = {"crop": args.crop, "crop_scale": crop_scale(args.crop)}
+        patches_of = functools.partial(FacePatches, **frame, cache=args.cache, cache_dir=args.cache_dir)
+        how = {key: flags[key] for key in ("alpha_schedule", "validate_every", "mixed_precision", "xla")}
+        more = {"part": replicas.part, "extra": len(extra), "extra_weight": args.extra_weight}
+        part, patches = validation[replicas.part(len(validation))], None
+        first = schedule.phase_at(phases, progress.epoch)
+        for number, phase in enumerate(phases[first:], first):
+            if model.input_shape[1] != phase.input_size:
+                model = checkpoints.copy_variables(model, build(phase.input_size))
+            if phase.freeze_batch_norm:
+                asmnet.freeze_batch_norm(model, [layer.name for layer in model.layers] if number else received)
+            if patches is None or patches.size != phase.input_size:
+                patches = patches_of(faces, size=phase.input_size)
+                held_out = patches_of(part, size=phase.input_size, margin=1.0) if part else None
+            augmentation = AUGMENTATIONS[phase.augment]
+            batches = TrainingBatches(patches, augmentation, args.batch_size, args.seed, **more)
+            loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, phase.pose_weight * has_pose)
+            plan = schedule.make_plan(recipe, number, batches.steps_per_epoch, **how)
+            place = {"folder": folder, "sidecar": sidecar | {"input_size": phase.input_size}, "replicas": replicas}
+            trainer = Trainer(model, batches, held_out, loss, plan, spec, **place)
+            trainer.go_on(progress, stored if number == first else None)
+            if number == first and replicas.is_chief:
+                counts = {"train": len(faces), "extra": len(extra), "validation": len(validation)}
+                counts |= {"parameters": model.count_params()}
+                record = {"content": content, "commit": sidecar["commit"], "replicas": replicas}
+                run_folder.write_arguments(folder, flags, counts | {"skipped": len(bad.reasons)}, **record)
+                bad.write(folder)
+                print(f"{folder}: {len(faces)} faces, {len(validation)} held out, {model.count_params():,} parameters")
+            trainer.run(score_start=is_whole)
+            progress = trainer.progress
 
 
 if __name__ == "__main__":

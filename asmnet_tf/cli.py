@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NoReturn
 
@@ -23,12 +23,13 @@ from asmnet_tf.config import (
     AUGMENTATIONS,
     CACHES,
     CROPS,
+    FROZEN_LR,
     HEADS,
-    INPUT_SIZE,
     KERAS,
     LANDMARK_LOSSES,
     LOSSES,
     RECIPES,
+    Phase,
     Recipe,
 )
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, find_spec
@@ -190,27 +191,33 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--arch", choices=ARCHITECTURES, default="asmnet")
     model.add_argument("--head", choices=HEADS, default="pooled", help="spatial: keeps position, beside the paper's")
-    model.add_argument("--input-size", type=positive_int, default=INPUT_SIZE, metavar="PX", help="default: 224")
     model.add_argument("--weights", default="none", help="none, imagenet, .keras, .weights.h5, .h5 or a shipped NAME")
-    model.add_argument("--freeze-batch-norm", action="store_true", help="keep that of --weights, for small batches")
 
     recipe = parser.add_argument_group("recipe", "--recipe sets the defaults of all that follow")
     recipe.add_argument("--recipe", choices=RECIPES, default="tuned")
-    recipe.add_argument("--loss", choices=LOSSES, default="asm", help="asm: with the ASM term; mse: without it")
+    told = "asm: with the ASM term, mse: without it; default: asm of paper or beside --alpha or --shape-model, else mse"
+    recipe.add_argument("--loss", choices=LOSSES, help=told)
     recipe.add_argument("--landmark-loss", choices=LANDMARK_LOSSES, help="metric of both landmark terms")
     recipe.add_argument("--alpha", type=non_negative, nargs=3, metavar="A", help="weight of the ASM term by thirds")
     recipe.add_argument("--alpha-schedule", choices=ALPHA_SCHEDULES, default="epochs", help="release: by its defect")
     recipe.add_argument("--pose-weight", type=non_negative)
-    recipe.add_argument("--epochs", type=positive_int)
     recipe.add_argument("--batch-size", type=positive_int)
-    rate = within(0, 10, without=(0,))
-    recipe.add_argument("--lr", type=rate, help="peak learning rate; from a whole model of --weights 2e-5")
     recipe.add_argument("--weight-decay", type=non_negative)
     recipe.add_argument("--ema", type=fraction, help="momentum of the weights' moving average, e.g. 0.998")
     recipe.add_argument("--l2-heads", type=non_negative, help="the paper's 0.01 has no effect in the release")
     recipe.add_argument("--dropout", type=fraction)
-    recipe.add_argument("--augment", choices=AUGMENTATIONS)
     add_crop_argument(parser, None, "tuned: square, paper: tight")
+
+    planned = "; ".join(f"{name}: {', '.join(map(str, recipe.phases))}" for name, recipe in RECIPES.items())
+    told = "with any of these, one phase: the recipe's first, at its last input size, changed so. A whole model of"
+    phase = parser.add_argument_group("phases", f"{planned}; {told} --weights goes through the last phase only")
+    phase.add_argument("--epochs", type=positive_int)
+    phase.add_argument("--input-size", type=positive_int, metavar="PX")
+    told = f"peak learning rate; from a whole model of --weights 2e-5, with frozen batch norm {FROZEN_LR:g} at most"
+    phase.add_argument("--lr", type=within(0, 10, without=(0,)), help=told)
+    phase.add_argument("--augment", choices=AUGMENTATIONS)
+    told = "keep that of --weights, for small batches"
+    phase.add_argument("--freeze-batch-norm", action="store_true", default=None, help=told)
 
     run = parser.add_argument_group("run")
     run.add_argument("--output", type=Path, default=Path("runs"), help="default: runs")
@@ -237,7 +244,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_training_arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """Parses `add_training_arguments`; what the flags leave open is filled in, but --lr, which depends on --weights."""
+    """Parses `add_training_arguments`; what the flags leave open is filled in, the flags of a phase as `phases`."""
     args = parser.parse_args(argv)
     if args.freeze_batch_norm and args.weights == "none":
         parser.error("--freeze-batch-norm: keeps that of --weights, and there are none")
@@ -247,9 +254,19 @@ def parse_training_arguments(parser: argparse.ArgumentParser, argv: list[str] | 
         args.strategy = "multiworker"
     if args.devices and (args.strategy in ("one", "multiworker") or len(set(args.devices)) < len(args.devices)):
         parser.error(f"--devices {' '.join(args.devices)}: each once, for --strategy mirrored or auto")
+    args.loss = args.loss or ("asm" if args.alpha or args.shape_model else None)
     for key, value in vars(RECIPES[args.recipe]).items():
-        if key != "lr" and getattr(args, key, value) is None:
+        if getattr(args, key, value) is None:
             setattr(args, key, value)
+    phases = RECIPES[args.recipe].phases
+    given = {field.name: vars(args)[field.name] for field in fields(Phase) if vars(args)[field.name] is not None}
+    if given.keys() - {"pose_weight"}:
+        rate = {"lr": FROZEN_LR} if args.freeze_batch_norm else {}
+        phases = [replace(phases[0], **({"input_size": phases[-1].input_size} | rate))]
+    try:
+        args.phases = tuple(replace(phase, **given) for phase in phases)
+    except ValueError as error:
+        parser.error(str(error))
     args.threads = args.threads or (cores() if args.deterministic else None)
     name = find_spec(args.dataset).name
     args.name = args.name or f"{args.arch}_{name}_{args.loss}"
@@ -259,8 +276,7 @@ def parse_training_arguments(parser: argparse.ArgumentParser, argv: list[str] | 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """Returns the recipe of --recipe, changed as the flags say."""
-    changed = {key: vars(args).get(key) for key in vars(RECIPES[args.recipe])}
-    return replace(RECIPES[args.recipe], **{key: value for key, value in changed.items() if value is not None})
+    return replace(RECIPES[args.recipe], **{key: vars(args)[key] for key in vars(RECIPES[args.recipe]) if key in args})
 
 
 def find_data(args: argparse.Namespace) -> tuple[DatasetSpec, Path]:

@@ -1,5 +1,6 @@
 """train.py in forked processes that have TensorFlow imported, with a small network or ASMNet: seconds a start."""
 
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -24,11 +25,15 @@ def small_network(num_landmarks, input_size, **_):
     return keras.Model(image, heads)
 
 
-def _train(argv: list[str], printed: Path, small: bool, fatal_write: int | None) -> None:
-    """A process: train.py, which kills itself before it renames its `fatal_write`-th file."""
+def _train(
+    argv: list[str], printed: Path, small: bool, fatal_write: int | None, last_step: int | None, phases: tuple | None
+) -> None:
+    """A process: train.py, which kills itself before its `fatal_write`-th renaming, has SIGTERM in its `last_step`."""
     import train
     from asmnet_tf import cli
+    from asmnet_tf.config import RECIPES
     from asmnet_tf.network.asmnet import BUILDERS
+    from asmnet_tf.training.distribution import Replicas
 
     with open(printed, "a") as file:
         os.dup2(file.fileno(), 1)
@@ -40,7 +45,16 @@ def _train(argv: list[str], printed: Path, small: bool, fatal_write: int | None)
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
 
-    os.replace = fatal
+    split, steps = Replicas.split, itertools.count(1)
+
+    def preempted(replicas, batch):
+        if isinstance(batch, dict) and next(steps) == last_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return split(replicas, batch)
+
+    os.replace, Replicas.split = fatal, preempted
+    if phases:
+        RECIPES["tuned"] = dataclasses.replace(RECIPES["tuned"], phases=phases)
     if small:
         BUILDERS["asmnet"] = small_network
     cli.run(train.main, lambda: train.parse_args(argv))
@@ -59,10 +73,18 @@ class Forked:
             warm_up.join()
 
     def train(
-        self, argv, printed: Path, small=True, fatal_write: int | None = None, seconds: float | None = None
+        self,
+        argv,
+        printed: Path,
+        small=True,
+        fatal_write: int | None = None,
+        seconds: float | None = None,
+        last_step: int | None = None,
+        phases: tuple | None = None,
     ) -> int:
-        """Runs train.py, `seconds` at most and then killed; returns 0 or -SIGKILL."""
-        process = self.context.Process(target=_train, args=([str(arg) for arg in argv], printed, small, fatal_write))
+        """Runs train.py, with these `phases` of `tuned`, `seconds` at most and then killed; returns 0 or -SIGKILL."""
+        how = (small, fatal_write, last_step, phases)
+        process = self.context.Process(target=_train, args=([str(arg) for arg in argv], printed, *how))
         process.start()
         process.join(seconds or TIMEOUT_S)
         process.kill()  # of no effect where it has ended

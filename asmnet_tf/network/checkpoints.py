@@ -102,6 +102,13 @@ def set_weights(model: keras.Model, start: StartWeights, crop: tuple[str, float]
     return received
 
 
+def copy_variables(model: keras.Model, to: keras.Model) -> keras.Model:
+    """Copies all variables, seeds of random layers too, to the same network of another input size; returns that one."""
+    for variable, source in zip(to.variables, model.variables, strict=True):
+        variable.assign(np.asarray(source))
+    return to
+
+
 def _as_spatial_head(model: keras.Model, layer: layers.Dense, arrays: list[np.ndarray]) -> list[np.ndarray]:
     """Returns the arrays of a pooled head for a spatial one: the features it did not see count nothing at first."""
     sizes = {other.name: other.output.shape[-1] for other in model.layers if other.name.startswith("features")}

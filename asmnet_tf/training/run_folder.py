@@ -6,6 +6,8 @@ Beside these it holds best.keras and last.keras, each with its side-car, and ten
   `--resume` repeats that epoch with the same faces, augmentation and dropout;
 - SIGTERM or Ctrl-C comes: the step is finished and saved, exit code 0 or 130; a second one ends it at once;
 - it must be the same to the last bit: `--deterministic` from the start, which fixes and records TensorFlow's threads;
+- a phase ends: the next goes on with its weights (their averages, if there are) and a new optimiser; best.keras begins
+  anew with another input size, for it is a model of the last one. A signal between phases ends the run, nothing lost;
 - `--resume` comes with other flags, faces, labels, shape model or start weights (compared by content): refused by name;
 - a second process wants the folder: refused, naming the first; a lock that a killed run left does not count;
 - the disk is full: one line, exit code 2, every file whole and of an earlier epoch;
@@ -34,7 +36,7 @@ from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, crop_scale
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec
 from asmnet_tf.data.readers import Sample
 from asmnet_tf.data.sidecars import find_model
-from asmnet_tf.files import InputError, make_folder, owned, read_arrays, read_json, replacing, write_text
+from asmnet_tf.files import InputError, make_folder, owned, read_arrays, read_json, replacing, sweep, write_text
 from asmnet_tf.shape.shape_model import ShapeModel
 
 if TYPE_CHECKING:
@@ -213,8 +215,10 @@ class Progress:
     rows: list[dict] = field(default_factory=list)  # of log.csv
 
 
-def variables_by_path(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, keras.Variable]:
-    """Returns the variables of model and optimizer by their paths.
+def variables_by_path(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None
+) -> dict[str, keras.Variable]:
+    """Returns the variables of a model and, if there is one, its optimizer by their paths.
 
     Keras counts the names it gives itself (dense_1) over all that a process builds; here they begin anew.
     """
@@ -223,7 +227,7 @@ def variables_by_path(model: keras.Model, optimizer: keras.optimizers.Optimizer)
     names: dict[str, str] = {}
     counts: dict[str, int] = {}
     found = {}
-    for variable in (*model.variables, *optimizer.variables):
+    for variable in (*model.variables, *getattr(optimizer, "variables", ())):
         owner, _, rest = variable.path.partition("/")
         base = re.sub(r"_\d+$", "", owner)
         if owner not in names and base.replace("_", "") in own:
@@ -235,19 +239,23 @@ def variables_by_path(model: keras.Model, optimizer: keras.optimizers.Optimizer)
     return found
 
 
-def save_state(folder: Path, progress: Progress, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+def save_state(folder: Path, progress: Progress, variables: dict[str, keras.Variable]) -> None:
     """Writes state.npz: all that `load_state` needs. Raises: InputError if it cannot be written."""
-    arrays = {path: np.asarray(variable) for path, variable in variables_by_path(model, optimizer).items()}
+    arrays = {path: np.asarray(variable) for path, variable in variables.items()}
     with replacing(folder / "state.npz") as temporary:
         np.savez(temporary, progress=json.dumps(asdict(progress)), **arrays)
 
 
-def load_state(folder: Path, epochs: int, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Progress:
-    """Assigns the variables of state.npz; without one the run starts at its first epoch, and that is said.
+def load_state(folder: Path, epochs: int, is_chief: bool = True) -> tuple[Progress, dict[str, np.ndarray]]:
+    """Returns what state.npz holds: progress and variables. Without one the run starts at its first epoch.
 
-    Raises: InputError if it is damaged, has more than `epochs`, or is of another model: then it names what differs.
+    The chief says so, and where no epoch is left, and removes what a killed run was writing.
+
+    Raises: InputError if it is damaged or has more than `epochs`.
     """
     path = folder / "state.npz"
+    if is_chief:
+        sweep(folder)
     try:
         stored = read_arrays(path)
     except FileNotFoundError as error:
@@ -255,7 +263,7 @@ def load_state(folder: Path, epochs: int, model: keras.Model, optimizer: keras.o
         if left:
             raise InputError(f"{path}: missing, but {left[0]} is there; the run cannot go on. {_AGAIN}") from error
         print(f"{path}: no epoch was saved yet, so the run starts at the first", file=sys.stderr)
-        return Progress()
+        return Progress(), {}
     if "v0" in stored:
         anew = f"Go on from its weights: --weights {folder / 'last.keras'} --name NEW."
         raise InputError(f"{path}: of an earlier version, which numbered the variables. {anew}")
@@ -271,15 +279,6 @@ def load_state(folder: Path, epochs: int, model: keras.Model, optimizer: keras.o
         )
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: damaged state ({str(error)[:80]}). {_AGAIN}") from error
-    variables = variables_by_path(model, optimizer)
-    differs = [f"{name} is new" for name in variables if name not in stored]
-    differs += [f"{name} is not in this model" for name in stored if name not in variables]
-    for name, variable in variables.items():
-        if name in stored and stored[name].shape != tuple(variable.shape):
-            differs.append(f"{name} is {stored[name].shape}, here {tuple(variable.shape)}")
-    if differs:
-        more = f" and {len(differs) - 3} more" if len(differs) > 3 else ""
-        raise InputError(f"{path}: state of another model or optimizer ({'; '.join(differs[:3])}{more}). {_AGAIN}")
     rows = progress.rows
     fits = all(isinstance(row, dict) and set(row) == set(LOG_COLUMNS) for row in rows)
     fits = fits and [row["epoch"] for row in rows if row["epoch"] != 0] == [*range(1, progress.epoch + 1)]
@@ -287,9 +286,24 @@ def load_state(folder: Path, epochs: int, model: keras.Model, optimizer: keras.o
         raise InputError(f"{path}: damaged state. {_AGAIN}")
     if progress.epoch > epochs:
         raise InputError(f"{path}: {progress.epoch} epochs are done, --epochs is {epochs}. {_AGAIN}")
+    if progress.epoch == epochs and is_chief:
+        told = f"{folder}: all {epochs} epochs are done, nothing is left to resume."
+        print(f"{told} Train on with --weights {folder / 'last.keras'} --name NEW")
+    return progress, stored
+
+
+def assign_variables(folder: Path, variables: dict[str, keras.Variable], stored: dict[str, np.ndarray]) -> None:
+    """Assigns the arrays of state.npz. Raises: InputError if it is of another model: then it names what differs."""
+    differs = [f"{name} is new" for name in variables if name not in stored]
+    differs += [f"{name} is not in this model" for name in stored if name not in variables]
+    for name, variable in variables.items():
+        if name in stored and stored[name].shape != tuple(variable.shape):
+            differs.append(f"{name} is {stored[name].shape}, here {tuple(variable.shape)}")
+    if differs:
+        more, path = f" and {len(differs) - 3} more" if len(differs) > 3 else "", folder / "state.npz"
+        raise InputError(f"{path}: state of another model or optimizer ({'; '.join(differs[:3])}{more}). {_AGAIN}")
     for name, variable in variables.items():
         variable.assign(stored[name])
-    return progress
 
 
 # --- what a person reads ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ among the variables of the state.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 import zlib
@@ -24,7 +25,7 @@ from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.scoring import predict_faces
-from asmnet_tf.files import EXIT_INTERRUPTED, InputError, Stopped, StopSignals, make_folder, sweep
+from asmnet_tf.files import EXIT_INTERRUPTED, InputError, Stopped, StopSignals, make_folder
 from asmnet_tf.formats.keras_runners import compiled
 from asmnet_tf.network import checkpoints, keras
 from asmnet_tf.network.fast_graphs import TrainingGraph
@@ -35,11 +36,12 @@ from asmnet_tf.training.run_folder import LOG_COLUMNS, Progress
 from asmnet_tf.training.schedule import Plan
 
 STATISTICS_IMAGES = 640  # training images that batch-norm statistics are re-estimated from, before a validation
-FINAL_STATISTICS_IMAGES = 2560  # ... and after the last one
+FINAL_STATISTICS_IMAGES = 2560  # ... and after the last epoch of a phase
+TIMED_STEPS = 20  # before it says how long the run will take
 
 
 class Trainer:
-    """Trains a model on TrainingBatches and validates on FacePatches after each epoch.
+    """Trains a model in one phase of a run, on TrainingBatches, and validates on FacePatches after each epoch.
 
     Args:
         model: a functional Keras model with the outputs O_L and O_P; it is what gets saved. Made in the scope of the
@@ -81,6 +83,7 @@ class Trainer:
         self.infer = self.replicas.spread(compiled(model))
         self.progress = Progress()
         self.building_s = 0.0  # what the step took that builds the graph
+        self.is_time_told = False
         self.signals = StopSignals()
         self.step = tf.function(self._step, jit_compile=plan.xla or None)
 
@@ -122,7 +125,7 @@ class Trainer:
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def run(self, score_start: bool = False) -> None:
-        """Trains from `self.progress.epoch` to the plan's last epoch.
+        """Trains from `self.progress.epoch` to the end of the phase; an optimiser ends with it, see `_state`.
 
         Args: score_start: the model is whole before its first epoch: it is validated as it is, as epoch 0 of the log,
             and is best.keras until another is better.
@@ -143,27 +146,20 @@ class Trainer:
                     self._save_models(row)
                     self._save_row(row)
             self._train(writer, stream)
-        if self.replicas.is_chief:
-            print(f"{self.folder / 'best.keras'}: best validation NME {run_folder.best_line(self.progress.rows)}")
-
-    def is_done(self) -> bool:
-        """Returns whether no epoch is left, and says so."""
-        if self.progress.epoch < self.plan.epochs:
-            return False
-        if self.replicas.is_chief:
-            told = f"{self.folder}: all {self.plan.epochs} epochs are done, nothing is left to resume."
-            print(f"{told} Train on with --weights {self.folder / 'last.keras'} --name NEW")
-        return True
+        if self.replicas.is_chief and self.plan.end == self.plan.epochs:
+            since = self.plan.best_from
+            rows = [row for row in self.progress.rows if row["epoch"] > since or not since]
+            print(f"{self.folder / 'best.keras'}: best validation NME {run_folder.best_line(rows)}")
 
     def _train(self, writer: tf.summary.SummaryWriter | None, stream: Iterator[dict[str, tf.Tensor]]) -> None:
-        for epoch in range(self.progress.epoch, self.plan.epochs):
+        for epoch in range(self.progress.epoch, self.plan.end):
             row = dict.fromkeys(LOG_COLUMNS) | self._train_epoch(epoch, stream)
             if not all(np.isfinite(w).all() for w in self.model.get_weights()):
                 raise InputError(f"{self.folder}: weights are not finite after epoch {epoch + 1}. Try a lower --lr.")
             self.progress = Progress(epoch + 1, best_nme=self.progress.best_nme, rows=self.progress.rows)
-            last = epoch + 1 == self.plan.epochs
+            last = epoch + 1 == self.plan.end
             if last or (epoch + 1) % self.plan.validate_every == 0:
-                with self._averaged_weights():
+                with self._averaged_weights(keep=last and epoch + 1 < self.plan.epochs):
                     self._reestimate(epoch, FINAL_STATISTICS_IMAGES if last else STATISTICS_IMAGES)
                     row |= self._validate()
                     self._save_models(row)
@@ -180,13 +176,12 @@ class Trainer:
             print(run_folder.epoch_line(row, self.plan.epochs), flush=True)
 
     def _check_agreement(self) -> None:
-        """Raises: InputError unless all workers are to go on from the same epoch with the same weights and faces."""
+        """Raises: InputError unless all workers are to go on from the same step with the same weights and faces."""
         names = "\0".join(sample.name for sample in self.batches.patches.samples).encode(errors="surrogateescape")
         weights = 0
         for array in self.model.get_weights():
             weights = zlib.crc32(np.ascontiguousarray(array), weights)
         self.replicas.check_agreement(
-            epochs_done=self.progress.epoch,
             steps_done=self.progress.step,
             epochs=self.plan.epochs,
             seed=self.batches.seed,
@@ -198,7 +193,8 @@ class Trainer:
 
     def _train_epoch(self, epoch: int, stream: Iterator[dict[str, tf.Tensor]]) -> dict:
         self.alpha.assign(alpha_at(epoch, self.plan.alpha_length, self.plan.alphas))
-        steps, first = self.batches.steps_per_epoch, epoch * self.batches.steps_per_epoch
+        steps = self.batches.steps_per_epoch
+        first = (epoch - self.plan.start) * steps
         before = self.progress.step  # of a run that was stopped in this epoch
         start = now = time.perf_counter()
         title = f"epoch {epoch + 1}/{self.plan.epochs}"
@@ -220,6 +216,7 @@ class Trainer:
                     self.progress.timed = (self.progress.timed[0] + 1, self.progress.timed[1] + took)
                 else:
                     self.building_s = took
+                self._tell_time_left(steps)
                 if stop or (self.replicas.workers == 1 and self.signals.received is not None):
                     self._stop()
                 if i % 10 == 0:
@@ -234,6 +231,16 @@ class Trainer:
             "images_per_s": timed * self.batches.batch_size / max(seconds, 1e-9),
             "seconds": time.perf_counter() - start,
         }
+
+    def _tell_time_left(self, steps: int) -> None:
+        """Says once in a phase, after TIMED_STEPS or an epoch, how long the rest of the run will take."""
+        timed, seconds = self.progress.timed
+        if self.is_time_told or not timed or timed < min(TIMED_STEPS, steps - 1):
+            return
+        self.is_time_told = True
+        if self.replicas.is_chief:
+            done = self.progress.epoch + self.progress.step / steps
+            print(self.plan.time_left(done, seconds / timed * steps), flush=True)
 
     def _timed(self) -> tuple[int, float]:
         """Returns how many steps of this epoch took how many seconds; the one that builds the graph if it is alone."""
@@ -251,8 +258,8 @@ class Trainer:
         )
 
     @contextlib.contextmanager
-    def _averaged_weights(self) -> Iterator[None]:
-        """Puts the weights' moving averages in the place of the weights for a while, if the plan has any."""
+    def _averaged_weights(self, keep: bool) -> Iterator[None]:
+        """Puts the weights' moving averages, if the plan has any, in the weights' place: for a while, or to `keep`."""
         if not self.plan.ema:
             yield
             return
@@ -262,7 +269,7 @@ class Trainer:
         try:
             yield
         finally:
-            for variable, weight in zip(variables, weights):
+            for variable, weight in zip(variables, [] if keep else weights):
                 variable.assign(weight)
 
     def _reestimate(self, epoch: int, images: int) -> None:
@@ -300,13 +307,24 @@ class Trainer:
 
     def _save_state(self) -> None:
         timed = self._timed() if self.progress.step else (0, 0.0)
-        run_folder.save_state(self.folder, replace(self.progress, timed=timed), self.model, self.optimizer)
+        run_folder.save_state(self.folder, replace(self.progress, timed=timed), self._state())
 
-    def resume(self) -> None:
-        """Goes on from state.npz of the run folder; see `run_folder.load_state`, also for what it raises."""
-        if self.replicas.is_chief:
-            sweep(self.folder)
-        self.progress = run_folder.load_state(self.folder, self.plan.epochs, self.model, self.optimizer)
+    def _state(self) -> dict[str, keras.Variable]:
+        """Returns what state.npz holds: between two phases the model alone, for each has an optimizer of its own."""
+        between = self.progress.epoch in (self.plan.start, self.plan.end) and 0 < self.progress.epoch < self.plan.epochs
+        optimizer = None if between and not self.progress.step else self.optimizer
+        return run_folder.variables_by_path(self.model, optimizer)
+
+    def go_on(self, progress: Progress, stored: dict[str, np.ndarray] | None = None) -> None:
+        """Goes on from there: from the phase before, or from what `run_folder.load_state` returned as stored.
+
+        Raises: InputError if that is of another model.
+        """
+        self.progress = progress
+        if stored:
+            run_folder.assign_variables(self.folder, self._state(), stored)
+        if 0 < progress.epoch == self.plan.best_from:
+            self.progress = replace(progress, best_nme=math.inf)
 
 
 def _finite_in_all_or_none(gradients: list[tf.Tensor]) -> list[tf.Tensor]:

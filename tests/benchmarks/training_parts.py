@@ -50,15 +50,15 @@ def trainer(samples: list[annotations.Sample] | None, size: int, batch: int, fol
     batches = None
     if samples is not None:
         patches = FacePatches(samples, "square", config.SQUARE_CROP_SCALE, size)
-        batches = TrainingBatches(patches, config.AUGMENTATIONS[recipe.augment], batch, seed=0)
+        batches = TrainingBatches(patches, config.AUGMENTATIONS[recipe.phases[0].augment], batch, seed=0)
     asm = (
         random_shape_model()
         if samples is None
         else ShapeModel.fit(shapes_of(samples, "square")[0], "300w", "square", 1.2).keep(90)
     )
     loss = MultiTaskLoss(SPEC.flip_map, asm, recipe.landmark_loss)
-    schedule = Schedule(recipe.lr, recipe.schedule, 1000, 10, 0.0)
-    plan = Plan(1, schedule, recipe.alpha, 1)
+    schedule = Schedule(recipe.phases[0].lr, recipe.schedule, 1000, 10, 0.0)
+    plan = Plan((config.Phase(1),), 0, schedule, recipe.alpha, 1)
     return Trainer(model, batches, None, loss, plan, SPEC, folder, {})
 
 

@@ -44,8 +44,8 @@ def measure(steps: int) -> dict[str, float]:
         with replicas.strategy.scope():
             model = build_asmnet(68, SIZE, recipe.dropout, 0.0)
         loss = loss.MultiTaskLoss(training_parts.SPEC.flip_map, training_parts.random_shape_model(), "wing")
-        schedule = Schedule(recipe.lr, recipe.schedule, 1000, 10, 0.0)
-        plan = Plan(1, schedule, recipe.alpha, 1)
+        schedule = Schedule(recipe.phases[0].lr, recipe.schedule, 1000, 10, 0.0)
+        plan = Plan((config.Phase(1),), 0, schedule, recipe.alpha, 1)
         batches = type("Batches", (), {"batch_size": BATCH * replicas.count})
         trainer = trainer.Trainer(model, batches, None, loss, plan, training_parts.SPEC, Path(), {}, replicas)
         batch = replicas.split(training_parts.random_batch(BATCH, SIZE))

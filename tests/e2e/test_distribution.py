@@ -142,7 +142,20 @@ def start_workers(start):
 @pytest.fixture(scope="module")
 def flags(faces_300w):
     """41 training faces in 5 steps of 8, 7 held out; the shape model is the shipped one."""
-    return ("--dataset", "300w", "--data-dir", faces_300w, "--input-size", 32, "--batch-size", 8, "--epochs", 2)
+    return (
+        "--dataset",
+        "300w",
+        "--data-dir",
+        faces_300w,
+        "--input-size",
+        32,
+        "--batch-size",
+        8,
+        "--epochs",
+        2,
+        "--loss",
+        "asm",
+    )
 
 
 @pytest.fixture(scope="module")

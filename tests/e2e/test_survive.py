@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import keras
 import numpy as np
 import pytest
 from conftest import REPO, TIMEOUT_S
 from forked import Forked
+
+from asmnet_tf.config import Phase
 
 SCHEDULE = ("--epochs", "6", "--validate-every", "2", "--dropout", "0.2", "--ema", "0.9", "--weight-decay", "0.01")
 ENGINE = ("--deterministic", "--threads", "2")
@@ -165,6 +168,52 @@ def test_a_run_has_one_owner(place, flags, run_script):
         first.kill()
     done = run_script("train.py", *run.command[2:], "--resume", "--data-dir", place / "absent", expect=2)
     assert "absent: no such folder" in done.stderr  # it came as far as the data
+
+
+# --- phases -----------------------------------------------------------------------------------------------------------
+
+PHASES = (
+    Phase(2, lr=1e-3, augment="tuned", input_size=32),
+    Phase(2, lr=5e-4, augment="tuned", input_size=64, pose_weight=2.0),
+    Phase(1, augment="mild", input_size=64, freeze_batch_norm=True, pose_weight=2.0),
+)
+
+
+@pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_phases_are_stopped_and_resumed(tmp_path, faces_300w, small):
+    """Of 5 epochs of 5 steps: SIGTERM in the last step of a phase, a kill soon after it, SIGTERM in each later one."""
+    forked = Forked()
+    flags = ("--dataset", "300w", "--data-dir", faces_300w, "--batch-size", "8", "--ema", "0.9", *ENGINE)
+
+    def start(name: str, *more: str, **moment) -> dict:
+        """Starts the run; returns what its best.json says then, and its number of epochs done."""
+        argv = (*flags, "--output", tmp_path, "--name", name, *more)
+        code = forked.train(argv, tmp_path / f"{name}.txt", small, phases=PHASES, **moment)
+        assert code == (-signal.SIGKILL if "fatal_write" in moment else 0), (tmp_path / f"{name}.txt").read_text()
+        with np.load(tmp_path / name / "state.npz") as state:
+            progress = json.loads(str(state["progress"]))
+        sidecar = json.loads((tmp_path / name / "best.json").read_text())
+        return sidecar | {"done": (progress["epoch"], progress["step"])}
+
+    whole = start("whole")
+    assert (whole["done"], whole["input_size"]) == ((5, 0), 64)
+    assert whole["epoch"] > 2
+    assert keras.models.load_model(tmp_path / "whole/best.keras").input_shape == (None, 64, 64, 3)
+    log = log_of(tmp_path / "whole")
+    assert [float(row["alpha"]) for row in log] == [2.0, 2.0, 1.0, 1.0, 0.5]  # thirds of the whole run
+    text = (tmp_path / "whole.txt").read_text()
+    assert "on this machine: 2 epochs at 32 px, 2 epochs at 64 px, 1 epochs at 64 px" in text
+    moments = (
+        ({"last_step": 10}, (1, 5), 32),
+        ({"fatal_write": 12}, (2, 0), 32),  # the border: args.json, then seven files of the second epoch
+        ({"last_step": 3}, (2, 3), 32),
+        ({"last_step": 9}, (4, 2), 64),
+        ({}, (5, 0), 64),
+    )
+    for i, (moment, done, size) in enumerate(moments):
+        there = start("stopped", *(["--resume"] if i else []), **moment)
+        assert (there["done"], there["input_size"]) == (done, size), (tmp_path / "stopped.txt").read_text()
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
 # --- twenty kills -----------------------------------------------------------------------------------------------------

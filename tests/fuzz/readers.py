@@ -494,7 +494,7 @@ def tflite(path: Path) -> None:
 @functools.cache
 def _trainer(folder: Path):
 
-    from asmnet_tf.config import AUGMENTATIONS
+    from asmnet_tf.config import AUGMENTATIONS, Phase
     from asmnet_tf.data import batches, patches
     from asmnet_tf.network import loss
     from asmnet_tf.training import schedule, trainer
@@ -508,7 +508,7 @@ def _trainer(folder: Path):
     kept = patches.FacePatches(faces, "square", 1.2, 32, cache="memory")
     batches = batches.TrainingBatches(kept, AUGMENTATIONS["tuned"], 2, seed=0)
     rate = schedule.Schedule(lr=1e-3, kind="constant", steps=4, warmup_steps=0, inverse_time_decay=0.0)
-    plan = schedule.Plan(epochs=2, schedule=rate, alphas=(2.0, 1.0, 0.5), alpha_length=2)
+    plan = schedule.Plan((Phase(2),), 0, schedule=rate, alphas=(2.0, 1.0, 0.5), alpha_length=2)
     loss = loss.MultiTaskLoss(SPEC.flip_map, None)
     return trainer.Trainer(_network(), batches, None, loss, plan, SPEC, folder, {})
 
@@ -526,7 +526,9 @@ def _states() -> list[bytes]:
 
 @reader("state.npz", _states, slow=700, quick=20, tf=True)
 def run_state(path: Path) -> None:
+    from asmnet_tf.training.run_folder import load_state
+
     trainer = _trainer(path.parent)
     with _silent():
-        trainer.resume()
+        trainer.go_on(*load_state(path.parent, 2))
     _finite(*trainer.model.get_weights())

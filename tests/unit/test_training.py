@@ -1,23 +1,26 @@
 """Schedules and what a run leaves on disk, without training anything real."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import train
 from asmnet_tf import cli
+from asmnet_tf.config import FROZEN_LR, RECIPES, Phase
 from asmnet_tf.data.annotations import read_samples, with_pose
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
 from asmnet_tf.network.loss import alpha_at
 from asmnet_tf.shape.shape_model import ShapeModel
 from asmnet_tf.training.run_folder import check_flags, content_hashes, write_arguments
-from asmnet_tf.training.schedule import Schedule, make_plan
+from asmnet_tf.training.schedule import Schedule, as_flags, make_plan, phase_at, phases_of_run
 
 
 def flags_of(argv):
-    return vars(train.parse_args(argv))
+    args = train.parse_args(argv)
+    return vars(args) | as_flags(args.phases)
 
 
 def test_constant_schedule_with_inverse_time_decay():
@@ -46,11 +49,73 @@ def test_cosine_schedule_with_warm_up():
 )
 def test_alpha_of_a_run_with_9_epochs_of_6_steps(tmp_path, flags, expected):
     args = train.parse_args(["--recipe", "paper", "--epochs", "9", *flags])
-    plan = make_plan(cli.recipe_of(args), steps_per_epoch=6, alpha_schedule=args.alpha_schedule)
+    plan = make_plan(cli.recipe_of(args), 0, steps_per_epoch=6, alpha_schedule=args.alpha_schedule)
     assert [alpha_at(epoch, plan.alpha_length, plan.alphas) for epoch in range(plan.epochs)] == expected
-    write_arguments(tmp_path, vars(args), {})
+    write_arguments(tmp_path, flags_of(["--recipe", "paper", *flags]), {})
     recorded = json.loads((tmp_path / "args.json").read_text())["flags"]["alpha_schedule"]
     assert recorded == ("release" if "release" in flags else "epochs")
+
+
+# --- phases -----------------------------------------------------------------------------------------------------------
+
+
+def phases_of(*argv):
+    return train.parse_args(argv).phases
+
+
+def test_flags_replace_the_phases_of_the_recipe_by_one():
+    first = RECIPES["tuned"].phases[0]
+    assert phases_of() == RECIPES["tuned"].phases
+    assert phases_of("--pose-weight", "3") == tuple(replace(p, pose_weight=3.0) for p in RECIPES["tuned"].phases)
+    assert phases_of("--lr", "8e-4", "--epochs", "36") == (replace(first, epochs=36, lr=8e-4, input_size=224),)
+    assert phases_of("--input-size", "64", "--augment", "none") == (replace(first, input_size=64, augment="none"),)
+    assert phases_of("--recipe", "paper") == (Phase(150, lr=1e-2, augment="paper"),)
+    (frozen,) = phases_of("--freeze-batch-norm", "--weights", "w.h5")
+    assert (frozen.freeze_batch_norm, frozen.lr) == (True, FROZEN_LR)
+    recorded = flags_of(["--recipe", "paper", "--epochs", "3"])
+    assert [recorded[key] for key in ("epochs", "lr", "input_size", "augment", "freeze_batch_norm", "pose_weight")] == [
+        *(3, 1e-2, 224, "paper", False, 0.5)
+    ]
+
+
+def test_the_term_is_used_where_it_is_asked_for():
+    asked = ([], ["--recipe", "paper"], ["--alpha", "1", "0", "0"], ["--shape-model", "s.npz"])
+    assert [flags_of(argv)["loss"] for argv in asked] == ["mse", "asm", "asm", "asm"]
+
+
+def test_frozen_batch_norm_at_a_high_rate_is_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        train.parse_args(["--freeze-batch-norm", "--weights", "w.h5", "--lr", "3e-4"])
+    assert ended.value.code == 2
+    assert "--lr 0.0003" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="freeze-batch-norm"):
+        replace(RECIPES["tuned"].phases[0], freeze_batch_norm=True)
+
+
+def test_rates_follow_the_replicas_but_a_frozen_phase_stays_where_it_is():
+    live, frozen = Phase(1, lr=1e-3), Phase(2, freeze_batch_norm=True)
+    assert [p.lr for p in phases_of_run((live, frozen), fine_tuning=False, scale=8)] == [8e-3, FROZEN_LR]
+    (alone,) = phases_of_run((live, frozen), fine_tuning=True, scale=1)
+    assert (alone.epochs, alone.lr) == (2, 2e-5)
+
+
+def test_plans_of_three_phases():
+    """Epochs are those of the whole run, the learning rate is that of the phase; best.keras is of the last size."""
+    phases = (Phase(10, lr=1.0, input_size=32), Phase(4, lr=0.5, input_size=64), Phase(6, lr=0.1, input_size=64))
+    plans = [make_plan(replace(RECIPES["tuned"], phases=phases), number, steps_per_epoch=5) for number in range(3)]
+    assert [(p.start, p.end, p.epochs, p.best_from, p.alpha_length) for p in plans] == [
+        *((0, 10, 20, 0, 20), (10, 14, 20, 10, 20), (14, 20, 20, 10, 20))
+    ]
+    assert [plan.schedule.at(plan.schedule.warmup_steps) for plan in plans] == [1.0, 0.5, 0.1]
+    assert all(plan.schedule.at(5 * plan.phase.epochs) == pytest.approx(0, abs=1e-9) for plan in plans)
+    assert [phase_at(phases, done) for done in (0, 9, 10, 13, 14, 19, 20)] == [0, 0, 1, 1, 2, 2, 2]
+    assert plans[0].time_left(0.5, 60.0) == (  # 4 times the area
+        "about 50.0 min on this machine: 10 epochs at 32 px, 4 epochs at 64 px, 6 epochs at 64 px"
+    )
+    assert plans[1].time_left(12.0, 1800.0) == "about 4.0 h on this machine: 2 epochs at 64 px, 6 epochs at 64 px"
+
+
+# --- args.json --------------------------------------------------------------------------------------------------------
 
 
 def test_a_deterministic_run_keeps_its_number_of_threads(tmp_path):

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import time
-from dataclasses import replace
 
 import keras
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from asmnet_tf import files
-from asmnet_tf.config import AUGMENTATIONS
+from asmnet_tf.config import AUGMENTATIONS, Phase
 from asmnet_tf.data.annotations import read_samples, with_pose
 from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.layouts import DATASETS
@@ -21,7 +20,7 @@ from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.evaluation import figures
 from asmnet_tf.files import InputError
 from asmnet_tf.network.loss import MultiTaskLoss
-from asmnet_tf.training.run_folder import Progress, best_line, variables_by_path
+from asmnet_tf.training.run_folder import Progress, best_line, load_state, variables_by_path
 from asmnet_tf.training.schedule import Plan, Schedule
 from asmnet_tf.training.trainer import Trainer
 
@@ -55,7 +54,7 @@ def new_trainer(faces):
         heads = [keras.layers.Dense(units, name=name)(features) for units, name in ((136, "O_L"), (3, "O_P"))]
         schedule = Schedule(0.01, "cosine", EPOCHS * STEPS, warmup_steps=2, inverse_time_decay=0.0)
         plan = Plan(
-            *(EPOCHS, schedule, (2.0, 1.0, 0.5), EPOCHS),
+            *((Phase(EPOCHS),), 0, schedule, (2.0, 1.0, 0.5), EPOCHS),
             **{"weight_decay": 0.01, "ema": 0.9, "validate_every": 1, "mixed_precision": False, "xla": xla},
         )
         train, held_out = faces
@@ -73,6 +72,11 @@ def state(folder) -> tuple[dict, dict]:
     for row in progress["rows"]:
         del row["seconds"], row["images_per_s"]
     return {name: array.tobytes() for name, array in arrays.items()}, progress
+
+
+def go_on(trainer: Trainer) -> Trainer:
+    trainer.go_on(*load_state(trainer.folder, EPOCHS))
+    return trainer
 
 
 def before_step(trainer: Trainer, number: int, act) -> None:
@@ -115,8 +119,7 @@ def test_a_stopped_run_saves_its_step_and_goes_on_exactly(new_trainer, whole, tm
     progress = state(tmp_path)[1]
     assert (progress["epoch"], progress["step"]) == (1, step - STEPS)
 
-    resumed = new_trainer(tmp_path)
-    resumed.resume()
+    resumed = go_on(new_trainer(tmp_path))
     done = []
     before_step(resumed, 1, lambda batch: done.append(int(resumed.optimizer.iterations)) or batch)
     resumed.run()
@@ -161,8 +164,7 @@ def test_a_full_disk_loses_nothing_of_the_epochs_before(new_trainer, whole, tmp_
     assert state(tmp_path)[1]["epoch"] == 1
     keras.models.load_model(tmp_path / "last.keras")
     assert not list(tmp_path.glob(".writing-*"))
-    resumed = new_trainer(tmp_path)
-    resumed.resume()
+    resumed = go_on(new_trainer(tmp_path))
     resumed.run()
     assert state(tmp_path) == state(whole)
 
@@ -187,7 +189,7 @@ def test_a_state_of_another_model_is_refused_by_name(new_trainer, whole, tmp_pat
     np.savez(tmp_path / "state.npz", **arrays)
     for words in told:
         with pytest.raises(InputError, match=words):
-            new_trainer(tmp_path).resume()
+            go_on(new_trainer(tmp_path))
 
 
 def test_a_state_stands_under_the_paths_of_its_variables(new_trainer, whole, tmp_path):
@@ -211,18 +213,15 @@ def test_every_epoch_tells_its_images_per_second(new_trainer, tmp_path):
     before_step(stopped, STEPS, lambda batch: signal.raise_signal(signal.SIGTERM) or batch)
     with pytest.raises(files.Stopped):
         stopped.run()
-    resumed = new_trainer(tmp_path)
-    resumed.resume()
+    resumed = go_on(new_trainer(tmp_path))
     assert resumed.progress.step == STEPS
     row = resumed._train_epoch(0, iter(()))
     assert row["images_per_s"] == pytest.approx((STEPS - 1) * stopped.batches.batch_size / stopped.progress.timed[1])
 
 
 def test_fewer_epochs_than_are_done_are_refused(new_trainer, whole, tmp_path):
-    trainer = new_trainer(whole)
-    trainer.plan = replace(trainer.plan, epochs=EPOCHS - 1)
     with pytest.raises(InputError, match=f"{EPOCHS} epochs are done, --epochs is {EPOCHS - 1}"):
-        trainer.resume()
+        load_state(whole, EPOCHS - 1)
 
 
 def test_xla_computes_the_same_step(new_trainer, tmp_path):
@@ -249,8 +248,7 @@ def test_the_weights_it_starts_from_are_epoch_0_and_may_stay_the_best(new_traine
     assert f"{start:.2f} % (epoch 0)" in line
     assert f"ended worse than it began: {last:.2f} %" in line
     assert "epoch 0" in capsys.readouterr().out
-    again = new_trainer(tmp_path)
-    again.resume()
+    again = go_on(new_trainer(tmp_path))
     assert (again.progress.epoch, len(again.progress.rows), again.progress.best_nme) == (EPOCHS, EPOCHS + 1, start)
 
 
@@ -259,8 +257,7 @@ def test_a_run_killed_in_its_first_epoch_keeps_the_score_of_its_start(new_traine
     before_step(trainer, 2, lambda batch: (os.kill(os.getpid(), signal.SIGTERM), batch)[1])
     with pytest.raises(files.Stopped):
         trainer.run(score_start=True)
-    again = new_trainer(tmp_path)
-    again.resume()
+    again = go_on(new_trainer(tmp_path))
     again.run(score_start=True)
     assert [row["epoch"] for row in again.progress.rows] == list(range(EPOCHS + 1))
 
