@@ -99,7 +99,7 @@ def shard(text: str) -> tuple[int, int]:
     return cli.within(1, number, whole=True)(part), number
 
 
-def open_aligner(model: str, *settings: object) -> FaceAligner:
+def open_aligner(model: str, *settings: object, threads: int | None = None) -> FaceAligner:
     """Opens an aligner quietly, in this process or a worker; see `FaceAligner`."""
     from asmnet_tf.faces.aligner import FaceAligner
     from asmnet_tf.formats.runners import needs_tensorflow
@@ -107,7 +107,7 @@ def open_aligner(model: str, *settings: object) -> FaceAligner:
     if needs_tensorflow(find_runnable(model)):
         cli.start_tensorflow(model)
     with cli.without_notes():
-        return FaceAligner(model, *settings)
+        return FaceAligner(model, *settings, threads=threads)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -77,6 +77,7 @@ class FaceAligner:
         detector_size: longest side, pixels, at which the detector sees the image; larger finds smaller faces, 256 is
             enough for a portrait.
         dataset: whose points the model finds, a name or a description FILE.toml; default: what its side-car says.
+        threads: see `runners.open_model`.
     Raises: InputError for a model that cannot be used.
     """
 
@@ -86,9 +87,10 @@ class FaceAligner:
         min_score: float = detector.MIN_SCORE,
         detector_size: int = DETECTOR_SIZE,
         dataset: str | None = None,
+        threads: int | None = None,
     ) -> None:
         path = find_runnable(model)
-        self.model = open_model(path)
+        self.model = open_model(path, threads)
         self.crop, self.crop_scale = crop_of(path, self.model.sidecar)
         self.spec = find_spec(dataset) if dataset else spec_of(self.model.sidecar, self.model.num_landmarks, path)
         if self.spec.num_landmarks != self.model.num_landmarks:

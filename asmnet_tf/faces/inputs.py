@@ -15,6 +15,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -150,24 +152,23 @@ def open_videos(videos: list[tuple[Path | int | str, str]], failed: Failures) ->
 
 
 def _find(
-    aligner: FaceAligner, path: Path, stem: str, overlay: Path | None, rows: list[BoxRow] | None, csv: Path | None
+    csv: Path | None, folder: Path | None, aligner: FaceAligner | None, path: Path, stem: str, rows: list[BoxRow] | None
 ) -> tuple[Result | None, InputError | None]:
-    """Returns the faces of an image and what could not be done."""
-    result = None
+    """Returns the faces of an image, drawn in `folder`, and what could not be done. aligner: None in a worker."""
+    result, aligner = None, aligner or _aligner
     try:
         image = read_image(path)
         size = (image.shape[1], image.shape[0])
-        given = None if rows is None else boxes_inside(csv, rows, path, size)
-        faces = aligner.detect(image, given)
+        faces = aligner.detect(image, None if rows is None else boxes_inside(csv, rows, path, size))
         result = Result(str(path), stem, size, list(enumerate(faces, 1)))
-        if overlay:
-            write_overlay(overlay, image, faces, aligner.spec)
+        if folder:
+            write_overlay(folder / f"{stem}_overlay.jpg", image, faces, aligner.spec)
     except InputError as error:
         return result, error
     return result, None
 
 
-def _start_worker(open_aligner: Callable[[], FaceAligner]) -> None:
+def _start_worker(open_aligner: Callable[..., FaceAligner]) -> None:
     def end_with_parent() -> None:  # else workers of a process that is killed wait for ever
         multiprocessing.parent_process().join()
         os._exit(1)
@@ -176,11 +177,7 @@ def _start_worker(open_aligner: Callable[[], FaceAligner]) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the cores are for other images; a GPU has no room for so many processes
     os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1", CUDA_VISIBLE_DEVICES="-1")
-    _aligner = open_aligner()
-
-
-def _find_in_worker(*task: object) -> tuple[Result | None, InputError | None]:
-    return _find(_aligner, *task)
+    _aligner = open_aligner(threads=1)
 
 
 @contextlib.contextmanager
@@ -196,45 +193,38 @@ def _without_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@dataclass(eq=False)
 class FaceRun:
     """Finds the faces of images and videos, and says so; an input that cannot be used does not stop the others.
 
     results, failed: what is done and what is not, whatever ends the run. `stopped` is asked before every image and
-    after every frame. open_aligner: opens the aligner once more, in worker processes.
+    after every frame. open_aligner: opens the aligner once more, with `threads` of its own, in worker processes.
     """
 
-    def __init__(
-        self,
-        aligner: FaceAligner,
-        results: ResultFiles,
-        draw: bool,
-        failed: Failures,
-        stopped: Callable[[], bool],
-        open_aligner: Callable[[], FaceAligner],
-    ) -> None:
-        self.aligner, self.results, self.draw, self.failed, self.stopped = aligner, results, draw, failed, stopped
-        self.open_aligner = open_aligner
-        self._drawn: deque[tuple[Path, str]] = deque(maxlen=10_000)  # overlays of this run and what they are of
+    aligner: FaceAligner
+    results: ResultFiles
+    draw: bool
+    failed: Failures
+    stopped: Callable[[], bool]
+    open_aligner: Callable[..., FaceAligner]
+    _drawn: deque = field(default_factory=lambda: deque(maxlen=10_000))  # overlays of this run and what they are of
 
     def images(
-        self,
-        images: list[tuple[Path, str]],
-        boxes: dict[Path, list[BoxRow]] | None,
-        csv: Path | None,
-        workers: int = 1,
+        self, images: list[tuple[Path, str]], boxes: dict[Path, list[BoxRow]] | None, csv: Path | None, workers: int = 1
     ) -> None:
         """Adds a result per image, in order. boxes: of each image, as the file `csv` has them; None: the detector's."""
         todo = [image for image in images if utf8(image[0]) not in self.results.done]
+        tasks = ((*image, None if boxes is None else boxes.get(image[0], [])) for image in todo)
+        tasks = itertools.takewhile(lambda _: not (self.stopped() or self.failed.disk_full), tasks)
+        find = partial(_find, csv, self.results.folder if self.draw else None)
+        found = self._in_workers(find, tasks, workers)
+        if workers == 1:
+            found = ((task, find(self.aligner, *task)) for task in tasks)
         counts: Counter[int] = Counter()
-        with tqdm(
-            desc="images",
-            total=len(images),
-            initial=len(images) - len(todo),
-            unit="image",
-            disable=None if len(todo) > 1 else True,
-            leave=False,
-        ) as bar:
-            for (path, _, overlay, *_), (result, error) in self._find_all(todo, boxes, csv, workers):
+        done = len(images) - len(todo)
+        hidden = None if len(todo) > 1 else True
+        with tqdm(None, "images", len(images), False, initial=done, unit="image", disable=hidden) as bar:
+            for (path, stem, _), (result, error) in found:
                 bar.update()
                 try:
                     if result:
@@ -242,51 +232,35 @@ class FaceRun:
                         counts[len(result.faces)] += 1
                     if error:
                         raise error
-                    if overlay:
+                    told = _in_words([face for _, face in result.faces])
+                    if boxes is not None and path not in boxes:
+                        told = f"no row in {csv}"
+                    if self.draw:
+                        overlay = self.results.folder / f"{stem}_overlay.jpg"
                         self._drawn.append((overlay, str(path)))
+                        told += f"; {overlay}"
                     if len(images) <= LINES:
-                        no_row = boxes is not None and path not in boxes
-                        told = f"no row in {csv}" if no_row else _in_words([face for _, face in result.faces])
-                        say(f"{path}: {told}" + (f"; {overlay}" if overlay else ""))
+                        say(f"{path}: {told}")
                 except InputError as caught:
                     self.failed.add(path, caught)
         if len(images) > LINES:
             faces = sum(count * times for count, times in counts.items())
-            before = f" ({len(images) - len(todo)} were done before)" if len(todo) < len(images) else ""
+            before = f"; {done} were done before" if done else ""
             say(f"{counts.total()} images, {faces} faces, {counts[0]} images without a face{before}")
 
-    def _find_all(
-        self, todo: list[tuple[Path, str]], boxes: dict[Path, list[BoxRow]] | None, csv: Path | None, workers: int
-    ) -> Iterator[tuple[tuple, tuple[Result | None, InputError | None]]]:
-        """Yields arguments and result of `_find` for every image, in order, until something ends the run."""
-        tasks = (
-            (
-                path,
-                stem,
-                self.results.folder / f"{stem}_overlay.jpg" if self.draw else None,
-                None if boxes is None else boxes.get(path, []),
-                csv,
-            )
-            for path, stem in todo
-        )
-        tasks = itertools.takewhile(lambda _: not (self.stopped() or self.failed.disk_full), tasks)
-        if workers == 1:
-            yield from ((task, _find(self.aligner, *task)) for task in tasks)
-            return
+    def _in_workers(self, find: Callable, tasks: Iterator[tuple], workers: int) -> Iterator[tuple[tuple, tuple]]:
+        """Yields every task and what `find` returns for it, in order; few are under way at a time."""
         pending: deque = deque()
-        with ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), _start_worker, (self.open_aligner,)
-        ) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, spawn, _start_worker, (self.open_aligner,)) as pool:
             try:
-                for task in tasks:
-                    with _without_signals():
-                        pending.append((task, pool.submit(_find_in_worker, *task)))
-                    if len(pending) == 4 * workers:
+                for task in itertools.chain(tasks, itertools.repeat(None, 4 * workers)):
+                    if task:
+                        with _without_signals():
+                            pending.append((task, pool.submit(find, None, *task)))
+                    if pending and (not task or len(pending) == 4 * workers):
                         task, found = pending.popleft()
                         yield task, found.result()
-                while pending:
-                    task, found = pending.popleft()
-                    yield task, found.result()
             except BrokenProcessPool as error:
                 for worker in multiprocessing.active_children():  # the pool waits for them, but SIGTERM they do not get
                     worker.kill()

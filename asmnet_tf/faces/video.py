@@ -180,7 +180,7 @@ def _show(name: str, image: np.ndarray, speed: float) -> bool:
     image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     cv2.putText(image, f"{speed:.1f} frames/s", (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (120, 240, 70), 2, cv2.LINE_AA)
     cv2.imshow(name, image)
-    return cv2.waitKey(1) != ord("q") and cv2.getWindowProperty(name, cv2.WND_PROP_VISIBLE) >= 1
+    return cv2.waitKey(1) & 255 != ord("q") and cv2.getWindowProperty(name, cv2.WND_PROP_VISIBLE) >= 1
 
 
 def _check_name(path: Path) -> None:

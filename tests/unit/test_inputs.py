@@ -29,7 +29,7 @@ class FakeAligner:
 
     on_call: ClassVar[dict] = {}
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         self.spec, self.min_score, self.detector_size, self.calls = DATASETS["300w"], 0.5, 256, 0
 
     def detect(self, image, boxes=None):
