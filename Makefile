@@ -24,7 +24,7 @@ demo: $(VENV)
 	@started=$$SECONDS; set -e; rm -rf $(DEMO)/runs/demo; \
 	$(BIN)/python pca_builder.py --data-dir $(DEMO)/data --output $(DEMO)/shape_models; \
 	$(BIN)/python train.py --data-dir $(DEMO)/data --shape-model $(DEMO)/shape_models/synthetic_pca90.npz \
-	  --input-size 64 --epochs 10 --batch-size 16 --lr 2.5e-3 --augment paper --output $(DEMO)/runs --name demo; \
+	  --loss asm --input-size 64 --epochs 10 --batch-size 16 --lr 2.5e-3 --augment paper --output $(DEMO)/runs --name demo; \
 	$(BIN)/python evaluate.py $(DEMO)/runs/demo/best.keras --mean-shape $(DEMO)/shape_models/synthetic_pca90.npz \
 	  --data-dir $(DEMO)/data --output $(DEMO)/evaluation; \
 	echo "demo done in $$((SECONDS - started)) s; CED plot: $(DEMO)/evaluation/ced.png"

@@ -25,7 +25,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv."""
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
-    add("models", nargs="*", metavar="MODEL", type=Path, help=".keras, .tflite, SavedModel, release .h5, shipped NAME")
+    add(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        type=Path,
+        help=".keras, .tflite, .onnx, SavedModel, .h5, shipped NAME",
+    )
     add("--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="any method's .npz")
     add("--mean-shape", type=Path, metavar="NPZ", help="also score the mean of a shape model: the floor")
     cli.add_data_arguments(parser, dataset_default=None)
@@ -60,9 +66,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Evaluates, as one of the workers of --strategy; raises InputError for what the user can mend."""
+    from asmnet_tf.data import sidecars
     from asmnet_tf.data.annotations import BadSamples
     from asmnet_tf.evaluation import report, truth
+    from asmnet_tf.evaluation.scoring import score_model
     from asmnet_tf.files import make_folder
+    from asmnet_tf.formats.runners import needs_tensorflow
     from asmnet_tf.training.distribution import joined
 
     if args.strategy == "multiworker":
@@ -85,9 +94,8 @@ def main(args: argparse.Namespace) -> None:
         how = {"crop": args.crop, "flip": args.flip, "boxes": boxes, "part": replicas.part, "total": replicas.total}
         methods = []
         for name, path in truth.unique_names(args.models, taken={*files, "mean_shape"}):
-            cli.start_tensorflow()
-            from asmnet_tf.evaluation.scoring import score_model  # with TensorFlow, which files do without
-
+            if needs_tensorflow(sidecars.find_model(path)):
+                cli.start_tensorflow()
             with cli.without_notes() if path.suffix == ".tflite" else contextlib.nullcontext():
                 methods.append(score_model(name, path, samples, faces.spec, **how))
         if not replicas.is_chief:

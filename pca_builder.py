@@ -3,6 +3,7 @@
     python pca_builder.py                                                    # synthetic faces, made on first use
     python pca_builder.py --dataset 300w --data-dir data/300w                # seconds
     python pca_builder.py --dataset 300w --data-dir data/300w --pca-percent 80 90 97
+    python pca_builder.py --dataset faces.toml                               # your own: asmnet_tf/data/layouts.py
     python pca_builder.py --dataset 300w --shapes shapes.npy                 # a million: seconds, 1.3 GB
 
 Writes <output>/<dataset>_pca<percent>.npz, plots of the modes, of the explained variance and of how far the ASM
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from asmnet_tf import cli
 from asmnet_tf.config import PCA_PERCENT, crop_scale
-from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.layouts import find_spec
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
 
     # 1. Training shapes, in network units of the crop, unaligned.
     if args.shapes is not None:
-        spec = DATASETS[args.dataset]
+        spec = find_spec(args.dataset)
         shapes, frames = training_shapes.read_shapes(args.shapes, spec, args.limit), metrics.UNIT_FRAME
     else:
         spec, data_dir = cli.find_data(args)

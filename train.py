@@ -30,6 +30,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_data_arguments(parser)
     parser.add_argument("--pose-labels", type=Path, help="csv or folder of .npy instead of PnP on the landmarks")
     parser.add_argument("--val-fraction", type=cli.fraction, default=VAL_FRACTION, help="held out of training (0.1)")
+    told = "further training faces, with the dataset's points: a folder of images and .pts, a .csv, .xml, .json or list"
+    parser.add_argument("--extra", type=Path, metavar="FOLDER", help=told)
+    told = "how often an epoch has each of them (1)"
+    parser.add_argument("--extra-weight", type=cli.within(0.01, 100), default=1.0, metavar="W", help=told)
     parser.add_argument("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz, else shipped")
     cli.add_training_arguments(parser)
     return cli.parse_training_arguments(parser, argv)
@@ -37,7 +41,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Trains, as one of the workers of --strategy; raises InputError for what the user can mend."""
-    from asmnet_tf.data.annotations import BadSamples, hold_out, read_samples, trainable, with_pose
+    import numpy as np
+
+    from asmnet_tf.data.annotations import BadSamples, read_folder, trainable, training_faces, with_pose
     from asmnet_tf.data.pose import angles_to_unit
     from asmnet_tf.shape.training_shapes import load_for, shapes_of
     from asmnet_tf.training import distribution, run_folder, schedule
@@ -53,11 +59,16 @@ def main(args: argparse.Namespace) -> None:
         # 1. Faces with landmarks and pose; a fixed part of the training faces is held out for validation.
         spec, data_dir = cli.find_data(args)
         bad = BadSamples(args.on_bad_sample == "skip")
-        samples = read_samples(spec, data_dir, "train", args.limit, bad=bad)
-        faces, validation = hold_out(with_pose(samples, spec, data_dir, args.pose_labels), args.val_fraction)
-        faces = trainable(faces, bad)
-        if not faces:
-            raise InputError(f"--val-fraction {args.val_fraction:g}: all {len(samples)} faces are held out. Use less.")
+        faces, validation = training_faces(spec, data_dir, args.val_fraction, args.limit, bad=bad)
+        posed = with_pose([*faces, *validation], spec, data_dir, args.pose_labels)
+        faces, validation = trainable(posed[: len(faces)], bad), posed[len(faces) :]
+        has_pose = faces[0].pose is not None
+        extra = []
+        if args.extra:
+            extra = trainable(with_pose(read_folder(args.extra, spec, bad), spec, args.extra, None), bad)
+            if (extra[0].pose is None) and has_pose:
+                raise InputError(f"{args.extra}: these faces have no head pose, those of the dataset have.")
+        faces += extra
 
         # 2. The eigen-shapes of these faces in this crop.
         shape_model = load_for(args.shape_model, spec, args.crop) if args.loss == "asm" else None
@@ -66,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
         cli.start_tensorflow()
         from asmnet_tf.data.batches import TrainingBatches
         from asmnet_tf.data.patches import FacePatches
-        from asmnet_tf.formats.runners import read_start_weights
+        from asmnet_tf.formats.keras_runners import read_start_weights
         from asmnet_tf.network import asmnet, checkpoints
         from asmnet_tf.network.loss import MultiTaskLoss
         from asmnet_tf.training.trainer import Trainer
@@ -82,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
 
         model = build(args.phases[0].input_size)
         if recipe.start_at_mean:
-            pose = angles_to_unit([face.pose for face in faces]).mean(axis=0)
+            pose = angles_to_unit([face.pose for face in faces]).mean(axis=0) if has_pose else np.zeros(3)
             asmnet.start_at_mean(model, shapes_of(faces, args.crop)[0].mean(axis=0), pose)
         if start:
             received = checkpoints.set_weights(model, start, (args.crop, crop_scale(args.crop)))
@@ -94,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
         scale = replicas.count if args.scale_lr else 1
         phases = schedule.phases_of_run(args.phases, fine_tuning=is_whole and args.lr is None, scale=scale)
         recipe, flags = replace(recipe, phases=phases), vars(args) | schedule.as_flags(phases)
-        sidecar = run_folder.make_sidecar(flags, spec, commit=cli.commit())
+        sidecar = run_folder.make_sidecar(flags, spec, commit=cli.commit(), has_pose=has_pose)
         content = run_folder.content_hashes([*faces, *validation], args.pose_labels, shape_model, args.weights)
         progress, stored = run_folder.Progress(), {}
         if args.resume:
@@ -108,6 +119,7 @@ def main(args: argparse.Namespace) -> None:
         frame = {"crop": args.crop, "crop_scale": crop_scale(args.crop)}
         patches_of = functools.partial(FacePatches, **frame, cache=args.cache, cache_dir=args.cache_dir)
         how = {key: flags[key] for key in ("alpha_schedule", "validate_every", "mixed_precision", "xla")}
+        more = {"part": replicas.part, "extra": len(extra), "extra_weight": args.extra_weight}
         part, patches = validation[replicas.part(len(validation))], None
         first = schedule.phase_at(phases, progress.epoch)
         for number, phase in enumerate(phases[first:], first):
@@ -119,14 +131,15 @@ def main(args: argparse.Namespace) -> None:
                 patches = patches_of(faces, size=phase.input_size)
                 held_out = patches_of(part, size=phase.input_size, margin=1.0) if part else None
             augmentation = AUGMENTATIONS[phase.augment]
-            batches = TrainingBatches(patches, augmentation, args.batch_size, args.seed, part=replicas.part)
-            loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, phase.pose_weight)
+            batches = TrainingBatches(patches, augmentation, args.batch_size, args.seed, **more)
+            loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, phase.pose_weight * has_pose)
             plan = schedule.make_plan(recipe, number, batches.steps_per_epoch, **how)
             place = {"folder": folder, "sidecar": sidecar | {"input_size": phase.input_size}, "replicas": replicas}
             trainer = Trainer(model, batches, held_out, loss, plan, spec, **place)
             trainer.go_on(progress, stored if number == first else None)
             if number == first and replicas.is_chief:
-                counts = {"train": len(faces), "validation": len(validation), "parameters": model.count_params()}
+                counts = {"train": len(faces), "extra": len(extra), "validation": len(validation)}
+                counts |= {"parameters": model.count_params()}
                 record = {"content": content, "commit": sidecar["commit"], "replicas": replicas}
                 run_folder.write_arguments(folder, flags, counts | {"skipped": len(bad.reasons)}, **record)
                 bad.write(folder)

@@ -32,7 +32,7 @@ from asmnet_tf.config import (
     Phase,
     Recipe,
 )
-from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.data.layouts import DATASETS, DatasetSpec, find_spec
 from asmnet_tf.data.sidecars import default_shape_model
 from asmnet_tf.files import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Stopped, first_line, read_json
 
@@ -93,12 +93,13 @@ def _output_lost(error: OSError) -> int:
 
 
 @functools.cache
-def start_tensorflow() -> None:
+def start_tensorflow(user: str = "this program") -> None:
     """Imports TensorFlow and Keras for a program: quietly, and to compute in float32 whatever the user's Keras does.
 
     Libraries must not do so: it changes the environment and settings of the process.
 
-    Raises: InputError for settings that Keras itself does not take.
+    Args:   user: what needs it, for the error.
+    Raises: InputError where it is not installed, and for settings that Keras itself does not take.
     """
     if not _wants_notes():  # 2: errors only; that there is no GPU is one to TensorFlow
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2" if glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg") else "3"
@@ -112,6 +113,9 @@ def start_tensorflow() -> None:
         with without_notes():
             import keras
             import tensorflow  # noqa: F401
+    except ImportError as error:
+        told = f"needs TensorFlow, and {error.name or error} is not installed"
+        raise InputError(f'{user}: {told}. pip install "asmnet-tf[train]"') from error
     except (ValueError, AttributeError) as error:
         raise InputError(f"{home}: Keras does not take its keras.json ({first_line(error, 200)}).") from error
     keras.config.set_floatx(KERAS["floatx"])
@@ -167,8 +171,10 @@ def new_parser(docstring: str) -> argparse.ArgumentParser:
 def add_data_arguments(parser: argparse.ArgumentParser, dataset_default: str | None = "synthetic") -> None:
     """Adds --dataset, --data-dir, --limit, --on-bad-sample: the same in every script."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=DATASETS, default=dataset_default, help="default: synthetic")
-    group.add_argument("--data-dir", type=Path, help="folder of the dataset as downloaded (default: data/<dataset>)")
+    told = f"{', '.join(DATASETS)}, or a description FILE.toml of your own (default: synthetic)"
+    group.add_argument("--dataset", type=dataset, default=dataset_default, metavar="NAME|FILE", help=told)
+    told = "folder of the dataset as downloaded (default: data/<dataset>; of FILE.toml the folder it lies in)"
+    group.add_argument("--data-dir", type=Path, help=told)
     group.add_argument("--limit", type=positive_int, metavar="N", help="use the first N samples only, for smoke runs")
     told = "skip: leave out faces whose image or annotation cannot be read, list them in skipped.csv (default: fail)"
     group.add_argument("--on-bad-sample", choices=("fail", "skip"), default="fail", help=told)
@@ -262,8 +268,9 @@ def parse_training_arguments(parser: argparse.ArgumentParser, argv: list[str] | 
     except ValueError as error:
         parser.error(str(error))
     args.threads = args.threads or (cores() if args.deterministic else None)
-    args.name = args.name or f"{args.arch}_{args.dataset}_{args.loss}"
-    args.shape_model = args.shape_model or default_shape_model(args.dataset, args.crop)
+    name = find_spec(args.dataset).name
+    args.name = args.name or f"{args.arch}_{name}_{args.loss}"
+    args.shape_model = args.shape_model or default_shape_model(name, args.crop)
     return args
 
 
@@ -274,13 +281,22 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
 
 def find_data(args: argparse.Namespace) -> tuple[DatasetSpec, Path]:
     """Returns the dataset's spec and folder; generates a synthetic one on first use."""
-    spec = DATASETS[args.dataset or "synthetic"]
+    spec = find_spec(args.dataset or "synthetic")
     folder = args.data_dir or Path(spec.default_data_dir)
     if spec.is_synthetic:
         from asmnet_tf.synthetic.dataset import ensure_dataset
 
         ensure_dataset(folder, spec)
     return spec, folder
+
+
+def dataset(text: str) -> str:
+    """argparse type: what `layouts.find_spec` knows."""
+    try:
+        find_spec(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def device(text: str) -> str:

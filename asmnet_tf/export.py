@@ -1,14 +1,16 @@
-"""Exports a model for other programs and for phones: TFLite, SavedModel, or the authors' Keras 2 `.h5`.
+"""Exports a model for other programs and for phones: TFLite, ONNX, SavedModel, or the authors' Keras 2 `.h5`.
 
     python -m asmnet_tf.export asmnet_300w --to tflite                             # exports/asmnet_300w.tflite
     python -m asmnet_tf.export asmnet_300w --to tflite --quantise int8             # calibrated on synthetic faces
     python -m asmnet_tf.export runs/mine/best.keras --to tflite --quantise int8 --calibrate data/300w
     python -m asmnet_tf.export runs/mine/best.keras --to savedmodel --output served/mine
+    python -m asmnet_tf.export runs/mine/best.keras --to onnx                      # needs the extra [onnx]
 
-tflite and savedmodel take RGB pixels 0..255 (float32; uint8 where int8) and give {O_L, O_P} through the signature
-serving_default; h5 is the release's convention, for comparing with it: pixels / 255, O_L of the other sign. A side-car
-.json beside the file says so. Before it gets its name the file is opened, run on faces that it was not calibrated on,
-and compared with MODEL; `evaluate.py FILE` scores it on real ones. Takes about half a minute.
+tflite, onnx and savedmodel take RGB pixels 0..255 (float32; uint8 where int8) and give {O_L, O_P} through the signature
+serving_default, or as outputs of these names; h5 is the release's convention, for comparing with it: pixels / 255, O_L
+of the other sign. A side-car .json beside the file says so. Before it gets its name the file is opened, run on faces
+that it was not calibrated on, and compared with MODEL; `evaluate.py FILE` scores it on real ones. Takes about half a
+minute.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from asmnet_tf import cli
 from asmnet_tf.data import sidecars
 from asmnet_tf.files import InputError, replacing, replacing_folder, without_absolute_paths, write_text
 
-ENDINGS = {"tflite": ".tflite", "savedmodel": "", "h5": ".h5"}
+ENDINGS = {"tflite": ".tflite", "onnx": ".onnx", "savedmodel": "", "h5": ".h5"}
 LIMITS = {"none": 1e-3, "float16": 2e-2, "int8": float("inf")}  # how far landmarks may be off, network units
 
 
@@ -95,7 +97,9 @@ def main(args: argparse.Namespace) -> None:
 def _file_name(source: Path, to: str, quantise: str) -> str:
     """Returns what an export is called: the run folder for best.keras and last.keras, else the file, and the kind."""
     stem = source.resolve().parent.name if source.stem in ("best", "last") else source.stem
-    kind = {"tflite": quantise if quantise != "none" else "", "savedmodel": "savedmodel", "h5": "release"}[to]
+    kind = {"tflite": quantise if quantise != "none" else "", "onnx": "", "savedmodel": "savedmodel", "h5": "release"}[
+        to
+    ]
     return f"{stem}_{kind}".rstrip("_") + ENDINGS[to]
 
 

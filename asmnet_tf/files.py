@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
+import errno
 import json
 import math
 import os
@@ -47,7 +48,10 @@ class InputError(ValueError):
     """Something the user gave cannot be used. The message is one line: file, what came, what to do. Exit code 2.
 
     What a file holds may be quoted in it, so what would break the line or move a terminal's cursor is escaped.
+    disk_full: nothing more fits; other processes are told, too, which get no `__cause__`.
     """
+
+    disk_full = False
 
     def __init__(self, message: str) -> None:
         text = printable(message)
@@ -62,7 +66,9 @@ class OutputError(InputError):
     @classmethod
     def of(cls, path: str | os.PathLike, error: OSError, what: str = "cannot be written") -> OutputError:
         """Returns the error that names `path` and the system's reason."""
-        return cls(f"{path}: {what} ({error.strerror or error}). Choose another output.")
+        told = cls(f"{path}: {what} ({error.strerror or error}). Choose another output.")
+        told.disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return told
 
 
 def printable(text: str) -> str:
@@ -194,18 +200,22 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def owned(
-    folder: str | os.PathLike, hint: str = "Wait until it has ended, or choose another output.", waiting: str = ""
+    folder: str | os.PathLike,
+    hint: str = "Wait until it has ended, or choose another output.",
+    waiting: str = "",
+    part: str = "",
 ) -> Iterator[Path]:
     """Makes a folder and keeps it for this process alone; yields its path. One that stays empty is removed again.
 
     The system frees the lock of a process that is killed; where it has no such locks (Windows, some network folders),
     the lock file tells which process, begun when, has to be running for it to count.
 
-    Args:   waiting: wait for the other process, and after two seconds say this on stderr.
+    Args:   waiting: wait for the other process, and after two seconds say this on stderr. part: only what this names is
+            kept, so that several processes fill a folder.
     Raises: InputError that names the process whose the folder is, with `hint`; OutputError if it cannot be written.
     """
     folder = Path(folder)
-    path, made, waited = folder / _LOCK, False, 0
+    path, made, waited = folder / f"{_LOCK}{part}", False, 0
     while True:
         made = made or not folder.exists()
         make_folder(folder)
@@ -224,7 +234,7 @@ def owned(
     if handle is None:
         owner = _lock_owner(path)
         told = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
-        raise InputError(f"{folder}: in use by {told if owner else 'another process'} ({_LOCK} in it). {hint}")
+        raise InputError(f"{folder}: in use by {told if owner else 'another process'} ({path.name} in it). {hint}")
     try:
         yield folder
     finally:
@@ -458,12 +468,18 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> No
         writer.writerows(rows)
 
 
-def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tuple[int, str, list[float]]]:
+def read_csv(
+    path: str | Path,
+    name: str,
+    numbers: Sequence[str],
+    each: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> Iterator[tuple[int, str, list[float]]]:
     """Yields line number, the text of column `name` and the finite numbers of columns `numbers` of every row of a csv.
 
     Commas, semicolons or tabs part the columns, whose names may be in any case; further columns are let be. A decimal
     comma is read where it cannot be anything else.
 
+    Args:   each: a context for every row, by its name, which may take the InputError of that row.
     Raises: InputError naming the line that cannot be used.
     """
     lines = read_text(path).split("\n")
@@ -471,6 +487,12 @@ def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tu
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=separator != "\t")
     wanted, places, count = [name, *numbers], [], 0
     seen: set[str] = set()
+
+    expected = ", ".join(wanted[:5]) + (", ..." if len(wanted) > 5 else "")
+
+    def wrong(what: object) -> InputError:
+        return InputError(f"{path}, line {reader.line_num}: {what}; expected {expected}.")
+
     try:
         for row in reader:
             if not any(map(str.strip, row)):
@@ -478,26 +500,30 @@ def read_csv(path: str | Path, name: str, numbers: Sequence[str]) -> Iterator[tu
             if not places:
                 columns, count = [field.strip().casefold() for field in row], len(row)
                 if not set(wanted) <= set(columns):
-                    raise InputError(f"{path}: columns {', '.join(row)[:80]}, expected {', '.join(wanted)}.")
+                    raise InputError(f"{path}: columns {', '.join(row)[:80]}, expected {expected}.")
                 places = [columns.index(column) for column in wanted]
                 continue
-            if len(row) < count or any(map(str.strip, row[count:])):
-                hint = " (a comma as decimal point? Then part the columns by semicolons)" if separator == "," else ""
-                raise ValueError(f"{len(row)} fields for {count} columns{hint}")
-            text, *fields = (row[place].strip() for place in places)
-            seen |= {mark for mark in ",." if mark in "".join(fields)}
-            if len(seen) == 2:
-                raise ValueError("a comma as decimal point in one number, a point in another")
-            values = parse_numbers(fields)
-            if not all(map(math.isfinite, values)):
-                raise ValueError(f"{', '.join(fields)[:40]!r} has a number that is not finite")
-            yield reader.line_num, text, values
-    except InputError:
-        raise
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}; expected {', '.join(wanted)}.") from error
+            with each(f"{Path(path).name}, line {reader.line_num}"):
+                if len(row) < count or any(map(str.strip, row[count:])):
+                    hint = (
+                        " (a comma as decimal point? Then part the columns by semicolons)" if separator == "," else ""
+                    )
+                    raise wrong(f"{len(row)} fields for {count} columns{hint}")
+                text, *fields = (row[place].strip() for place in places)
+                seen |= {mark for mark in ",." if mark in "".join(fields)}
+                if len(seen) == 2:
+                    raise wrong("a comma as decimal point in one number, a point in another")
+                try:
+                    values = parse_numbers(fields)
+                except ValueError as error:
+                    raise wrong(error) from error
+                if not all(map(math.isfinite, values)):
+                    raise wrong(f"{', '.join(fields)[:40]!r} has a number that is not finite")
+                yield reader.line_num, text, values
+    except csv.Error as error:
+        raise wrong(error) from error
     if not places:
-        raise InputError(f"{path}: columns none, expected {', '.join(wanted)}.")
+        raise InputError(f"{path}: columns none, expected {expected}.")
 
 
 # --- how a program ends ---

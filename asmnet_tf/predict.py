@@ -3,12 +3,20 @@
     python -m asmnet_tf.predict                                 # the photograph that matplotlib ships
     python -m asmnet_tf.predict photo.jpg holiday/              # images; folders with all that is below them
     python -m asmnet_tf.predict clip.mp4 --smooth               # a video: followed from frame to frame
-    python -m asmnet_tf.predict --camera 0                      # until Ctrl-C, or --frames N
+    python -m asmnet_tf.predict --camera 0 --show               # in a window; until q, Ctrl-C, or --frames N
+    python -m asmnet_tf.predict rtsp://host/stream --frames 99  # a video by its address: rtsp, http, https
+    python -m asmnet_tf.predict million/ --no-draw --resume --shard 3/8 --format jsonl    # part 3 of 8: of a job array
     python -m asmnet_tf.predict photo.jpg --boxes boxes.csv --format pts --no-draw --model runs/mine/best.keras
 
 Writes to --output: NAME_overlay.jpg or .mp4 (points, contours, head axes), predictions.json and predictions.csv
-(pixels from 0, degrees), and with --format pts one NAME_K.pts per face (pixels from 1, as in 300W). `face` numbers the
-faces of an image; in a video a number is one face for as long as it is followed (tracking.py says when it is lost).
+(pixels from 0, degrees), with --format jsonl one JSON line an image or frame, as in the `results` of the json, and with
+pts one NAME_K.pts per face (pixels from 1, as in 300W). `face` numbers the faces of an image; in a video a number is
+one face for as long as it is followed (tracking.py says when it is lost). Any number of images takes the same memory;
+of very many, read the jsonl: the json is as long, but one document.
+
+Results come first into predictions.partial.jsonl, a line each; json and csv are made of it in the end. After a kill,
+--resume goes on from it, or from predictions.jsonl, which it also keeps: images that have a result there are not done
+again (give the same model and flags), those that failed and videos are.
 
 What is done is written when Ctrl-C, SIGTERM, a full disk or a closed pipe ends it. `failed` in predictions.json names
 every input of which something is missing, and why; the exit code then is 2, or 128 + the signal. Overlays of earlier
@@ -21,27 +29,44 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asmnet_tf import cli
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE, FACE_FORMATS
+from asmnet_tf.data.sidecars import find_runnable
 from asmnet_tf.files import EXIT_BAD_INPUT, InputError, Stopped, StopSignals, owned
+
+if TYPE_CHECKING:
+    from asmnet_tf.faces.aligner import FaceAligner
+
+ADDRESSES = ("rtsp://", "http://", "https://")
+MANY = 50  # images; with fewer, starting processes takes longer than they save
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv."""
     parser = cli.new_parser(__doc__)
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", type=Path, help="images, folders, videos")
+    told = "images, folders, videos, addresses of videos"
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", type=path_or_address, help=told)
     parser.add_argument(
         "--camera", type=cli.within(0, 9999, whole=True), metavar="N", help="number of a camera, from 0"
     )
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .keras, .h5, .tflite"
+        "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .tflite, .onnx, .keras, .h5"
     )
+    parser.add_argument("--dataset", type=cli.dataset, metavar="NAME|FILE", help="whose points: default its side-car's")
     parser.add_argument("--boxes", type=Path, metavar="CSV", help="own boxes: image, x_min, y_min, x_max, y_max")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder (default: predictions)")
     parser.add_argument("--no-draw", action="store_true", help="no overlay images or videos")
     parser.add_argument("--format", nargs="+", choices=FACE_FORMATS, default=["json", "csv"], help="default: json csv")
+    many = parser.add_argument_group("many images")
+    told = f"processes (default: the cores for more than {MANY} images, else 1)"
+    many.add_argument("--workers", type=cli.within(1, 1024, whole=True), metavar="N", help=told)
+    many.add_argument("--resume", action="store_true", help="go on where a run into --output was ended")
+    told = "every N-th input from the I-th, I from 1; writes predictions-I-of-N.*"
+    many.add_argument("--shard", type=shard, metavar="I/N", default=(1, 1), help=told)
     detector = parser.add_argument_group("detector")
     detector.add_argument("--min-score", type=cli.fraction, default=0.5, help="of a face (default: 0.5)")
     detector.add_argument(
@@ -54,6 +79,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     video = parser.add_argument_group("video")
     video.add_argument("--detect-every", type=cli.positive_int, default=10, metavar="N", help="frames (default: 10)")
     video.add_argument("--smooth", action="store_true", help="One-Euro filter on landmarks and angles")
+    video.add_argument("--show", action="store_true", help="in a window; q or closing it ends the video")
     video.add_argument("--frames", type=cli.positive_int, metavar="N", help="stop after N frames")
     args = parser.parse_args(argv)
     if args.camera is not None and (args.inputs or args.boxes):
@@ -61,15 +87,41 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def path_or_address(text: str) -> Path | str:
+    """argparse type: an address stays a text."""
+    return text if text.lower().startswith(ADDRESSES) else Path(text)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """argparse type: I/N, I from 1 to N."""
+    part, _, parts = text.partition("/")
+    number = cli.positive_int(parts)
+    return cli.within(1, number, whole=True)(part), number
+
+
+def open_aligner(model: str, *settings: object, threads: int | None = None) -> FaceAligner:
+    """Opens an aligner quietly, in this process or a worker; see `FaceAligner`."""
+    from asmnet_tf.faces.aligner import FaceAligner
+    from asmnet_tf.formats.runners import needs_tensorflow
+
+    if needs_tensorflow(find_runnable(model)):
+        cli.start_tensorflow(model)
+    with cli.without_notes():
+        return FaceAligner(model, *settings, threads=threads)
+
+
 def main(args: argparse.Namespace) -> None:
     """Runs the steps; raises InputError for what the user can mend."""
     # OpenCV's own words about a damaged file would stand around the one line that names it
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from asmnet_tf.faces.face_files import match_boxes, read_boxes
+    from asmnet_tf.faces.face_files import ResultFiles, match_boxes, read_boxes
     from asmnet_tf.faces.inputs import FaceRun, Failures, find_inputs, open_videos, say
+    from asmnet_tf.faces.video import check_window
 
-    with owned(args.output):
+    part, parts = args.shard
+    suffix = f"-{part}-of-{parts}" if parts > 1 else ""
+    with owned(args.output, part=suffix):
         # 1. What there is to do, and all that can be wrong with it before the network is read.
         failed = Failures()
         images, videos = [], [(args.camera, f"camera_{args.camera}")]
@@ -83,30 +135,34 @@ def main(args: argparse.Namespace) -> None:
             boxes, notes = match_boxes(args.boxes, read_boxes(args.boxes), [path for path, _ in images], folders)
             for note in notes:
                 say(note, sys.stderr)
+        if args.show:
+            if not videos:
+                raise InputError("--show: is for videos and --camera, and there are none.")
+            check_window()
+        images, videos = images[part - 1 :: parts], videos[part - 1 :: parts]
         opened = open_videos(videos, failed)
-        if not images and not opened:
+        if not images and not opened and (failed or parts == 1):
             sys.exit(EXIT_BAD_INPUT)
 
         # 2. The network on every face.
-        cli.start_tensorflow()
-        from asmnet_tf.faces.aligner import FaceAligner
-
-        with cli.without_notes():
-            aligner = FaceAligner(args.model, args.min_score, args.detector_size)
+        opener = partial(open_aligner, str(args.model), args.min_score, args.detector_size, args.dataset)
+        aligner = opener()
+        formats = [*args.format, "jsonl"] if args.resume else args.format
+        earlier = [path for path, _ in images] if args.resume else None
+        results = ResultFiles(args.output, formats, aligner.spec, f"predictions{suffix}", earlier)
         signals = StopSignals()
-        work = FaceRun(
-            aligner, args.output, draw=not args.no_draw, failed=failed, stopped=lambda: signals.received is not None
-        )
+        work = FaceRun(aligner, results, not args.no_draw, failed, lambda: signals.received is not None, opener)
+        workers = args.workers or (cli.cores() if len(images) - len(results.done) > MANY else 1)
         try:
             with signals:
-                work.images(images, boxes, args.boxes)
+                work.images(images, boxes, args.boxes, workers)
                 for video, stem in opened:
-                    work.video(video, stem, detect_every=args.detect_every, smooth=args.smooth, limit=args.frames)
+                    work.video(video, stem, args.detect_every, args.smooth, args.frames, args.show)
         finally:
             # 3. The files, also of what was done before something ended it.
             names = [str(path) for path, _ in images] + [video.name for video, _ in opened]
-            missed = failed.add_missing(names, work.results)
-            written = work.write(args.format, str(args.model))
+            missed = failed.add_missing(names, results.done)
+            written = work.write(str(args.model), unfinished=bool(missed or signals.received))
         say(", ".join(map(str, written)))
     if failed and signals.received:
         done = f"{len(names) - missed} of {len(names)} inputs done"

@@ -1,116 +1,38 @@
-"""Reads a dataset folder as downloaded into a list of samples: always the same ones in the same order (NumPy, OpenCV).
-
-300W    <data_dir>/{helen,lfpw}/{trainset,testset}/, afw/, ibug/ with NAME.{jpg,png,...} beside NAME.pts
-WFLW    <data_dir>/WFLW_images/... and WFLW_annotations/list_98pt_rect_attr_train_test/*.txt (207 columns)
-COFW    <data_dir>/COFW_{train,test}_color.mat (MATLAB v7.3, which is HDF5)
-"""
+"""A dataset folder as downloaded -> a list of samples: always the same ones in the same order (NumPy, OpenCV)."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import itertools
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from asmnet_tf.config import PHOTO_ENDINGS
-from asmnet_tf.data.geometry import image_size, landmark_box, read_image
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, Source
 from asmnet_tf.data.pose import align_signs, cached_pose, read_pose_labels
-from asmnet_tf.files import BROKEN_HDF5, InputError, parse_numbers, read_dataset, read_text, write_csv
+from asmnet_tf.data.pose_sets import POSE_READERS
+from asmnet_tf.data.readers import (  # noqa: F401
+    LIST_ENDINGS,
+    READERS,
+    BadSamples,
+    Sample,
+    progress,
+    pts_text,
+    read_folder_pts,
+    read_pts,
+)
+from asmnet_tf.files import InputError
 
-if TYPE_CHECKING:
-    import h5py
-
+_READERS = READERS | POSE_READERS  # by the ending of a source, or by the layout of a dataset
 _ENDING = re.compile(rf"({'|'.join(map(re.escape, (*PHOTO_ENDINGS, '.pts')))})(?=#\d+$|$)", re.IGNORECASE)
-MAX_PTS_BYTES = 1 << 20  # a .pts has about 2 kB; more is another kind of file
-MAX_LIST_BYTES = 1 << 28  # the list of 7,500 WFLW faces has 16 MB
-WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")  # columns 200..205
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Sample:
-    """One annotated face.
-
-    name: unique in its split: image path without its ending, relative to the data folder (WFLW: to WFLW_images, with
-    `#k` for the k-th listed face of that image). landmarks: float32 (L, 2), pixels of the upright
-    image, 0-based; half of them or more lie in it.
-    bbox: float32 (4,), bounding box of the landmarks. tags: source folder and attribute flags. pose: yaw, pitch, roll
-    in degrees, or None. index: which image of a file that holds several (COFW).
-    """
-
-    name: str
-    image_path: Path
-    landmarks: np.ndarray
-    bbox: np.ndarray
-    tags: frozenset[str]
-    pose: np.ndarray | None = None
-    index: int | None = None
-
-    def read_image(self) -> np.ndarray:
-        """Returns RGB uint8 (H, W, 3). Raises: InputError naming the file."""
-        if self.index is None:
-            return read_image(self.image_path)
-        return _read_cofw_image(self.image_path, self.index)
-
-    def image_size(self) -> tuple[int, int, bool] | None:
-        """Returns width and height of that image and whether EXIF turned it; see `geometry.image_size`."""
-        return image_size(self.image_path) if self.index is None else _cofw_image_size(self.image_path, self.index)
-
-
-class BadSamples:
-    """What becomes of a sample that cannot be used: it ends the run, or is left out, counted and listed.
-
-    Args: skip: leave it out. images: whether images are decoded to see if they can be: once more, so only with `skip`.
-    """
-
-    def __init__(self, skip: bool = False, images: bool = True) -> None:
-        self.skip = skip
-        self.images = skip and images
-        self.reasons: dict[str, str] = {}  # of those left out, by name
-
-    @contextlib.contextmanager
-    def catch(self, name: str) -> Iterator[None]:
-        """Notes an InputError as that sample's, or lets it pass where nothing is to be skipped."""
-        try:
-            yield
-        except InputError as error:
-            if not self.skip:
-                raise
-            self.reasons[name] = str(error)
-
-    def write(self, folder: str | Path) -> None:
-        """Writes skipped.csv (name, reason) and says so in one line on stderr; without a bad sample there is none."""
-        path = Path(folder) / "skipped.csv"
-        if not self.reasons:
-            path.unlink(missing_ok=True)  # of an earlier evaluation into the same folder
-            return
-        write_csv(path, ("name", "reason"), self.reasons.items())
-        first = next(iter(self.reasons.values()))
-        print(f"{path}: {len(self.reasons)} bad samples skipped, the first: {first}", file=sys.stderr)
-
-
-def _sample(name: str, path: Path, landmarks: np.ndarray, tags: Set[str], index: int | None = None) -> Sample:
-    landmarks = landmarks.astype(np.float32)
-    return Sample(name, path, landmarks, landmark_box(landmarks), frozenset(tags), index=index)
-
-
-def _progress(items: Iterable, title: str, total: int | None = None) -> Iterable:
-    return tqdm(items, f"read {title}", total, unit="face", disable=None, leave=False)
-
-
-# --- public readers ---------------------------------------------------------------------------------------------------
 
 
 def read_samples(
@@ -123,28 +45,37 @@ def read_samples(
 ) -> list[Sample]:
     """Reads one split of a dataset; says once on stderr what a partial download lacks.
 
-    Args:    split: a key of spec.splits ("train", "test"). limit: the first so many samples only. bad: what to do with
-             those that cannot be used; default: raise.
+    Args:    split: a key of spec.splits or spec.shares ("train", "val", "test"). limit: the first so many samples only.
+             bad: what to do with those that cannot be used; default: raise.
     Returns: samples in the order of the spec's sources, by file name within a folder (300W), by line in a list.
     Raises:  InputError for a missing or empty folder and for a file that cannot be used.
     """
     data_dir = Path(data_dir)
     bad = bad or BadSamples()
-    if split not in spec.splits:
-        raise InputError(f"split {split!r}: {spec.title} has {', '.join(spec.splits)}.")
+    if split not in (*spec.splits, *spec.shares):
+        raise InputError(f"split {split!r}: {spec.title} has {', '.join((*spec.splits, *spec.shares)) or 'none'}.")
     if not data_dir.is_dir():
         raise InputError(f"{data_dir}: no such folder. Put {spec.title} there or give its place with --data-dir.")
-    reader = {"300w": _read_300w, "wflw": _read_wflw, "cofw": _read_cofw}[spec.layout]
-    sources = spec.splits[split]
+    sources = spec.splits[split] if split in spec.splits else spec.splits["train"]
     samples: list[Sample] = []
     found = dict.fromkeys((source.name for source in sources), 0)
+    shared = bool(spec.shares) and (split in spec.shares or split == "train")
+    rest = None if shared else limit
     for source in sources:
         path = data_dir / source.path
-        there = path.is_dir() if spec.layout == "300w" else path.is_file()
-        if there and (limit is None or len(samples) < limit):
-            here = reader(spec, data_dir, source, None if limit is None else limit - len(samples), bad)
-            found[source.name] = len(here)
+        reader = _READERS.get(path.suffix.lower() if spec.layout == "300w" else spec.layout, read_folder_pts)
+        is_file = spec.layout in ("wflw", "cofw") or path.suffix.lower() in LIST_ENDINGS
+        there = path.is_file() if is_file else path.is_dir()
+        if not there and not source.expected:
+            raise InputError(f"{path}: not there; the description of {spec.title} names it. Is --data-dir right?")
+        if there and (rest is None or len(samples) < rest):
+            here = reader(spec, data_dir, source, None if rest is None else rest - len(samples), bad)
+            found[source.name] += len(here)
             samples += here
+    if shared:
+        samples = _share(samples, spec.shares, split)[:limit]
+    if twice := [name for name, times in Counter(sample.name for sample in samples).items() if times > 1]:
+        raise InputError(f"{data_dir}: {twice[0]} is there twice ({len(twice)} faces). List each source once.")
     samples = _usable(samples, bad, quiet)
     if not samples and bad.reasons:
         first = next(iter(bad.reasons.values()))
@@ -153,10 +84,43 @@ def read_samples(
         places = ", ".join(source.path for source in sources)
         raise InputError(f"{data_dir}: no {spec.title} {split} face in it (looked for {places}). Is --data-dir right?")
     expected = sum(source.expected for source in sources)
-    if limit is None and len(samples) != expected and not quiet:
+    if expected and limit is None and len(samples) != expected and not quiet:
         parts = ", ".join(f"{s.name.upper()} {found[s.name]}/{s.expected}" for s in sources)
         print(f"{spec.title} {split}: {len(samples)} of {expected} faces ({parts})", file=sys.stderr)
     return samples
+
+
+def read_folder(path: Path, spec: DatasetSpec, bad: BadSamples | None = None) -> list[Sample]:
+    """Returns further faces with the points of a dataset, of a flat folder or a file of annotations; see layouts.py."""
+    source = Source("extra", "." if path.is_dir() else path.name)
+    flat = replace(spec, layout="300w", splits={"train": (source,)}, shares={})
+    return read_samples(flat, path if path.is_dir() else path.parent, "train", bad=bad)
+
+
+def _share(samples: list[Sample], shares: dict[str, float], split: str) -> list[Sample]:
+    """Returns the faces of a split that is a share of the training photographs, or of what the shares leave."""
+    for name, share in shares.items():
+        samples, part = hold_out(samples, share, salt=name)
+        if name == split:
+            return part
+        shares = {other: value / (1 - share) for other, value in shares.items()}
+    return samples
+
+
+def training_faces(
+    spec: DatasetSpec, data_dir: str | Path, fraction: float, limit: int | None = None, bad: BadSamples | None = None
+) -> tuple[list[Sample], list[Sample]]:
+    """Returns the faces to train on and those held out: the split `val` of a description that has one, else `hold_out`.
+
+    Raises: InputError as `read_samples`, and where nothing is left to train on.
+    """
+    faces = read_samples(spec, data_dir, "train", limit, bad=bad)
+    if "val" in (*spec.splits, *spec.shares):
+        return faces, read_samples(spec, data_dir, "val", limit, bad=bad)
+    kept, validation = hold_out(faces, fraction)
+    if not kept:
+        raise InputError(f"--val-fraction {fraction:g}: all {len(faces)} faces are held out. Use less.")
+    return kept, validation
 
 
 def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]:
@@ -187,7 +151,7 @@ def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]
     fine = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes outside the interpreter lock
         errors = pool.map(check, samples) if bad.images else map(check, samples)
-        for sample, error in zip(samples, _progress(errors, "images", len(samples))):
+        for sample, error in zip(samples, progress(errors, "images", len(samples))):
             with bad.catch(sample.name):
                 if error is not None:
                     raise error
@@ -203,25 +167,33 @@ def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]
 
 
 def trainable(samples: list[Sample], bad: BadSamples) -> list[Sample]:
-    """Returns the samples whose head pose is known. PnP finds none for landmarks that are all in one place.
+    """Returns the samples whose head pose is known, or all where none is.
+
+    PnP finds none for landmarks that are all in one place.
 
     Raises: InputError naming the first that has none, unless such are to be skipped.
     """
     chosen = []
     for sample in samples:
         with bad.catch(sample.name):
-            if not np.isfinite(sample.pose).all():
+            if sample.pose is not None and not np.isfinite(sample.pose).all():
                 raise InputError(
                     f"{sample.image_path}: no head pose for this face (its landmarks are degenerate). Remove it."
                 )
             chosen.append(sample)
+    if not chosen:
+        raise InputError(f"none of {len(samples)} training faces can be used. {next(iter(bad.reasons.values()), '')}")
+    if chosen[0].pose is None:
+        print("no six rigid points (`pose` of the description), so no head pose is trained", file=sys.stderr)
     return chosen
 
 
 def with_pose(
     samples: list[Sample], spec: DatasetSpec, data_dir: str | Path, labels: str | Path | None
 ) -> list[Sample]:
-    """Returns the samples with their pose; see `pose_of`."""
+    """Returns the samples with their pose; see `pose_of`. Without six rigid points and `labels` it stays None."""
+    if labels is None and not spec.has_pose:
+        return samples
     angles = pose_of(samples, spec, data_dir, labels)[0]
     return [replace(sample, pose=angle.astype(np.float32)) for sample, angle in zip(samples, angles)]
 
@@ -236,6 +208,10 @@ def pose_of(
 
     Raises: InputError if a sample has no label in `labels`.
     """
+    if labels is None and not spec.has_pose:
+        return np.full((len(samples), 3), np.nan), f"none: {spec.title} has no six rigid points"
+    if labels is None and all(sample.pose is not None for sample in samples):
+        return np.stack([sample.pose for sample in samples]).astype(np.float64), f"annotated ({spec.title})"
     by_pnp = cached_pose(np.stack([sample.landmarks for sample in samples]), spec)
     exact = Path(data_dir) / "pose.csv"
     what = str(labels)
@@ -277,19 +253,19 @@ def photograph(name: str) -> str:
     return re.sub(r"_[1-9]$|(?<=[0-9])_[1-9][0-9]$", "", name)
 
 
-def hold_out(samples: list[Sample], fraction: float) -> tuple[list[Sample], list[Sample]]:
+def hold_out(samples: list[Sample], fraction: float, salt: str = "") -> tuple[list[Sample], list[Sample]]:
     """Splits training samples into (train, validation): held out is where the hash of the photograph is below.
 
     The choice depends on a photograph's source and name alone: every source is split in expectation, faces of one
     photograph stand on one side, and a missing sample moves no other. If no hash is below `fraction`, the photograph
     with the smallest one is held out. Where all samples would be of one photograph, each counts as one of its own.
 
-    Args: fraction: of the photographs, in expectation; 0 gives an empty validation list.
+    Args: fraction: of the photographs, in expectation; 0 gives an empty validation list. salt: makes another choice.
     """
     names = [photograph(sample.name) for sample in samples]
     if len(set(names)) == 1:
         names = [sample.name for sample in samples]
-    hashes = [int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64 for name in names]
+    hashes = [int.from_bytes(hashlib.sha256(os.fsencode(salt + name)).digest()[:8], "big") / 2**64 for name in names]
     limit = max(fraction, np.nextafter(min(hashes, default=0.0), 1.0)) if fraction else 0.0
     below = [value < limit for value in hashes]
     return [s for s, held in zip(samples, below) if not held], [s for s, held in zip(samples, below) if held]
@@ -341,180 +317,3 @@ def _best_matches(
         return None
 
     return [best(i, name) for i, name in enumerate(names)]
-
-
-# --- 300W -------------------------------------------------------------------------------------------------------------
-
-
-def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
-    """Reads a `.pts` file, with or without the `version/n_points/{` header.
-
-    Returns: float64 (L, 2), 0-based pixels: the file's coordinates are 1-based.
-    Raises:  InputError naming the file and what is wrong with it.
-    """
-    rows, said = [], num_landmarks
-    for number, line in enumerate(map(str.strip, read_text(path, MAX_PTS_BYTES).split("\n")), 1):
-        if line in "{}":
-            continue
-        try:
-            point = _point(line)
-        except ValueError as error:
-            if line.casefold().startswith(("version", "n_points")):
-                count = re.search(r"n_points\W*(\d{1,9})$", line.casefold())
-                said = int(count[1]) if count else said
-                continue
-            raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers ({error}).") from error
-        if len(point) != 2 or not all(abs(value) <= 1e6 for value in point):  # NaN is not
-            raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers, x and y.")
-        rows.append(point)
-    if len(rows) != num_landmarks:
-        raise InputError(f"{path}: {len(rows)} points, {num_landmarks} expected. Is --dataset right?")
-    if said != num_landmarks:
-        raise InputError(f"{path}: n_points says {said}, but there are {len(rows)} points. Is the file whole?")
-    return np.array(rows) - 1.0
-
-
-def _point(line: str) -> list[float]:
-    """Returns the numbers of a line of a .pts: parted by spaces, tabs, semicolons or commas; see `parse_numbers`."""
-    with contextlib.suppress(ValueError):
-        return [float(part) for part in line.split()]
-    fields = [part for part in (part.strip(",") for part in re.split(r"[\s;]+", line)) if part]
-    if len(fields) == 1:
-        fields = fields[0].split(",")
-        if len(fields) > 2:
-            raise ValueError("commas as decimal point and between the numbers? Write decimal points")
-    return parse_numbers(fields)
-
-
-def pts_text(landmarks: np.ndarray) -> str:
-    """Returns landmarks (L, 2), 0-based pixels, as the text of a `.pts` file, whose first pixel is (1, 1)."""
-    rows = "\n".join(f"{x + 1:.4f} {y + 1:.4f}" for x, y in landmarks.tolist())
-    return f"version: 1\nn_points:  {len(landmarks)}\n{{\n{rows}\n}}\n"
-
-
-def _read_300w(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
-    folder = data_dir / source.path
-    # one listing instead of three look-ups a file; natural order is not needed, only a fixed one
-    files = [os.path.splitext(name) for name in sorted(os.listdir(folder), reverse=True) if not name.startswith(".")]
-    images = {stem: stem + ending for stem, ending in files if ending.lower() in PHOTO_ENDINGS}
-    points = {stem: stem + ending for stem, ending in reversed(files) if ending.lower() == ".pts"}
-    paired = [(stem, name) for stem, name in points.items() if stem in images]
-    if len(paired) < len(points):
-        lonely = next(name for stem, name in points.items() if stem not in images)
-        print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely}), left out", file=sys.stderr)
-    used, both = {*images.values(), *points.values()}, images.keys() & points.keys()
-    others = (stem + end for stem, end in files if stem in both and end.lower() in (".pts", *PHOTO_ENDINGS))
-    if spare := sorted(name for name in others if name not in used):
-        print(f"{folder}: {len(spare)} more files of the same faces ({spare[0]}), left out", file=sys.stderr)
-    tags = frozenset({source.name})
-    samples = []
-    for stem, file in _progress(paired[:limit], source.path):
-        name = f"{source.path}/{stem}"
-        with bad.catch(name):
-            samples.append(_sample(name, folder / images[stem], read_pts(folder / file, spec.num_landmarks), tags))
-    return samples
-
-
-# --- WFLW -------------------------------------------------------------------------------------------------------------
-
-
-def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
-    path = data_dir / source.path
-    samples, faces, absent = [], Counter(), 0
-    columns = 2 * spec.num_landmarks + 11
-    is_file = functools.cache(os.path.isfile)  # unlike Path.is_file() also False for what no file can be called
-    for number, line in enumerate(_progress(read_text(path, MAX_LIST_BYTES).split("\n"), path.name), 1):
-        if limit is not None and len(samples) >= limit:
-            break
-        if not line.strip():
-            continue
-        with bad.catch(f"{path.name}, line {number}"):
-            at = f"{path}, line {number}"
-            parts = next((p for s in (None, ",", ";") if len(p := line.split(s, columns - 1)) == columns), line.split())
-            if len(parts) != columns:
-                raise InputError(f"{at}: {len(parts)} columns, {columns} expected. Is --dataset right?")
-            image_name = parts[-1].strip().replace("\\", "/")
-            relative = Path(image_name)
-            if relative.anchor or ".." in relative.parts:
-                raise InputError(f"{at}: image name {image_name[:60]!r} leaves the data folder.")
-            if not relative.name:
-                raise InputError(f"{at}: {image_name[:60]!r} is no image name. Download the list again.")
-            image_name = relative.as_posix()
-            name = f"{relative.with_suffix('').as_posix()}#{faces[image_name]}"
-            faces[image_name] += 1
-            try:
-                numbers = np.array(parse_numbers([part.strip(" ,;\t") for part in parts[:-1]]))
-            except ValueError as error:
-                raise InputError(f"{at}: a column that is not a number ({error}).") from error
-            if not (np.abs(numbers) <= 1e6).all():  # NaN is not
-                raise InputError(f"{at}: a column that is not a number. Download the list again.")
-            image = data_dir / "WFLW_images" / relative
-            if not is_file(image):
-                absent += 1
-                continue
-            landmarks = numbers[: 2 * spec.num_landmarks].reshape(-1, 2)
-            flags = numbers[2 * spec.num_landmarks + 4 : 2 * spec.num_landmarks + 10] > 0.5
-            tags = {source.name} | {tag for tag, on in zip(WFLW_ATTRIBUTES, flags) if on}
-            samples.append(_sample(name, image, landmarks, tags))
-    if absent:
-        print(f"{path}: {absent} listed faces whose image is absent, left out", file=sys.stderr)
-    return samples
-
-
-# --- COFW -------------------------------------------------------------------------------------------------------------
-
-
-def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
-    path = data_dir / source.path
-    ending = "Tr" if source.name == "train" else "T"
-    with _open_mat(path, f"phis{ending} and Is{ending}") as file:
-        table = read_dataset(file, f"phis{ending}").astype(np.float64)  # MATLAB is column-major: (87, N) here
-        count = file[f"Is{ending}"].size
-    rows = 3 * spec.num_landmarks
-    if table.ndim != 2 or table.shape[0] != rows or table.shape[1] != count:
-        raise InputError(f"{path}: phis{ending} has shape {table.shape}, expected ({rows}, {count}).")
-    samples = []
-    for i, column in enumerate(_progress(table.T[:limit], path.name)):
-        name = f"{source.name}/{i:04d}"
-        with bad.catch(name):
-            if not (np.abs(column) <= 1e6).all():  # NaN is not
-                raise InputError(f"{path}: face {i} has a point that is not a number. Download it again.")
-            x, y, occluded = np.split(column, 3)
-            tags = {source.name} | ({"occlusion"} if occluded.any() else set())
-            landmarks = np.stack([x, y], axis=1) - 1.0  # MATLAB counts from 1
-            samples.append(_sample(name, path, landmarks, tags, index=i))
-    return samples
-
-
-def _cofw_reference(file: h5py.File, index: int) -> h5py.Reference:
-    return read_dataset(file, "IsTr" if "IsTr" in file else "IsT").reshape(-1)[index]
-
-
-def _cofw_image_size(path: Path, index: int) -> tuple[int, int, bool] | None:
-    try:
-        with _open_mat(path, f"image {index}") as file:
-            width, height = file[_cofw_reference(file, index)].shape[-2:]
-    except InputError:
-        return None
-    return width, height, False
-
-
-def _read_cofw_image(path: Path, index: int) -> np.ndarray:
-    with _open_mat(path, f"image {index}") as file:
-        image = read_dataset(file, _cofw_reference(file, index))
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and len(image) != 3):
-        raise InputError(f"{path}: image {index} is {image.dtype} {image.shape}, expected uint8 (3, W, H) or (W, H).")
-    image = image.T if image.ndim == 3 else np.repeat(image.T[..., None], 3, axis=-1)  # (3, W, H) -> (H, W, 3)
-    return np.ascontiguousarray(image)
-
-
-@contextlib.contextmanager
-def _open_mat(path: Path, wanted: str) -> Iterator[h5py.File]:
-    """Opens a COFW file. Raises: InputError if `wanted`, what the caller reads, is damaged."""
-    import h5py  # comes with Keras; only this dataset needs it
-
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except BROKEN_HDF5 as error:
-        raise InputError(f"{path}: {wanted} cannot be read ({str(error)[:100]}). Is it COFW's colour file?") from error

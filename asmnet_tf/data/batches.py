@@ -21,8 +21,9 @@ class TrainingBatches:
     Flip, rotation and so on are drawn per face from a generator keyed by (seed, epoch, sample).
 
     Args:
-        patches: of samples with a pose each (`annotations.trainable`).
+        patches: of samples with a pose each (`annotations.trainable`), or none with one.
         batch_size: faces of a step, in all workers together.
+        extra, extra_weight: how many of the last samples are extra ones, and how often an epoch has each of them.
         part: number of faces of a step -> which of them this worker takes (`distribution.Replicas.part`); all of them.
     """
 
@@ -33,13 +34,17 @@ class TrainingBatches:
         batch_size: int,
         seed: int,
         part: Callable[[int], slice] = slice,
+        extra: int = 0,
+        extra_weight: float = 1.0,
     ) -> None:
         self.patches = patches
         self.augmentation = augmentation
-        self.batch_size = min(batch_size, len(patches))
+        self.extra, self.extra_used = extra, round(extra_weight * extra)
+        length = len(patches) - extra + self.extra_used
+        self.batch_size = min(batch_size, length)
         self.part = part(self.batch_size)
         self.seed = seed
-        self.steps_per_epoch = len(patches) // self.batch_size
+        self.steps_per_epoch = length // self.batch_size
         self.error: InputError | None = None
         self._orders: dict[int, np.ndarray] = {}  # of the epochs in use; replaced, never changed: threads share it
 
@@ -60,14 +65,16 @@ class TrainingBatches:
             image = aug.render(patches.patch(i), frame, moved, size)
             images[row] = aug.change_pixels(image, self.augmentation, rng)
             affine[row], flip[row] = moved.affine, moved.flip
-            pose[row] = angles_to_unit(moved.move_pose(patches.poses[i]))
+            pose[row] = np.nan_to_num(angles_to_unit(moved.move_pose(patches.poses[i])))  # unknown: its loss weighs 0
         return images, patches.landmarks_norm[chosen], affine, flip, pose
 
     def _order(self, epoch: int) -> np.ndarray:
         """Returns the order of the samples in an epoch; it is drawn once, for a draw costs as much as they are many."""
         order = self._orders.get(epoch)
         if order is None:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.patches))
+            rng, own = np.random.default_rng([self.seed, epoch]), len(self.patches) - self.extra
+            some = own + np.resize(rng.permutation(self.extra), self.extra_used) if self.extra else ()
+            order = rng.permutation(np.concatenate([np.arange(own), some]).astype(int))
             self._orders = {**{e: o for e, o in self._orders.items() if abs(e - epoch) == 1}, epoch: order}
         return order
 

@@ -1,46 +1,88 @@
-"""The layouts of landmarks and folders: 300W, WFLW, COFW and their synthetic kin. Standard library only."""
+"""The layouts of landmarks and folders, each described by a TOML file: those in `descriptions/`, or a user's own.
+
+    name = "mine"                       # letters, digits, _ and -: of run folders and shape models
+    points = ["eye_r", "eye_l", "nose", "mouth_r", "mouth_l"]    # names, or how many there are
+    flip = [[0, 1], ["mouth_r", 4]]     # points that change places in a mirror image, each in one pair
+    normaliser = [0, 1]                 # points whose distance the error is divided by, or "box": its diagonal
+    [splits]                            # paths relative to the data folder:
+    train = "train"                     # a folder of NAME.jpg + NAME.pts,
+    test = ["test", "more.csv"]         # a list of images (.txt), a .csv, dlib's .xml, COCO's .json; or several
+    val = 0.1                           # a share of the training photographs, by a hash of their names
+
+A point is a number from 0, a name, or, in a list, a run: "36-41" or "41-36". Keys that may be missing:
+
+    title       in tables and figures
+    based_on    a dataset that ships, for the points, flip, normaliser, pupils, pose, contours and thresholds not given
+    pupils      two points or lists of points
+    pose        points of the 68-point mean face, [point, point of that face], [point, x, y, z] in head axes; six give
+                a head pose
+    contours    lists of points to draw, closed where the first is also the last
+    subsets     name = list of tags; a source {path, tag, faces} has one, else the first part of its path
+    counts      faces of a whole subset;  thresholds: of failure rates;  data_dir: beside this file
+    layout      "300w", what stands above, or another of LAYOUTS;  synthetic, published: of the datasets that ship
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
+import re
+import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, first_line, read_text
+
+FOLDER = Path(__file__).with_name("descriptions")
+REAL = ("300w", "wflw", "cofw")  # what a number of points stands for, where nothing else is known
+LAYOUTS = ("300w", "wflw", "cofw", "aflw2000", "biwi")  # of files: which reader of readers.py or pose_sets.py
+RIGID_POINTS = 6  # PnP on fewer says nothing
+_KINDS = {
+    **dict.fromkeys(("name", "title", "based_on", "layout", "data_dir"), str),
+    **dict.fromkeys(("flip", "pupils", "pose", "contours", "thresholds"), list),
+    **dict.fromkeys(("splits", "subsets", "counts", "published"), dict),
+    **{"points": (int, list), "normaliser": (list, str), "synthetic": bool},
+}
+_INHERITED = ("points", "flip", "normaliser", "pupils", "pose", "contours", "thresholds")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One folder (300W layout) or list file (WFLW, COFW layouts) of a dataset, with its official number of faces."""
+    """One folder, list or annotation file of a dataset; expected: its official number of faces, 0 where unknown."""
 
     name: str
     path: str
-    expected: int
+    expected: int = 0
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """All that differs between datasets. A further dataset of a known layout is one more of these.
+    """All that differs between datasets.
 
     Indices are 0-based. `rigid_points` pairs a landmark with the point of the 68-point 3D mean face it stands for
-    (`pose.py`); `contours` are (indices, closed) poly-lines for drawing.
+    (`pose.py`), or with a place (x, y, z) in head axes; `contours` are (indices, closed) poly-lines for drawing.
     """
 
     name: str
     title: str
     num_landmarks: int
-    layout: str  # "300w", "wflw" or "cofw": which reader of annotations.py
+    layout: str  # one of LAYOUTS
     default_data_dir: str
-    outer_eye_corners: tuple[int, int]
-    pupils: tuple[tuple[int, ...], tuple[int, ...]]  # points whose mean is a pupil
+    outer_eye_corners: tuple[int, ...]  # or what else the error is normalised by; (): the diagonal of the box
+    pupils: tuple[tuple[int, ...], ...]  # points whose mean is a pupil
     flip_pairs: tuple[tuple[int, int], ...]
-    rigid_points: tuple[tuple[int, int], ...]
+    rigid_points: tuple[tuple[int, int | tuple[float, ...]], ...]
     contours: tuple[tuple[tuple[int, ...], bool], ...]
     splits: dict[str, tuple[Source, ...]]
     subsets: dict[str, tuple[str, ...]]  # test subset -> the tags a sample needs one of (source name or attribute)
+    shares: dict[str, float] = field(default_factory=dict)  # split -> share of the training photographs
+    point_names: tuple[str, ...] = ()
     subset_counts: dict[str, int] = field(default_factory=dict)  # official number of faces, where results are published
     thresholds: tuple[float, ...] = (0.08, 0.10)  # of failure rate and AUC, in NME as a fraction
     is_synthetic: bool = False
-    published: dict[str, dict] = field(default_factory=dict)
+    published: dict[str, dict] = field(default_factory=dict)  # NME in %, inter-ocular; pose MAE in degrees, to HopeNet
+    description: dict = field(default_factory=dict)  # the keys of the file, for the side-car of a model
 
     @property
     def flip_map(self) -> list[int]:
@@ -50,176 +92,181 @@ class DatasetSpec:
             mapping[a], mapping[b] = b, a
         return mapping
 
-
-def _run(first: int, last: int) -> tuple[int, ...]:
-    return tuple(range(first, last + 1))
-
-
-def _lines(*ends: tuple[int, int], closed: bool) -> tuple[tuple[tuple[int, ...], bool], ...]:
-    return tuple((_run(*pair), closed) for pair in ends)
+    @property
+    def has_pose(self) -> bool:
+        """Whether the landmarks tell a head pose: six rigid points and a line of the eyes."""
+        return len(self.rigid_points) >= RIGID_POINTS and bool(self.outer_eye_corners)
 
 
-def _folders(counts: dict[str, int]) -> tuple[Source, ...]:
-    return tuple(Source(path.split("/")[0], path, count) for path, count in counts.items())
+def find_spec(dataset: str) -> DatasetSpec:
+    """Returns the spec of a name of `DATASETS` or of a TOML file. Raises: InputError."""
+    if dataset in DATASETS:
+        return DATASETS[dataset]
+    path = Path(dataset)
+    if path.suffix.lower() != ".toml":
+        raise InputError(
+            f"--dataset {dataset}: there are {', '.join(DATASETS)}, or a description FILE.toml of your own."
+        )
+    table = _table(path)
+    spec = read_spec(table, path)
+    if spec.name in DATASETS:
+        raise InputError(f"{path}: name is that of a dataset that ships. Choose another; based_on takes its keys.")
+    folder = path.parent / spec.default_data_dir if "data_dir" in table else path.parent
+    return replace(spec, default_data_dir=str(folder))
 
 
-_RIGID_68 = (8, 17, 19, 21, 22, 24, 26, 30, 31, 35, 36, 39, 42, 45, 48, 51, 54, 57)
-_RIGID_98 = (16, 33, 35, 37, 42, 44, 46, 54, 55, 59, 60, 64, 68, 72, 76, 79, 82, 85)
+def spec_of(sidecar: dict, num_landmarks: int, path: Path) -> DatasetSpec:
+    """Returns the layout of a model's points: its side-car's, else the one of `REAL` with so many points.
 
-_FLIP_68 = (
-    *((i, 16 - i) for i in range(8)),
-    *((17 + i, 26 - i) for i in range(5)),
-    *((31, 35), (32, 34)),
-    *((36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)),
-    *((48, 54), (49, 53), (50, 52), (55, 59), (56, 58)),
-    *((60, 64), (61, 63), (65, 67)),
-)
-_FLIP_98 = (
-    *((i, 32 - i) for i in range(16)),
-    *((33 + i, 46 - i) for i in range(5)),
-    *((38 + i, 50 - i) for i in range(4)),
-    *((55, 59), (56, 58)),
-    *((60, 72), (61, 71), (62, 70), (63, 69), (64, 68), (65, 75), (66, 74), (67, 73)),
-    *((76, 82), (77, 81), (78, 80), (83, 87), (84, 86)),
-    *((88, 92), (89, 91), (93, 95)),
-    (96, 97),
-)
-# Published tables: NME in %, inter-ocular; pose MAE in degrees against HopeNet's predictions.
-_PUBLISHED_300W = {
-    "nme_pct": {
-        "mnv2": {"common": 3.93, "challenging": 7.52, "full": 4.70},
-        "mnv2_r": {"common": 3.88, "challenging": 7.35, "full": 4.59},
-        "ASMNet_nr": {"common": 5.86, "challenging": 8.80, "full": 6.46},
-        "ASMNet": {"common": 4.82, "challenging": 8.20, "full": 5.50},
-    },
-    "pose_mae_deg": {
-        "mnv2": {"full": (1.75, 1.93, 1.32)},
-        "mnv2_r": {"full": (1.71, 1.89, 1.30)},
-        "ASMNet_nr": {"full": (2.41, 1.87, 2.115)},
-        "ASMNet": {"full": (1.62, 1.80, 1.24)},
-    },
-}
-_SUBSETS_WFLW = ("test", "largepose", "expression", "illumination", "makeup", "occlusion", "blur")
-_PUBLISHED_WFLW = {
-    "nme_pct": {
-        "mnv2": dict(zip(_SUBSETS_WFLW, (9.57, 18.18, 9.93, 8.98, 9.92, 11.38, 10.79))),
-        "mnv2_r": dict(zip(_SUBSETS_WFLW, (9.41, 17.86, 9.78, 8.90, 9.67, 11.25, 10.66))),
-        "ASMNet_nr": dict(zip(_SUBSETS_WFLW, (11.96, 21.95, 13.08, 11.02, 11.84, 13.24, 12.60))),
-        "ASMNet": dict(zip(_SUBSETS_WFLW, (10.77, 21.11, 12.02, 9.93, 10.55, 12.34, 11.62))),
-    },
-    "pose_mae_deg": {
-        "mnv2": {"test": (3.06, 3.03, 2.26)},
-        "mnv2_r": {"test": (3.08, 2.94, 2.22)},
-        "ASMNet_nr": {"test": (3.14, 2.99, 2.23)},
-        "ASMNet": {"test": (2.97, 2.93, 2.21)},
-    },
-}
-
-_300W = DatasetSpec(
-    name="300w",
-    title="300W",
-    num_landmarks=68,
-    layout="300w",
-    default_data_dir="data/300w",
-    outer_eye_corners=(36, 45),
-    pupils=(_run(36, 41), _run(42, 47)),
-    flip_pairs=_FLIP_68,
-    rigid_points=tuple((i, i) for i in _RIGID_68),
-    contours=(
-        *_lines((0, 16), (17, 21), (22, 26), (27, 30), (31, 35), closed=False),
-        *_lines((36, 41), (42, 47), (48, 59), (60, 67), closed=True),
-    ),
-    splits={
-        "train": _folders({"helen/trainset": 2000, "lfpw/trainset": 811, "afw": 337}),
-        "test": _folders({"helen/testset": 330, "lfpw/testset": 224, "ibug": 135}),
-    },
-    subsets={
-        "full": ("helen", "lfpw", "ibug"),
-        "common": ("helen", "lfpw"),
-        "challenging": ("ibug",),
-        **{name: (name,) for name in ("helen", "lfpw", "ibug", "afw")},
-    },
-    subset_counts={
-        **{"full": 689, "common": 554, "challenging": 135},
-        **{"helen": 330, "lfpw": 224, "ibug": 135, "afw": 337},
-    },
-    published=_PUBLISHED_300W,
-)
-_WFLW_LISTS = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_"
-_WFLW = DatasetSpec(
-    name="wflw",
-    title="WFLW",
-    num_landmarks=98,
-    layout="wflw",
-    default_data_dir="data/wflw",
-    outer_eye_corners=(60, 72),
-    pupils=((96,), (97,)),
-    flip_pairs=_FLIP_98,
-    rigid_points=tuple(zip(_RIGID_98, _RIGID_68)),
-    contours=(
-        *_lines((0, 32), (51, 54), (55, 59), closed=False),
-        *_lines((33, 41), (42, 50), (60, 67), (68, 75), (76, 87), (88, 95), closed=True),
-    ),
-    splits={
-        "train": (Source("train", f"{_WFLW_LISTS}train.txt", 7500),),
-        "test": (Source("test", f"{_WFLW_LISTS}test.txt", 2500),),
-    },
-    subsets={name: (name,) for name in _SUBSETS_WFLW},
-    subset_counts=dict(zip(_SUBSETS_WFLW, (2500, 326, 314, 698, 206, 736, 773))),
-    thresholds=(0.10,),
-    published=_PUBLISHED_WFLW,
-)
-_COFW = DatasetSpec(
-    name="cofw",
-    title="COFW",
-    num_landmarks=29,
-    layout="cofw",
-    default_data_dir="data/cofw",
-    outer_eye_corners=(8, 9),
-    pupils=((16,), (17,)),
-    flip_pairs=((0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23)),
-    # brow ends, eye corners, nose wings and tip, mouth corners and middles, chin
-    rigid_points=(
-        *((0, 17), (1, 26), (2, 21), (3, 22), (8, 36), (9, 45), (10, 39), (11, 42)),
-        *((18, 31), (19, 35), (20, 30), (22, 48), (23, 54), (24, 51), (27, 57), (28, 8)),
-    ),
-    contours=(
-        *(((0, 4, 2, 5), True), ((1, 6, 3, 7), True), ((8, 12, 10, 13), True), ((9, 14, 11, 15), True)),
-        *(((18, 20, 19, 21), True), ((22, 24, 23, 27), True), ((22, 25, 23, 26), True)),
-    ),
-    splits={
-        "train": (Source("train", "COFW_train_color.mat", 1345),),
-        "test": (Source("test", "COFW_test_color.mat", 507),),
-    },
-    subsets={"test": ("test",)},
-)
+    Args: path: of the model, for the error. Raises: InputError where neither tells.
+    """
+    spec = None
+    if isinstance(sidecar.get("description"), dict):
+        spec = read_spec(sidecar["description"], path)
+    for name in () if spec else REAL:
+        spec = DATASETS[name] if DATASETS[name].num_landmarks == num_landmarks else spec
+    if spec is None or spec.num_landmarks != num_landmarks:
+        known = ", ".join(f"{DATASETS[name].num_landmarks}" for name in REAL)
+        raise InputError(
+            f"{path}: {num_landmarks} points per face; {known} have a meaning here. Give --dataset FILE.toml."
+        )
+    return spec
 
 
-def _synthetic(real: DatasetSpec, name: str, title: str, *counts: int) -> DatasetSpec:
-    """Returns the spec of rendered faces in the layout of `real`; `counts`: faces per folder or list."""
-    count = iter(counts)
-    splits = {
-        split: tuple(replace(source, expected=next(count)) for source in sources)
-        for split, sources in real.splits.items()
-    }
-    return replace(
-        real, name=name, title=title, default_data_dir=f"data/{name}", splits=splits, subset_counts={}, published={},
-        is_synthetic=True,
-    )  # fmt: skip
+def read_spec(table: dict, where: str | Path) -> DatasetSpec:
+    """Returns the spec of a description. Args: where: its file. Raises: InputError naming file, key and what came."""
+
+    def wrong(key: str, came: object, expected: str) -> InputError:
+        return InputError(f"{where}: {key} is {str(came)[:80]!r}, expected {expected}.")
+
+    own = table
+    if "based_on" in table:
+        base = table["based_on"]
+        if str(base) not in DATASETS:
+            raise wrong("based_on", base, f"one of {', '.join(DATASETS)}")
+        table = {**{key: DATASETS[base].description.get(key) for key in _INHERITED}, **table}
+        table = {key: value for key, value in table.items() if value is not None}
+    for key, value in own.items():
+        if key not in _KINDS:
+            raise InputError(f"{where}: unknown key {key[:60]!r}. There are {', '.join(_KINDS)}.")
+        if not isinstance(value, _KINDS[key]) or (isinstance(value, bool) and _KINDS[key] is not bool):
+            raise wrong(key, value, "another type; see asmnet_tf/data/layouts.py")
+    for key in ("name", "points", "flip", "normaliser"):
+        if key not in table:
+            raise InputError(
+                f"{where}: no {key}. It needs name, points, flip and normaliser; see asmnet_tf/data/layouts.py."
+            )
+    name, points = table["name"], table["points"]
+    if not re.fullmatch(r"\w[\w-]{0,60}", name, re.ASCII):
+        raise wrong("name", name, "letters, digits, _ and -")
+    names = points if isinstance(points, list) else []
+    count = len(names) or points
+    if not isinstance(count, int) or not 2 <= count <= 2000 or not all(isinstance(n, str) for n in names):
+        raise wrong("points", points, "names, or their number, from 2 to 2000")
+    if len(set(names)) < len(names) or any(re.fullmatch(r"[\d-]*", n) for n in names):
+        raise wrong("points", points, "names that differ and are no numbers")
+
+    def run(key: str, items: object) -> tuple[int, ...]:
+        found: list[int] = []
+        for item in items if isinstance(items, list) else [items]:
+            ends = re.fullmatch(r"(\d{1,4})-(\d{1,4})", item) if isinstance(item, str) else None
+            first, last = map(int, ends.groups()) if ends else [names.index(item) if item in names else item] * 2
+            if any(isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < count for i in (first, last)):
+                raise wrong(key, item, f"a point: a number from 0 to {count - 1}, a name of `points`, or a run")
+            found += range(first, last + 1) if first <= last else range(first, last - 1, -1)
+        return tuple(found)
+
+    pairs: list[tuple[int, int]] = []
+    for item in table["flip"]:
+        sides = [run("flip", side) for side in item] if isinstance(item, list) else []
+        if len(sides) != 2 or len(sides[0]) != len(sides[1]):
+            raise wrong("flip", item, "a pair: two points, or two lists of as many")
+        pairs += zip(*sides)
+    flat = [i for pair in pairs for i in pair]
+    if doubled := [i for i in flat if flat.count(i) > 1]:
+        raise wrong("flip", f"point {doubled[0]} twice", "each point in one pair")
+    corners = () if table["normaliser"] == "box" else run("normaliser", table["normaliser"])
+    if table["normaliser"] != "box" and (len(corners) != 2 or corners[0] == corners[1]):
+        raise wrong("normaliser", table["normaliser"], 'two points, or "box"')
+    pupils = tuple(run("pupils", item) for item in table.get("pupils", corners))
+    if len(pupils) not in (0, 2) or (pupils and set(pupils[0]) == set(pupils[1])):
+        raise wrong("pupils", table["pupils"], "two points, or two lists of points")
+    rigid: dict[int, int | tuple[float, ...]] = {}
+    for item in table.get("pose", []):
+        point, *place = item if isinstance(item, list) and item else [item]
+        (point,) = run("pose", [point])[:1]
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e9 for v in place)
+        theirs = tuple(map(float, place)) if len(place) == 3 else place[0] if place else point
+        if not numbers or len(place) not in (0, 1, 3) or (len(place) < 2 and theirs not in range(68)) or point in rigid:
+            raise wrong("pose", item, "a point, [point, 0 to 67] or [point, x, y, z], each point once")
+        rigid[point] = theirs
+    contours = [run("contours", item) for item in table.get("contours", [])]
+    if not all(contours):
+        raise wrong("contours", table["contours"], "lists of points")
+    lines = tuple((line[:-1], True) if len(line) > 2 and line[0] == line[-1] else (line, False) for line in contours)
+    thresholds = table.get("thresholds", [0.08, 0.10])
+    if not all(isinstance(t, float) and 0 < t <= 1 for t in thresholds):
+        raise wrong("thresholds", thresholds, "fractions like 0.08")
+    layout = table.get("layout", "300w")
+    if layout not in LAYOUTS:
+        raise wrong("layout", layout, f"one of {', '.join(LAYOUTS)}")
+    splits, shares = {}, {}
+    for split, sources in table.get("splits", {}).items():
+        if isinstance(sources, float) and 0 < sources < 1 and split != "train":
+            shares[split] = sources
+        else:
+            listed = sources if isinstance(sources, list) else [sources]
+            splits[split] = tuple(_source(split, item, wrong) for item in listed)
+    if sum(shares.values()) >= 1 or (shares and "train" not in splits):
+        raise wrong("splits", table["splits"], "shares of train that leave something of it")
+    subsets = {}
+    for subset, tags in table.get("subsets", {}).items():
+        subsets[subset] = tuple(tags) if isinstance(tags, list) else (tags,)
+        if not all(isinstance(tag, str) for tag in subsets[subset]):
+            raise wrong(f"subsets.{subset}", tags, "tags")
+    return DatasetSpec(
+        name=name,
+        title=table.get("title", name),
+        num_landmarks=count,
+        layout=layout,
+        default_data_dir=table.get("data_dir", f"data/{name}"),
+        outer_eye_corners=corners,
+        pupils=pupils,
+        flip_pairs=tuple(pairs),
+        rigid_points=tuple(rigid.items()),
+        contours=lines,
+        splits=splits,
+        subsets=subsets,
+        shares=shares,
+        point_names=tuple(names),
+        subset_counts=table.get("counts", {}),
+        thresholds=tuple(thresholds),
+        is_synthetic=table.get("synthetic", False),
+        published=table.get("published", {}),
+        description={key: table[key] for key in table if key not in ("based_on", "synthetic", "data_dir")},
+    )
 
 
-DATASETS: dict[str, DatasetSpec] = {
-    "synthetic": _synthetic(_300W, "synthetic", "Synthetic", 1000, 400, 200, 160, 110, 60),  # roughly half of 300W
-    "300w": _300W,
-    "wflw": _WFLW,
-    "synthetic_wflw": _synthetic(_WFLW, "synthetic_wflw", "Synthetic (98 points)", 1600, 320),
-    "cofw": _COFW,
-}
+def _table(path: Path) -> dict:
+    text = read_text(path)
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not TOML ({first_line(error, 120)}).") from error
 
 
-def spec_with(num_landmarks: int, path: Path) -> DatasetSpec:
-    """Returns the spec whose faces have so many points; `path`: what has them, for the error. Raises: InputError."""
-    for spec in (_300W, _WFLW, _COFW):
-        if spec.num_landmarks == num_landmarks:
-            return spec
-    raise InputError(f"{path}: {num_landmarks} points per face; 29, 68 and 98 have a meaning here.")
+def _source(split: str, item: object, wrong: Callable[[str, object, str], InputError]) -> Source:
+    entry = {"path": item} if not isinstance(item, dict) else item
+    path, faces = entry.get("path"), entry.get("faces", 0)
+    fits = isinstance(path, str) and path and set(entry) <= {"path", "tag", "faces"} and type(faces) is int
+    if not fits or not isinstance(entry.get("tag", ""), str):
+        raise wrong(f"splits.{split}", item, "a path, a list of such, or a share of train like 0.1")
+    if any(kind(path).anchor or ".." in kind(path).parts for kind in (PurePosixPath, PureWindowsPath)):
+        raise wrong(f"splits.{split}", path, "a path below the data folder")
+    parts = PurePosixPath(path).parts or (split,)
+    return Source(entry.get("tag") or (parts[0] if len(parts) > 1 else PurePosixPath(parts[0]).stem), path, faces)
+
+
+DATASETS: dict[str, DatasetSpec] = {}
+for _name in (*REAL, "synthetic", "synthetic_wflw", "points5", "aflw21", "menpo39", "points106", "aflw2000", "biwi"):
+    DATASETS[_name] = read_spec(_table(FOLDER / f"{_name}.toml"), FOLDER / f"{_name}.toml")

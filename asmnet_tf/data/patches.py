@@ -31,8 +31,8 @@ from tqdm import tqdm
 from asmnet_tf.config import CACHES
 from asmnet_tf.data import augmentation as aug
 from asmnet_tf.data import geometry
-from asmnet_tf.data.annotations import Sample
 from asmnet_tf.data.pose import cache_folder
+from asmnet_tf.data.readers import Sample
 from asmnet_tf.files import OutputError, first_line, free_memory, owned, read_array, read_json
 
 FORMAT = 3  # 1: images as stored, whatever their EXIF orientation; 2: TFRecord files
@@ -47,7 +47,7 @@ class FacePatches:
     Beside the cache, memory is a few numbers for each sample, never its pixels.
 
     Args:
-        samples: with a pose each. crop, crop_scale: which crop frame. size: the network's input side, pixels.
+        crop, crop_scale: which crop frame. size: the network's input side, pixels.
         margin: how much around the crop is kept; 1 where nothing is augmented.
         cache: memory: decoded once and kept; disk: decoded once and written; none: decoded at every use; auto: memory
             where all patches take less than MEMORY_LIMIT_BYTES and half of the free memory, else disk, or none where

@@ -74,6 +74,19 @@ def matrix_to_angles(rotations: np.ndarray) -> np.ndarray:
     return np.degrees(np.stack([yaw, pitch, roll], axis=-1))
 
 
+def angles_of_300w_lp(pitch_yaw_roll: np.ndarray) -> np.ndarray:
+    """`Pose_Para` of 300W-LP and AFLW2000-3D, (3,) radians -> yaw, pitch, roll (3,) in degrees, in our convention.
+
+    Their rotation is Rx Ry Rz, each transposed, with y upwards and z towards the viewer.
+    """
+    x, y, z = pitch_yaw_roll
+    rx = [[1, 0, 0], [0, np.cos(x), np.sin(x)], [0, -np.sin(x), np.cos(x)]]
+    ry = [[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]]
+    rz = [[np.cos(z), np.sin(z), 0], [-np.sin(z), np.cos(z), 0], [0, 0, 1]]
+    axes = np.diag([1.0, -1.0, -1.0])
+    return matrix_to_angles(axes @ np.array(rx) @ np.array(ry) @ np.array(rz) @ axes)
+
+
 def angles_to_unit(angles_deg: np.ndarray) -> np.ndarray:
     """Degrees -> network units: +-65 degrees become +-1, more is clipped as in the release (paper section 4)."""
     return np.clip(np.asarray(angles_deg) / POSE_RANGE_DEG, -1.0, 1.0)
@@ -122,16 +135,18 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 
     Args:    landmarks: float (N, L, 2) or (L, 2), image pixels. spec: the dataset whose points they are.
     Returns: float64 (N, 3) or (3,): yaw, pitch, roll in degrees, roll in (-180, 180]; NaN where the landmarks are
-        degenerate or not finite.
+        degenerate or not finite, and everywhere for a dataset without six rigid points.
     Raises:  ValueError if L is not the dataset's.
     """
     landmarks = np.asarray(landmarks)
     if landmarks.shape[-2:] != (spec.num_landmarks, 2):
         raise ValueError(f"landmarks of shape {landmarks.shape}; {spec.name} has (N, {spec.num_landmarks}, 2)")
-    ours, theirs = map(list, zip(*spec.rigid_points))
-    points_3d = np.ascontiguousarray(mean_face()[theirs])
     faces = landmarks.reshape(-1, spec.num_landmarks, 2)
     angles = np.full((len(faces), 3), np.nan)
+    if not spec.has_pose:
+        return angles.reshape(*landmarks.shape[:-2], 3)
+    ours = [i for i, _ in spec.rigid_points]
+    points_3d = np.array([mean_face()[place] if isinstance(place, int) else place for _, place in spec.rigid_points])
     bar = tqdm(faces, "head pose", unit="face", disable=len(faces) < 1000 or None, leave=False)  # less takes no second
     for i, face in enumerate(bar):
         face = face.astype(np.float64)
@@ -149,6 +164,8 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 
 def turn_upright(landmarks: np.ndarray, spec: DatasetSpec) -> tuple[float, np.ndarray]:
     """Returns the tilt of the line of the outer eye corners, degrees clockwise, and landmarks (L, 2) without it."""
+    if not spec.outer_eye_corners:
+        return 0.0, landmarks - landmarks.mean(axis=0)
     across = landmarks[spec.outer_eye_corners[1]] - landmarks[spec.outer_eye_corners[0]]
     tilt = np.arctan2(across[1], across[0])
     turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])

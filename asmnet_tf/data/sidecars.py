@@ -41,6 +41,13 @@ def find_model(source: str | Path) -> Path:
     return _find(source, {name: FOLDER / f"{name}.keras" for name in pretrained_names()}, "model")
 
 
+def find_runnable(source: str | Path) -> Path:
+    """`find_model`, but of a shipped model the `.tflite` where there is one: the same network, without TensorFlow."""
+    path = find_model(source)
+    lite = path.with_suffix(".tflite")
+    return lite if path != Path(source) and lite.is_file() else path
+
+
 def find_shape_model(source: str | Path) -> Path:
     """Returns the path of a shape model: a file or a shipped name like 300w_pca97; see `find_model`."""
     return _find(source, {path.stem: path for path in sorted(SHAPE_MODELS.glob("*.npz"))}, "shape model")

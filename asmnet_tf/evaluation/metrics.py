@@ -24,19 +24,22 @@ def normaliser(landmarks_gt: np.ndarray, spec: DatasetSpec, kind: str = "inter-o
     """Returns the length that the error of each face is divided by.
 
     inter-ocular: distance of the outer eye corners. inter-pupil: distance of the pupils, which are the mean of the
-    eye's points (68 points) or points of their own (98, 29 points).
+    eye's points (68 points) or points of their own (98, 29 points). A dataset that names no eyes has the diagonal of
+    the landmarks' bounding box for both.
 
     Args:    landmarks_gt: float (N, L, 2), pixels.
     Returns: float64 (N,), pixels; NaN where it is zero.
     Raises:  ValueError for an unknown kind.
     """
     points = np.asarray(landmarks_gt)
-    if kind == "inter-ocular":
-        first, second = (points[:, i].astype(np.float64) for i in spec.outer_eye_corners)
-    elif kind == "inter-pupil":
-        first, second = (points[:, list(indices)].mean(axis=1, dtype=np.float64) for indices in spec.pupils)
-    else:
+    if kind not in ("inter-ocular", "inter-pupil"):
         raise ValueError(f"normaliser is {kind!r}; it is 'inter-ocular' or 'inter-pupil'")
+    if not spec.outer_eye_corners:
+        first, second = points.min(axis=1).astype(np.float64), points.max(axis=1).astype(np.float64)
+    elif kind == "inter-ocular":
+        first, second = (points[:, i].astype(np.float64) for i in spec.outer_eye_corners)
+    else:
+        first, second = (points[:, list(indices)].mean(axis=1, dtype=np.float64) for indices in spec.pupils)
     length = np.linalg.norm(first - second, axis=-1)
     return np.where(length > 0, length, np.nan)
 

@@ -1,4 +1,4 @@
-"""Runs a model over samples: network outputs -> landmarks in image pixels and pose in degrees (TensorFlow)."""
+"""Runs a model over samples: network outputs -> landmarks in image pixels and pose in degrees."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from asmnet_tf.data.annotations import Sample
 from asmnet_tf.data.geometry import denormalise, flip_landmarks
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.pose import estimate_pose, unit_to_angles
+from asmnet_tf.data.readers import Sample
 from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.evaluation.records import Method
 from asmnet_tf.files import InputError
@@ -104,6 +104,7 @@ def score_model(
         landmarks[own], pose[own] = predict_faces(infer, patches, progress=name)
     landmarks, pose = total(landmarks), total(pose)
     landmarks[~found], pose[~found] = np.nan, np.nan
+    pose = None if sidecar.get("pose", "") is None else pose  # of a layout that has none
     info = {
         "file": str(path),
         "crop": f"{crop} {scale:g}" + ("" if boxes is None else ", detector's boxes"),

@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from asmnet_tf.config import VAL_FRACTION
-from asmnet_tf.data.annotations import BadSamples, Sample, hold_out, pose_of, read_samples, select
+from asmnet_tf.data.annotations import BadSamples, Sample, pose_of, read_samples, select, training_faces
 from asmnet_tf.data.geometry import crop_frame, denormalise, landmark_box
-from asmnet_tf.data.layouts import DatasetSpec, spec_with
+from asmnet_tf.data.layouts import DatasetSpec, spec_of
 from asmnet_tf.data.pose import align_signs, estimate_pose
 from asmnet_tf.data.sidecars import find_model, read_sidecar, sidecar_path
 from asmnet_tf.evaluation import metrics
@@ -68,10 +68,11 @@ def find_truth(
                     f"{flag}: the prediction files bring their own faces. Name a --dataset to use its faces."
                 )
         return [], truth_of_files(next(iter(files.values())), limit)
-    samples = read_samples(spec, data_dir, "test" if split == "test" else "train", bad=bad)
     if split == "val":
-        samples = hold_out(samples, held_out_fraction(models, spec))[1]
-    wanted = subsets or (list(spec.subsets) if split == "test" else ["all"])
+        samples = training_faces(spec, data_dir, held_out_fraction(models, spec), bad=bad)[1]
+    else:
+        samples = read_samples(spec, data_dir, split, bad=bad)
+    wanted = subsets or (list(spec.subsets) if split == "test" and spec.subsets else ["all"])
     masks = {name: select(samples, spec, name) for name in wanted}
     if subsets is None:
         masks = {name: mask for name, mask in masks.items() if mask.any()}
@@ -98,7 +99,8 @@ def held_out_fraction(models: Sequence[Path], spec: DatasetSpec) -> float:
     for path in models:
         sidecar = read_sidecar(find_model(path))
         how = sidecar.get("hold_out")
-        value = how.get("fraction") if isinstance(how, dict) and how.get("by") == "photograph" else None
+        by = how.get("by") if isinstance(how, dict) else None
+        value = how.get("fraction") if by in ("photograph", "description") else None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
             raise InputError(
                 f"{sidecar_path(path)}: does not say which photographs were held out in training, so --split val may "
@@ -117,7 +119,7 @@ def held_out_fraction(models: Sequence[Path], spec: DatasetSpec) -> float:
 
 def truth_of_files(first: Predictions, limit: int | None) -> Faces:
     """Returns the faces that a prediction file, the first of several, brings along. Raises: InputError, see `align`."""
-    spec = spec_with(first.landmarks.shape[1], first.path)
+    spec = spec_of({}, first.landmarks.shape[1], first.path)
     first = align(first, first.names[:limit], spec.num_landmarks)
     pose, pose_from = estimate_pose(first.landmarks_gt, spec), "PnP on landmarks_gt"
     if first.pose_gt is not None:

@@ -1,4 +1,4 @@
-"""Landmarks and head pose of every face in an image, in one call (TensorFlow)."""
+"""Landmarks and head pose of every face in an image, in one call (NumPy, OpenCV, LiteRT)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE
 from asmnet_tf.data.geometry import crop_frame, crop_image, denormalise, landmark_box, read_image
-from asmnet_tf.data.layouts import spec_with
+from asmnet_tf.data.layouts import find_spec, spec_of
 from asmnet_tf.data.pose import unit_to_angles
-from asmnet_tf.data.sidecars import crop_of, find_model
+from asmnet_tf.data.sidecars import crop_of, find_runnable
 from asmnet_tf.faces import detector
-from asmnet_tf.files import first_line
+from asmnet_tf.files import InputError, first_line
+from asmnet_tf.formats.runners import check_process, open_model
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -70,11 +71,13 @@ class FaceAligner:
     One aligner may be used by several threads.
 
     Args:
-        model: name of a shipped model (`asmnet_tf.pretrained_names()`), or a `.keras`, `.tflite`, release `.h5` file
-            or SavedModel folder.
+        model: name of a shipped model (`asmnet_tf.pretrained_names()`), or a `.tflite`, `.onnx`, `.keras`, release
+            `.h5` file or SavedModel folder; the last three need TensorFlow.
         min_score: faces that the detector is less sure of are left out.
         detector_size: longest side, pixels, at which the detector sees the image; larger finds smaller faces, 256 is
             enough for a portrait.
+        dataset: whose points the model finds, a name or a description FILE.toml; default: what its side-car says.
+        threads: see `runners.open_model`.
     Raises: InputError for a model that cannot be used.
     """
 
@@ -83,13 +86,16 @@ class FaceAligner:
         model: str | Path = DEFAULT_MODEL,
         min_score: float = detector.MIN_SCORE,
         detector_size: int = DETECTOR_SIZE,
+        dataset: str | None = None,
+        threads: int | None = None,
     ) -> None:
-        from asmnet_tf.formats.runners import check_process, open_model  # here: TensorFlow takes seconds
-
-        path = find_model(model)
-        self.model, self._check_process = open_model(path), check_process
+        path = find_runnable(model)
+        self.model = open_model(path, threads)
         self.crop, self.crop_scale = crop_of(path, self.model.sidecar)
-        self.spec = spec_with(self.model.num_landmarks, path)
+        self.spec = find_spec(dataset) if dataset else spec_of(self.model.sidecar, self.model.num_landmarks, path)
+        if self.spec.num_landmarks != self.model.num_landmarks:
+            told = f"{self.model.num_landmarks} landmarks, {self.spec.title} has {self.spec.num_landmarks}"
+            raise InputError(f"{path}: finds {told}. Is --dataset right?")
         self.min_score = min_score
         self.detector_size = detector_size
         self._running = threading.Lock()  # a TFLite interpreter must not be run by two threads
@@ -103,9 +109,9 @@ class FaceAligner:
                  `detector.to_landmark_boxes` for boxes from forehead to chin); None: the detector's. bgr: the
                  channels of the array are in OpenCV's order.
         Raises:  ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
-                 the process that opened the model.
+                 a process that has opened a model of TensorFlow.
         """
-        self._check_process()  # the detector, too, waits for ever
+        check_process()  # the detector, too, waits for ever
         image = to_rgb(image, bgr)
         if boxes is None:
             boxes, scores = detector.detect_faces(image, self.min_score, self.detector_size)
@@ -125,10 +131,12 @@ class FaceAligner:
             rows = slice(first, first + MAX_BATCH)
             frames = crop_frame(boxes[rows], self.crop, self.crop_scale)
             crops = np.stack([crop_image(image, frame, self.model.input_size) for frame in frames])
-            self._check_process()  # before the lock: in a fork, nobody gives it back
+            check_process()  # before the lock: in a fork, nobody gives it back
             with self._running:
                 landmarks_norm, pose = (np.asarray(output, np.float64) for output in self.model.infer(crops))
             landmarks[rows], angles[rows] = denormalise(landmarks_norm, frames), unit_to_angles(pose)
+        if self.model.sidecar.get("pose", "") is None:  # a layout without six rigid points
+            angles[:] = np.nan
         return landmarks, angles
 
 

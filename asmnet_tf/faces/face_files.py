@@ -1,13 +1,14 @@
-"""Writes the faces found in images and videos as `.json`, `.csv` and `.pts`; reads boxes from a csv (NumPy only)."""
+"""Writes the faces found in images and videos as json, jsonl, csv and pts; reads boxes from a csv (NumPy only)."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
 from operator import and_, eq
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asmnet_tf.config import ANGLES, FACE_FORMATS, PHOTO_ENDINGS
-from asmnet_tf.data.annotations import pts_text
 from asmnet_tf.data.layouts import DatasetSpec
-from asmnet_tf.files import InputError, plain, read_csv, utf8, write_csv, write_text
+from asmnet_tf.data.readers import pts_text
+from asmnet_tf.files import InputError, OutputError, plain, read_csv, replacing, utf8, write_csv, write_text
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import Face
@@ -40,81 +41,153 @@ class Result:
     frame: int | None = None
 
 
-def write_results(
-    folder: Path,
-    results: list[Result],
-    formats: Iterable[str],
-    model: str,
-    spec: DatasetSpec,
-    failed: Sequence[dict[str, str]] = (),
-) -> list[Path]:
-    """Writes predictions.json, predictions.csv and, with `pts`, `<stem>_<number>.pts` for every face.
+class ResultFiles:
+    """The results in a folder: first a journal, `<name>.partial.jsonl`, of one JSON line an image or frame, written as
+    they come; in the end it makes the files, of any number of results in little memory.
 
-    Coordinates of json and csv are image pixels from 0, those of .pts from 1, as in 300W. Names that are not UTF-8 are
-    escaped.
+    done: the images that have a result. Coordinates of json, jsonl and csv are image pixels from 0, those of .pts from
+    1, as in 300W. Names that are not UTF-8 are escaped.
 
-    Args:    failed: `image` and `reason` of every input without a result, for the json.
-    Returns: the files or, for .pts, their pattern.
-    Raises:  InputError if a file cannot be written, after the others have been.
+    Args:   images: with those that an earlier run has done it goes on; videos, and images on which it was killed, are
+            to be done again. None: the earlier run is not read.
+    Raises: InputError if the folder cannot be written to, or what is there is of other images or another model.
     """
-    written, error = [], None
-    for form in (form for form in FACE_FORMATS if form in formats):
-        path = folder / f"predictions.{form}"
+
+    def __init__(
+        self,
+        folder: Path,
+        formats: Iterable[str],
+        spec: DatasetSpec,
+        name: str = "predictions",
+        images: Iterable[Path] | None = None,
+    ) -> None:
+        self.folder, self.formats, self.spec, self.name = folder, set(formats), spec, name
+        self.done: set[str] = set()
+        self._journal = self._path("partial.jsonl")
+        earlier = next((path for path in (self._journal, self._path("jsonl")) if path.is_file()), None)
+        if images is not None and earlier:
+            with replacing(self._journal) as temporary, open(temporary, "wb") as file:
+                file.writelines(self._kept(earlier, {utf8(path) for path in images}))
         try:
-            if form == "json":
-                write_text(path, json.dumps(plain(_document(results, model, spec, failed), 4)) + "\n")
-            elif form == "csv":
-                points = [f"{axis}{i}" for i in range(spec.num_landmarks) for axis in "xy"]
-                header = ["image", "frame", "face", "score", *BOX_COLUMNS, *ANGLES, *points]
-                write_csv(path, header, _rows(results))
-            else:
-                path = folder / "*.pts"
-                _write_pts(folder, results)
-            written.append(path)
-        except InputError as caught:
-            error = error or caught
-    if error:
-        raise error
-    return written
+            self._file = open(self._journal, "ab", buffering=0)  # noqa: SIM115
+            self._file.truncate(None if images is not None else 0)
+        except OSError as error:
+            raise OutputError.of(self._journal, error) from error
+
+    def _path(self, ending: str) -> Path:
+        return self.folder / f"{self.name}.{ending}"
+
+    def _kept(self, path: Path, images: set[str]) -> Iterator[bytes]:
+        others = 0
+        with open(path, "rb") as file:
+            for line in file:
+                try:
+                    entry = json.loads(line)
+                    name, points = entry["image"], {len(face["landmarks"]) for face in entry["faces"]}
+                except (ValueError, LookupError, TypeError):  # torn, by a kill in the middle of it
+                    continue
+                if points - {self.spec.num_landmarks}:
+                    raise InputError(f"{path}: is of another model, with {points.pop()} points. Choose another output.")
+                if name in images and name not in self.done:
+                    self.done.add(name)
+                    yield line.rstrip(b"\n") + b"\n"
+                others += name not in images and "frame" not in entry
+        if others and not self.done:
+            raise InputError(f"{path}: is of other images. Name them as before, or choose another output.")
+
+    def add(self, result: Result) -> None:
+        """Writes one result to the journal, and with `pts` its files. Raises: InputError, and it is not in it."""
+        if "pts" in self.formats:
+            _write_pts(self.folder, result)
+        line = memoryview(f"{json.dumps(plain(_entry(result), 4))}\n".encode())
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            self._file.truncate(before)
+            raise OutputError.of(self._journal, error) from error
+        self.done.add(utf8(result.image))
+
+    def write(self, model: str, failed: Sequence[dict[str, str]] = (), unfinished: bool = False) -> list[Path]:
+        """Makes predictions.json, .csv and .jsonl of the journal, which goes, or stays for an unfinished run.
+
+        Args:    failed: `image` and `reason` of every input without a result, for the json.
+        Returns: the files or, for .pts, their pattern.
+        Raises:  InputError if a file cannot be written, after the others have been; the journal stays.
+        """
+        written, error = [], None
+        writers = {"json": partial(self._write_json, model, failed), "csv": self._write_csv}
+        for form in (form for form in FACE_FORMATS if form in self.formats and form != "jsonl"):
+            path = self.folder / "*.pts" if form == "pts" else self._path(form)
+            try:
+                writers.get(form, str)(path)
+                written.append(path)
+            except InputError as caught:
+                error = error or caught
+        if error:
+            raise error
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            if "jsonl" in self.formats:
+                written.append(self._journal.replace(self._path("jsonl")))
+            elif not unfinished:
+                self._journal.unlink()
+        except OSError as error:
+            raise OutputError.of(self._path("jsonl"), error) from error
+        return written
+
+    def _lines(self) -> Iterator[str]:
+        with open(self._journal, encoding="utf-8") as file:
+            yield from file
+
+    def _write_json(self, model: str, failed: Sequence[dict[str, str]], path: Path) -> None:
+        count = self.spec.num_landmarks
+        document = {
+            "model": utf8(model),
+            "points": f"{count} as in {self.spec.title}; image pixels, pixel centres at integers from 0",
+            "point_names": self.spec.point_names or None,
+            "angles": "degrees; yaw > 0 towards the left edge of the image, pitch > 0 up, roll > 0 clockwise",
+            "face": "number of a face in its image; in a video of one face for as long as it is followed (tracking.py)",
+        }
+        missing = [{key: utf8(value) for key, value in failure.items()} for failure in failed]
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(f'{json.dumps(document)[:-1]}, "results": [')
+            for i, line in enumerate(self._lines()):
+                file.write(",\n" * (i > 0) + line.rstrip())
+            file.write(f'], "failed": {json.dumps(missing)}}}\n')
+
+    def _write_csv(self, path: Path) -> None:
+        points = [f"{axis}{i}" for i in range(self.spec.num_landmarks) for axis in "xy"]
+        write_csv(path, ["image", "frame", "face", "score", *BOX_COLUMNS, *ANGLES, *points], self._rows())
+
+    def _rows(self) -> Iterator[list]:
+        for entry in map(json.loads, self._lines()):
+            for face in entry["faces"]:
+                numbers = [face["score"], *face["box"], *map(face.get, ANGLES), *itertools.chain(*face["landmarks"])]
+                texts = ("" if value is None else f"{value:.4f}" for value in numbers)
+                yield [entry["image"], entry.get("frame", ""), face["face"], *texts]
 
 
-def _document(results: list[Result], model: str, spec: DatasetSpec, failed: Sequence[dict[str, str]]) -> dict:
-    document = {
-        "model": utf8(model),
-        "points": f"{spec.num_landmarks} as in {spec.title}; image pixels, pixel centres at integers from 0",
-        "angles": "degrees; yaw > 0 towards the left edge of the image, pitch > 0 up, roll > 0 clockwise",
-        "face": "number of a face in its image; in a video of one face for as long as it is followed (tracking.py)",
-        "results": [],
-        "failed": [{key: utf8(value) for key, value in failure.items()} for failure in failed],
-    }
-    for result in results:
-        faces = [
-            {"face": number, "score": face.score, "box": face.box} | dict(zip(ANGLES, face.angles))
-            | {"landmarks": face.landmarks}
-            for number, face in result.faces
-        ]  # fmt: skip
-        frame = {} if result.frame is None else {"frame": result.frame}
-        size = {"width": result.size[0], "height": result.size[1]}
-        document["results"].append({"image": utf8(result.image)} | frame | size | {"faces": faces})
-    return document
+def _entry(result: Result) -> dict:
+    faces = [
+        {"face": number, "score": face.score, "box": face.box} | dict(zip(ANGLES, face.angles))
+        | {"landmarks": face.landmarks}
+        for number, face in result.faces
+    ]  # fmt: skip
+    frame = {} if result.frame is None else {"frame": result.frame}
+    size = {"width": result.size[0], "height": result.size[1]}
+    return {"image": utf8(result.image)} | frame | size | {"faces": faces}
 
 
-def _rows(results: list[Result]) -> Iterable[list]:
-    for result in results:
-        frame = "" if result.frame is None else result.frame
-        for number, face in result.faces:
-            numbers = (face.score, *face.box, *face.angles, *face.landmarks.reshape(-1))
-            yield [utf8(result.image), frame, number, *(f"{value:.4f}" for value in numbers)]
-
-
-def _write_pts(folder: Path, results: list[Result]) -> None:
-    for result in results:
-        frame = "" if result.frame is None else f"_{result.frame:06d}"
-        for number, face in result.faces:
-            path = folder / f"{result.stem}{frame}_{number}.pts"
-            if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
-                raise InputError(f"{path}: would be the annotation of the photo beside it. Choose another output.")
-            write_text(path, pts_text(face.landmarks))
+def _write_pts(folder: Path, result: Result) -> None:
+    frame = "" if result.frame is None else f"_{result.frame:06d}"
+    for number, face in result.faces:
+        path = folder / f"{result.stem}{frame}_{number}.pts"
+        if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
+            raise InputError(f"{path}: would be the annotation of the photo beside it. Choose another output.")
+        write_text(path, pts_text(face.landmarks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +253,7 @@ def match_boxes(
             parts = [] if name in found else _parts(name, with_ending)
             if not parts or parts[0] not in free:
                 continue
-            agreeing = [sum(accumulate(map(eq, parts, theirs), and_)) for theirs, _ in free[parts[0]]]
+            agreeing = [sum(itertools.accumulate(map(eq, parts, theirs), and_)) for theirs, _ in free[parts[0]]]
             take(name, [image for n, (_, image) in zip(agreeing, free[parts[0]]) if n == max(agreeing)])
             if names.setdefault(found[name], name) != name:
                 both = f"{names[found[name]]} and {name}"

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import importlib.util
 import itertools
+import multiprocessing
 import os
+import re
+import signal
 import sys
-from collections import Counter
-from collections.abc import Callable
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+import cv2
+import numpy as np
 from tqdm import tqdm
 
 from asmnet_tf.config import FACE_FORMATS, PHOTO_ENDINGS, VIDEO_ENDINGS
 from asmnet_tf.data.geometry import read_image
-from asmnet_tf.faces.face_files import BoxRow, Result, boxes_inside, write_results
+from asmnet_tf.faces.face_files import BoxRow, Result, ResultFiles, boxes_inside
 from asmnet_tf.faces.overlay import is_overlay, write_overlay
 from asmnet_tf.faces.tracking import FaceTracker
-from asmnet_tf.faces.video import Frame, Video, follow_video
-from asmnet_tf.files import InputError, printable
+from asmnet_tf.faces.video import Frame, Video, follow_video, video_name
+from asmnet_tf.files import InputError, printable, utf8
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import Face, FaceAligner
@@ -47,40 +58,43 @@ class Failures(list):
     def add(self, source: Path | int | str, error: InputError) -> None:
         """Notes an input and prints its error."""
         self.append({"image": str(source), "reason": str(error)})
-        self.disk_full |= _is_full(error)
+        self.disk_full |= error.disk_full
         with tqdm.external_write_mode(sys.stderr):
             say(f"error: {error}", sys.stderr)
 
-    def add_missing(self, names: list[str], results: list[Result]) -> int:
+    def add_missing(self, names: list[str], done: set[str]) -> int:
         """Notes those of `names` of which there is neither a result nor a failure; returns how many."""
-        told = {result.image for result in results} | {failure["image"] for failure in self}
-        missing = [{"image": name, "reason": "not reached"} for name in names if name not in told]
+        told = {failure["image"] for failure in self}
+        missing = [
+            {"image": name, "reason": "not reached"} for name in names if name not in told and utf8(name) not in done
+        ]
         self.extend(missing)
         return len(missing)
 
 
-def _is_full(error: InputError) -> bool:
-    return getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-
-
 def find_inputs(
-    inputs: list[Path], output: Path, failed: Failures
-) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
+    inputs: list[Path | str], output: Path, failed: Failures
+) -> tuple[list[tuple[Path, str]], list[tuple[Path | str, str]]]:
     """Returns (path, stem of its output files) of all images and of all videos; folders with all that is below them.
 
-    Without any input it is the photograph that Matplotlib ships. What a folder holds beside them,
-    pictures of other kinds and overlays of earlier runs, is counted on stderr. A path that does not exist or is not
-    read, and a folder without images and videos, go to `failed`.
+    A text is the address of a video. Without any input it is the photograph that Matplotlib ships. What a folder holds
+    beside them, pictures of other kinds and overlays of earlier runs, is counted on stderr. A path that does not exist
+    or is not read, and a folder without images and videos, go to `failed`.
 
     Raises: InputError if nothing but what `predict` wrote is there.
     """
-    found: dict[str, tuple[Path, Path]] = {}  # absolute path -> path, and what of it names the output
+    found: dict[str, tuple[Path | str, Path]] = {}  # absolute path -> path, and what of it names the output
     skipped: Counter[str] = Counter()
     if not inputs:
-        from matplotlib.cbook import get_sample_data
-
-        inputs = [Path(get_sample_data("grace_hopper.jpg", asfileobj=False))]
+        package = importlib.util.find_spec("matplotlib")  # not imported: that takes as long as finding the face
+        if package is None:
+            raise InputError("no INPUT: give a photograph, for the one that Matplotlib ships is not installed.")
+        inputs = [Path(package.submodule_search_locations[0], "mpl-data/sample_data/grace_hopper.jpg")]
     for path in inputs:
+        if isinstance(path, str):
+            address = video_name(path).partition("://")[2].partition("?")[0]
+            found.setdefault(path, (path, Path("_".join(re.findall(r"\w+", address))[:100] or "stream")))
+            continue
         in_folder = os.path.isdir(path)
         if not in_folder and not os.path.exists(path):
             failed.add(path, InputError(f"{path}: no such file or folder."))
@@ -116,7 +130,8 @@ def find_inputs(
         names = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
         stem = next(other for other in names if other not in taken and _is_free(output, other))
         taken.add(stem)
-        (videos if path.suffix.lower() in VIDEO_ENDINGS else images).append((path, stem))
+        is_video = isinstance(path, str) or path.suffix.lower() in VIDEO_ENDINGS
+        (videos if is_video else images).append((path, stem))
     return images, videos
 
 
@@ -125,72 +140,151 @@ def _is_free(output: Path, stem: str) -> bool:
     return all(is_overlay(path) or not os.path.lexists(path) for path in overlays)
 
 
-def open_videos(videos: list[tuple[Path | int, str]], failed: Failures) -> list[tuple[Video, str]]:
+def open_videos(videos: list[tuple[Path | int | str, str]], failed: Failures) -> list[tuple[Video, str]]:
     """Returns the videos that open, with the stems of their files; the others go to `failed`."""
     opened = []
     for source, stem in videos:
         try:
             opened.append((Video(source), stem))
         except InputError as error:
-            failed.add(source, error)
+            failed.add(video_name(source), error)
     return opened
 
 
+def _find(
+    csv: Path | None, folder: Path | None, aligner: FaceAligner | None, path: Path, stem: str, rows: list[BoxRow] | None
+) -> tuple[Result | None, InputError | None]:
+    """Returns the faces of an image, drawn in `folder`, and what could not be done. aligner: None in a worker."""
+    result, aligner = None, aligner or _aligner
+    try:
+        image = read_image(path)
+        size = (image.shape[1], image.shape[0])
+        faces = aligner.detect(image, None if rows is None else boxes_inside(csv, rows, path, size))
+        result = Result(str(path), stem, size, list(enumerate(faces, 1)))
+        if folder:
+            write_overlay(folder / f"{stem}_overlay.jpg", image, faces, aligner.spec)
+    except InputError as error:
+        return result, error
+    return result, None
+
+
+def _start_worker(open_aligner: Callable[..., FaceAligner]) -> None:
+    def end_with_parent() -> None:  # else workers of a process that is killed wait for ever
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    global _aligner
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)  # the cores are for other images; a GPU has no room for so many processes
+    os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1", CUDA_VISIBLE_DEVICES="-1")
+    _aligner = open_aligner(threads=1)
+
+
+@contextlib.contextmanager
+def _without_signals() -> Iterator[None]:
+    """Puts Ctrl-C and SIGTERM off; processes started meanwhile never get them, though sent to the whole group."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@dataclass(eq=False)
 class FaceRun:
     """Finds the faces of images and videos, and says so; an input that cannot be used does not stop the others.
 
     results, failed: what is done and what is not, whatever ends the run. `stopped` is asked before every image and
-    after every frame.
+    after every frame. open_aligner: opens the aligner once more, with `threads` of its own, in worker processes.
     """
 
-    def __init__(
-        self, aligner: FaceAligner, output: Path, draw: bool, failed: Failures, stopped: Callable[[], bool]
+    aligner: FaceAligner
+    results: ResultFiles
+    draw: bool
+    failed: Failures
+    stopped: Callable[[], bool]
+    open_aligner: Callable[..., FaceAligner]
+    _drawn: deque = field(default_factory=lambda: deque(maxlen=10_000))  # overlays of this run and what they are of
+
+    def images(
+        self, images: list[tuple[Path, str]], boxes: dict[Path, list[BoxRow]] | None, csv: Path | None, workers: int = 1
     ) -> None:
-        self.aligner, self.output, self.draw, self.failed, self.stopped = aligner, output, draw, failed, stopped
-        self.results: list[Result] = []
-        self._drawn: list[tuple[Path, str]] = []  # overlays of this run and what they are of
-
-    def images(self, images: list[tuple[Path, str]], boxes: dict[Path, list[BoxRow]] | None, csv: Path | None) -> None:
-        """Appends a result per image. boxes: of each image, as the file `csv` has them; None: the detector's."""
-        for path, stem in tqdm(images, "images", unit="image", disable=None if len(images) > 1 else True, leave=False):
-            if self.stopped() or self.failed.disk_full:
-                break
-            try:
-                image = read_image(path)
-                size = (image.shape[1], image.shape[0])
-                given = None if boxes is None else boxes_inside(csv, boxes.get(path, []), path, size)
-                faces = self.aligner.detect(image, given)
-                self.results.append(Result(str(path), stem, size, list(enumerate(faces, 1))))
-                told = f"no row in {csv}" if boxes is not None and path not in boxes else _in_words(faces)
-                if self.draw:
-                    overlay = self.output / f"{stem}_overlay.jpg"
-                    write_overlay(overlay, image, faces, self.aligner.spec)
-                    self._drawn.append((overlay, str(path)))
-                    told += f"; {overlay}"
-                if len(images) <= LINES:
-                    say(f"{path}: {told}")
-            except InputError as error:
-                self.failed.add(path, error)
+        """Adds a result per image, in order. boxes: of each image, as the file `csv` has them; None: the detector's."""
+        todo = [image for image in images if utf8(image[0]) not in self.results.done]
+        tasks = ((*image, None if boxes is None else boxes.get(image[0], [])) for image in todo)
+        tasks = itertools.takewhile(lambda _: not (self.stopped() or self.failed.disk_full), tasks)
+        find = partial(_find, csv, self.results.folder if self.draw else None)
+        found = self._in_workers(find, tasks, workers)
+        if workers == 1:
+            found = ((task, find(self.aligner, *task)) for task in tasks)
+        counts: Counter[int] = Counter()
+        done = len(images) - len(todo)
+        hidden = None if len(todo) > 1 else True
+        with tqdm(None, "images", len(images), False, initial=done, unit="image", disable=hidden) as bar:
+            for (path, stem, _), (result, error) in found:
+                bar.update()
+                try:
+                    if result:
+                        self._with_room(self.results.add, result)
+                        counts[len(result.faces)] += 1
+                    if error:
+                        raise error
+                    told = _in_words([face for _, face in result.faces])
+                    if boxes is not None and path not in boxes:
+                        told = f"no row in {csv}"
+                    if self.draw:
+                        overlay = self.results.folder / f"{stem}_overlay.jpg"
+                        self._drawn.append((overlay, str(path)))
+                        told += f"; {overlay}"
+                    if len(images) <= LINES:
+                        say(f"{path}: {told}")
+                except InputError as caught:
+                    self.failed.add(path, caught)
         if len(images) > LINES:
-            counts = [len(result.faces) for result in self.results]
-            say(f"{len(counts)} images, {sum(counts)} faces, {counts.count(0)} images without a face")
+            faces = sum(count * times for count, times in counts.items())
+            before = f"; {done} were done before" if done else ""
+            say(f"{counts.total()} images, {faces} faces, {counts[0]} images without a face{before}")
 
-    def video(self, video: Video, stem: str, detect_every: int, smooth: bool, limit: int | None) -> None:
-        """Follows the faces of an open video; appends one result a frame. limit: stop after so many frames."""
+    def _in_workers(self, find: Callable, tasks: Iterator[tuple], workers: int) -> Iterator[tuple[tuple, tuple]]:
+        """Yields every task and what `find` returns for it, in order; few are under way at a time."""
+        pending: deque = deque()
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, spawn, _start_worker, (self.open_aligner,)) as pool:
+            try:
+                for task in itertools.chain(tasks, itertools.repeat(None, 4 * workers)):
+                    if task:
+                        with _without_signals():
+                            pending.append((task, pool.submit(find, None, *task)))
+                    if pending and (not task or len(pending) == 4 * workers):
+                        task, found = pending.popleft()
+                        yield task, found.result()
+            except BrokenProcessPool as error:
+                for worker in multiprocessing.active_children():  # the pool waits for them, but SIGTERM they do not get
+                    worker.kill()
+                reason = "a process that worked on it or one of the next images was killed. Give fewer --workers?"
+                raise InputError(f"{task[0]}: {reason} --resume goes on.") from error
+
+    def video(
+        self, video: Video, stem: str, detect_every: int, smooth: bool, limit: int | None, show: bool = False
+    ) -> None:
+        """Follows the faces of an open video; adds one result a frame. limit, show: see `follow_video`."""
         if self.stopped() or self.failed.disk_full:
             return
-        overlay = self.output / f"{stem}_overlay.mp4" if self.draw else None
+        overlay = self.results.folder / f"{stem}_overlay.mp4" if self.draw else None
         numbers: set[int] = set()
 
         def take(frame: Frame, faces: list[tuple[int, Face]]) -> bool:
             size = (frame.pixels.shape[1], frame.pixels.shape[0])
-            self.results.append(Result(video.name, stem, size, faces, frame.number))
+            self._with_room(self.results.add, Result(video.name, stem, size, faces, frame.number))
             numbers.update(number for number, _ in faces)
             return self.stopped()
 
         try:
             tracker = FaceTracker(self.aligner, detect_every, smooth)
-            frames, speed = follow_video(video, tracker, take, overlay, limit)
+            frames, speed = follow_video(video, tracker, take, overlay, limit, show)
             if overlay:
                 self._drawn.append((overlay, video.name))
             if self.stopped() and not video.is_camera:
@@ -201,13 +295,17 @@ class FaceRun:
         told = f"{len(numbers)} face{'' if len(numbers) == 1 else 's'}" if numbers else "no face found"
         say(f"{video.name}: {frames} frames, {told}, {speed:.1f} frames/s" + (f"; {overlay}" if overlay else ""))
 
-    def write(self, formats: list[str], model: str) -> list[Path]:
-        """Writes the results, see `write_results`; on a full disk the overlays of this run give way to them."""
+    def write(self, model: str, unfinished: bool) -> list[Path]:
+        """Writes the results, see `ResultFiles.write`."""
+        return self._with_room(self.results.write, model, self.failed, unfinished)
+
+    def _with_room(self, write: Callable, *args: object) -> list[Path] | None:
+        """Writes; on a full disk the overlays of this run give way."""
         while True:
             try:
-                return write_results(self.output, self.results, formats, model, self.aligner.spec, self.failed)
+                return write(*args)
             except InputError as error:
-                if not self._drawn or not _is_full(error):
+                if not self._drawn or not error.disk_full:
                     raise
                 path, source = self._drawn.pop()
                 path.unlink()
@@ -219,5 +317,7 @@ def _in_words(faces: list[Face]) -> str:
     if not faces:
         return "no face found"
     first = faces[0]
+    if not np.isfinite(first.angles).all():  # of a layout without a head pose
+        return f"{len(faces)} face{'' if len(faces) == 1 else 's'}"
     angles = f"yaw {first.yaw:.1f}, pitch {first.pitch:.1f}, roll {first.roll:.1f} degrees"
     return f"1 face, {angles}" if len(faces) == 1 else f"{len(faces)} faces, of the first {angles}"

@@ -26,7 +26,7 @@ _SUBPIXEL = 4  # bits: OpenCV draws at 1/16 pixel
 def draw_faces(image: np.ndarray, faces: list[Face], spec: DatasetSpec) -> np.ndarray:
     """Returns a copy of an RGB uint8 image (H, W, 3) with `faces` drawn; line widths follow the size of each face."""
     image = image.copy()
-    nose = {theirs: ours for ours, theirs in spec.rigid_points}[NOSE_TIP]
+    nose = {theirs: ours for ours, theirs in spec.rigid_points}.get(NOSE_TIP)
     for face in faces:
         box = face.landmark_box
         side = float((box[2:] - box[:2]).max())
@@ -40,7 +40,8 @@ def draw_faces(image: np.ndarray, faces: list[Face], spec: DatasetSpec) -> np.nd
             for point in points.tolist():
                 cv2.circle(image, point, round(radius * 2**_SUBPIXEL), POINT, -1, cv2.LINE_AA, _SUBPIXEL)
         if np.isfinite(face.angles).all():
-            draw_axes(image, face.angles, face.landmarks[nose], 0.45 * side)
+            centre = face.landmarks.mean(axis=0) if nose is None else face.landmarks[nose]
+            draw_axes(image, face.angles, centre, 0.45 * side)
     return image
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,30 +40,42 @@ class Frame:
     dt: float
 
 
-class Video:
-    """The frames of a video file, or of a camera by its number; name: what to call it.
+def video_name(source: Path | int | str) -> str:
+    """Returns what to call a video file, a camera by its number, or an address, without the password in it."""
+    return f"camera {source}" if isinstance(source, int) else re.sub("(?<=://)[^/]*@", "", str(source))
 
-    fps, frames: as the file tells, 30 and 0 where it does not.
+
+def check_window() -> None:
+    """Raises: InputError if OpenCV cannot open a window: without a display, that may end the process."""
+    opened = subprocess.run([sys.executable, "-c", "import cv2; cv2.namedWindow('')"], capture_output=True, check=False)
+    if opened.returncode:
+        reason = "OpenCV opens no window here. Is there a display, and is it opencv-python, not opencv-python-headless?"
+        raise InputError(f"--show: {reason}")
+
+
+class Video:
+    """The frames of a video file, of a camera by its number, or of an address, a text; name: what to call it.
+
+    fps, frames: as the file tells, 30 and 0 where it does not. is_camera: or an address that has no number of frames.
 
     Raises: InputError if it cannot be opened.
     """
 
-    def __init__(self, source: Path | int) -> None:
-        self.source = source
-        self.is_camera = isinstance(source, int)
-        self.name = f"camera {source}" if self.is_camera else str(source)
-        if not self.is_camera and not source.is_file():
+    def __init__(self, source: Path | int | str) -> None:
+        self.source, self.name = source, video_name(source)
+        if isinstance(source, Path) and not source.is_file():
             raise InputError(f"{source}: no such file.")
         _check_name(source)
-        self._capture = cv2.VideoCapture(source if self.is_camera else str(source))
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
             reason = "not a video that OpenCV opens; it may be cut short. Give a whole file."
-            if self.is_camera:
+            if not isinstance(source, Path):
                 reason = "cannot be opened. Is it there, and does no other program use it?"
             raise InputError(f"{self.name}: {reason}")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 0 < fps < 1000 else USUAL_FPS
-        self.frames = 0 if self.is_camera else max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.frames = 0 if isinstance(source, int) else max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.is_camera = not self.frames and not isinstance(source, Path)
 
     def __iter__(self) -> Iterator[Frame]:
         before, number = time.perf_counter(), 0
@@ -119,10 +134,12 @@ def follow_video(
     take: Callable[[Frame, list[tuple[int, Face]]], bool | None],
     overlay: Path | None = None,
     limit: int | None = None,
+    show: bool = False,
 ) -> tuple[int, float]:
     """Runs the tracker over a video; each frame goes to `take` and, drawn, into the video `overlay`.
 
-    Args:    take: what returns True makes this frame the last one. limit: stop after so many frames.
+    Args:    take: what returns True makes this frame the last one. limit: stop after so many frames. show: in a window,
+             with frames/s; q or closing it makes a frame the last one.
     Returns: frames, frames/s, reading and drawing included.
     Raises:  InputError if no frame can be read or, after all has been written, for a file that is cut short.
     """
@@ -136,12 +153,18 @@ def follow_video(
             _check_name(overlay)
             writer = VideoFile(stack.enter_context(replacing(overlay)), video.fps)
             stack.callback(writer.close)
+        if show:
+            stack.callback(cv2.destroyAllWindows)
         for frame in frames:
             faces = tracker.update(frame.pixels, frame.dt)
             stopped = take(frame, faces)
-            if overlay is not None:
-                writer.write(draw_faces(frame.pixels, [face for _, face in faces], tracker.aligner.spec))
             count += 1
+            if overlay is not None or show:
+                drawn = draw_faces(frame.pixels, [face for _, face in faces], tracker.aligner.spec)
+            if overlay is not None:
+                writer.write(drawn)
+            if show:
+                stopped |= not _show(video.name, drawn, count / (time.perf_counter() - start))
             if stopped or count == limit:
                 break
         if not count:
@@ -150,6 +173,14 @@ def follow_video(
     if not stopped and limit is None and count < 0.95 * video.frames - 2:  # the count in the header is an estimate
         raise InputError(f"{video.name}: ends after {count} of {video.frames} frames. Is the video whole?")
     return count, speed
+
+
+def _show(name: str, image: np.ndarray, speed: float) -> bool:
+    """Shows an image in a window. Returns whether it is to go on."""
+    image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    cv2.putText(image, f"{speed:.1f} frames/s", (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (120, 240, 70), 2, cv2.LINE_AA)
+    cv2.imshow(name, image)
+    return cv2.waitKey(1) & 255 != ord("q") and cv2.getWindowProperty(name, cv2.WND_PROP_VISIBLE) >= 1
 
 
 def _check_name(path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Makes a SavedModel or TFLite of a Keras model, and compares the two on faces (TensorFlow); for `export.py`.
+"""Makes a SavedModel, TFLite or ONNX of a Keras model, and compares the two on faces (TensorFlow); for `export.py`.
 
-Both hold the inference graph, batch norms folded into the convolutions, behind one signature, `serving_default`:
+All hold the inference graph, batch norms folded into the convolutions, behind one signature, `serving_default`:
 `image` (B, S, S, 3), RGB 0..255 -> {`O_L`: (B, 2L), `O_P`: (B, 3)} float32, in network units. `image` is float32, or
 uint8 in an int8 file.
 """
@@ -16,12 +16,13 @@ import tensorflow as tf
 from asmnet_tf.config import PHOTO_ENDINGS, POSE_RANGE_DEG
 from asmnet_tf.data.annotations import read_samples
 from asmnet_tf.data.geometry import crop_frame, crop_image, landmark_box, read_image
-from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.data.layouts import DATASETS, REAL, spec_of
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.files import InputError, first_line
+from asmnet_tf.formats.keras_runners import compiled
 from asmnet_tf.formats.release import RELEASE, export_release
-from asmnet_tf.formats.runners import compiled, open_model
+from asmnet_tf.formats.runners import open_model
 from asmnet_tf.network import keras
 from asmnet_tf.network.asmnet import count_multiply_adds
 from asmnet_tf.network.fast_graphs import folded_model
@@ -45,11 +46,13 @@ QUANTISED = {
 
 
 def write(model: keras.Model, path: Path, to: str, quantise: str, crops: np.ndarray) -> None:
-    """Writes an export; `to`: tflite, savedmodel or h5. Args and Raises: see `to_tflite` and `export_release`."""
+    """Writes an export; `to`: tflite, onnx, savedmodel or h5. Args and Raises: see `to_tflite` and `export_release`."""
     if to == "tflite":
         path.write_bytes(to_tflite(model, quantise, crops))
     elif to == "savedmodel":
         write_saved_model(model, path)
+    elif to == "onnx":
+        write_onnx(model, path)
     else:
         export_release(model, path)
 
@@ -90,6 +93,27 @@ def write_saved_model(model: keras.Model, folder: str | Path, shifts: list[np.nd
     archive.track(graph)
     archive.add_endpoint(SIGNATURE, serve, [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")])
     archive.write_out(folder, verbose=False)
+
+
+def write_onnx(model: keras.Model, path: str | Path) -> None:
+    """Writes an ONNX file: `image` (B, S, S, 3) float32 -> `O_L`, `O_P`. Raises: InputError without extra [onnx]."""
+    try:
+        import onnx
+        import tf2onnx
+    except ImportError as error:
+        told = f"--to onnx needs {error.name}, which is not installed"
+        raise InputError(f'{path}: {told}. pip install "asmnet-tf[onnx]"') from error
+    size = model.input_shape[1]
+    signature = [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")]
+    call = tf.function(lambda image: model(image, training=False), input_signature=signature)
+    converted, _ = tf2onnx.convert.from_function(call, signature, opset=17)
+    for output, name in zip(converted.graph.output, ("O_L", "O_P")):
+        for node in converted.graph.node:  # a name of its own, which TensorFlow loses
+            node.output[:] = [name if text == output.name else text for text in node.output]
+            node.input[:] = [name if text == output.name else text for text in node.input]
+        output.name = name
+    onnx.checker.check_model(converted)
+    Path(path).write_bytes(converted.SerializeToString())
 
 
 def to_tflite(model: keras.Model, quantise: str = "none", crops: np.ndarray | None = None) -> bytes:
@@ -170,8 +194,9 @@ def face_crops(source: str, count: int, path: Path, model: keras.Model, sidecar:
         boxes = ((face.image, landmark_box(face.landmarks_68)) for face in faces)
         return np.stack([crop_image(image, crop_frame(box, crop, scale), size) for image, box in boxes])
     folder = Path(source)
-    for spec in DATASETS.values():
-        places = [folder / part.path for part in spec.splits["train"]]
+    own = [spec_of(sidecar, num_landmarks, path)] if "description" in sidecar else []
+    for spec in (*own, *(DATASETS[name] for name in REAL)):
+        places = [folder / part.path for part in spec.splits.get("train", ())]
         if spec.num_landmarks == num_landmarks and any(place.exists() for place in places):
             samples = _spread(read_samples(spec, folder, "train", quiet=True), count, folder)
             return FacePatches(samples, crop, scale, size, margin=1.0, cache="none").crops()

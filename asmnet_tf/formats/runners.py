@@ -1,4 +1,4 @@
-"""Opens a model for inference whatever wrote it: `.keras`, the release's `.h5`, TFLite, SavedModel (TensorFlow).
+"""Opens a model for inference whatever wrote it: TFLite and ONNX here, what needs TensorFlow in keras_runners.py.
 
 Every kind ends as a `RunnableModel`, all that scoring knows of a model; one more kind is one more branch of
 `open_model`. A SavedModel is a program: open those you trust.
@@ -6,25 +6,22 @@ Every kind ends as a `RunnableModel`, all that scoring knows of a model; one mor
 
 from __future__ import annotations
 
+import importlib
 import os
 import struct
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from asmnet_tf.data.sidecars import crop_of, read_sidecar
+from asmnet_tf.data.sidecars import read_sidecar
 from asmnet_tf.files import InputError, first_line
-from asmnet_tf.formats.release import OURS, Convention, holds_heads, is_release, load_original_model
-from asmnet_tf.network import keras
-from asmnet_tf.network.asmnet import count_multiply_adds
-from asmnet_tf.network.checkpoints import StartWeights, load_model, read_weights
-from asmnet_tf.network.fast_graphs import folded_model
 
-_process: int | None = None  # that opened the first model
+_process: int | None = None  # that opened the first model of TensorFlow
 MAX_INPUT_SIZE = 4096  # pixels; one image then is 50 MB
 # RGB uint8 (B, S, S, 3), any B -> landmarks (B, 2L) and pose (B, 3) in network units, as arrays or eager tensors
 Infer = Callable[[np.ndarray], Sequence]
@@ -49,20 +46,19 @@ class RunnableModel:
 
 
 def open_model(path: str | Path, threads: int | None = None) -> RunnableModel:
-    """Opens a model: a folder is a SavedModel, `.tflite` or what begins so TFLite, `.h5` the release's, else `.keras`.
+    """Opens a model: `.tflite` or what begins so TFLite, `.onnx` ONNX, a folder a SavedModel, else `.keras` or `.h5`.
 
-    Args:   threads: of TFLite; default: the cores, 4 at most, for one face has no work for more.
-    Raises: InputError for a file that is missing, damaged or no model with landmarks and pose. It and what it returns
-            raise RuntimeError in a fork of the process that opened the first model.
+    Args:   threads: of TFLite and ONNX; default: the cores, 4 at most, for one face has no work for more.
+    Raises: InputError for a file that is missing, damaged or no model with landmarks and pose. A model of
+            TensorFlow raises RuntimeError, here and when it runs, in a fork of the process that opened the first one.
     """
+    global _process
+    path, threads = Path(path), threads or min(4, os.cpu_count() or 1)
+    if not needs_tensorflow(path):
+        return (_open_onnx if path.suffix == ".onnx" else _open_tflite)(path, threads)
     check_process()
-    path = Path(path)
-    if path.is_dir():
-        model = _open_saved_model(path)
-    elif path.suffix == ".tflite" or _begins_like_tflite(path):
-        model = _open_tflite(path, threads or min(4, os.cpu_count() or 1))
-    else:
-        model = _open_keras(path)
+    _process = os.getpid()
+    model = _needed("asmnet_tf.formats.keras_runners", path, "train").open_with_tensorflow(path)
 
     def infer(images: np.ndarray) -> Sequence:
         check_process()
@@ -71,64 +67,33 @@ def open_model(path: str | Path, threads: int | None = None) -> RunnableModel:
     return replace(model, infer=infer)
 
 
+def needs_tensorflow(path: Path) -> bool:
+    """Returns whether only TensorFlow runs a model: all but TFLite and ONNX files."""
+    return path.is_dir() or not (path.suffix in (".tflite", ".onnx") or _begins_like_tflite(path))
+
+
+def _needed(module: str, path: Path, extra: str) -> ModuleType:
+    """Imports what a kind of model needs. Raises: InputError that names the extra, where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        told = f"{error.name or module} is not installed, which runs this kind of model"
+        raise InputError(f'{path}: {told}. pip install "asmnet-tf[{extra}]"') from error
+
+
 def check_process() -> None:
-    """Raises: RuntimeError in a fork of a process that has opened a model: there, TensorFlow waits for ever."""
-    global _process
-    _process = _process or os.getpid()
-    if _process != os.getpid():
+    """Raises: RuntimeError in a fork of a process that has opened a model of TensorFlow, whose threads it lacks."""
+    if _process not in (None, os.getpid()):
         raise RuntimeError(
-            f"process {os.getpid()} is a fork of process {_process}, which holds a model: TensorFlow does not run in "
-            "it. Open the model in each process, started with multiprocessing.get_context('spawn')."
+            f"process {os.getpid()} is a fork of process {_process}, which holds a model: TensorFlow does not run "
+            "in a fork. Open the model in each process, started with multiprocessing.get_context('spawn')."
         )
-
-
-def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = False) -> Infer:
-    """Returns the inference of a Keras model as one graph function; what it says is brought to network units.
-
-    Args: folded: run `folded_model`, about a third faster. Weights that change later are then not seen.
-    """
-    if folded:
-        model = folded_model(model)
-    size = model.input_shape[1]
-
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
-    def infer(images: tf.Tensor) -> list[tf.Tensor]:
-        outputs = model(convention.to_network_input(tf.cast(images, tf.float32)), training=False)
-        return [convention.landmarks_to_network_units(outputs[0]), convention.pose_to_network_units(outputs[1])]
-
-    if not folded:
-        return infer
-    graph = infer.get_concrete_function()  # called directly, it saves looking for the trace: 8 % of one face
-
-    # `infer` is bound here because the graph's variables live only as long as the model
-    def call(images: np.ndarray, _model: object = infer) -> list[tf.Tensor]:
-        return graph(tf.convert_to_tensor(images, tf.uint8))
-
-    return call
-
-
-def read_start_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
-    """Reads what training is to start from; heads of the release's files are brought to our convention.
-
-    Args and Raises: see `checkpoints.read_weights`.
-    """
-    path = Path(source)
-    if source == "imagenet" or not (is_release(path) and holds_heads(path)):  # or a backbone, or weights of Keras 3
-        return read_weights(source, input_range)
-    model, convention = load_original_model(path)
-    stored = {layer.name: layer.get_weights() for layer in model.layers}
-    stored["O_L"] = [convention.landmarks_to_network_units(array) for array in stored["O_L"]]
-    stored["O_P"] = [convention.pose_to_network_units(array) for array in stored["O_P"]]
-    scaling = model.get_layer("rescaling")
-    scale = 255.0 * scaling.scale / convention.input_divisor
-    crop = crop_of(path, {"crop": convention.crop} | read_sidecar(path))
-    return StartWeights(source, stored, (scaling.offset, scaling.offset + scale), crop)
 
 
 # --- what the kinds share ---------------------------------------------------------------------------------------------
 
 
-def _runnable(
+def runnable(
     path: Path,
     kind: str,
     inputs: dict[str, Sequence[int | None]],
@@ -142,7 +107,7 @@ def _runnable(
     """
     if len(inputs) != 1:
         raise InputError(f"{path}: {len(inputs)} inputs, expected one, images (B, S, S, 3).")
-    batch, size = _input_size(path, next(iter(inputs.values())))
+    batch, size = input_size_of(path, next(iter(inputs.values())))
     landmarks, pose = _output_names(path, outputs)
 
     def infer(images: np.ndarray) -> Sequence:
@@ -161,7 +126,7 @@ def _runnable(
     return RunnableModel(infer, int(outputs[landmarks][1]) // 2, size, *costs, sidecar, kind)
 
 
-def _input_size(path: Path, shape: Sequence[int | None]) -> tuple[int | None, int]:
+def input_size_of(path: Path, shape: Sequence[int | None]) -> tuple[int | None, int]:
     """Returns the batch size (None: any) and S of an input (B, S, S, 3). Raises: InputError for another shape."""
     batch, *rest = (None if n is None or n < 1 else int(n) for n in shape)
     if len(rest) != 3 or rest[0] is None or not 0 < rest[0] == rest[1] <= MAX_INPUT_SIZE or rest[2] != 3:
@@ -189,44 +154,27 @@ def _output_names(path: Path, shapes: dict[str, Sequence[int | None]]) -> list[s
 # --- the kinds --------------------------------------------------------------------------------------------------------
 
 
-def _open_keras(path: Path) -> RunnableModel:
-    """Opens what Keras saved: Keras 2 as the release, in its convention, Keras 3 as this package."""
-    if release := is_release(path):
-        model, convention = load_original_model(path)
-        sidecar = {"crop": convention.crop, "convention": convention.describe()} | read_sidecar(path)
-    else:
-        (model, sidecar), convention = load_model(path), OURS
-    size = _input_size(path, model.input_shape)[1]
-    costs = model.count_params(), count_multiply_adds(model)
-    infer, landmarks = compiled(model, convention, folded=True), model.output_shape[0][1] // 2
-    return RunnableModel(infer, landmarks, size, *costs, sidecar, "release h5" if release else "keras")
-
-
-def _open_saved_model(path: Path) -> RunnableModel:
-    """Opens what `model.export` or `tf.saved_model.save` wrote, through its signature."""
-    if not (path / "saved_model.pb").is_file():
-        raise InputError(f"{path}: a folder without saved_model.pb, so no SavedModel. Give a model file inside it?")
+def _open_onnx(path: Path, threads: int) -> RunnableModel:
+    """Opens an ONNX file; from its bytes, so that it can name no other file."""
+    runtime = _needed("onnxruntime", path, "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
     try:
-        loaded = tf.saved_model.load(str(path))
-        signatures = dict(loaded.signatures)
-    except Exception as error:  # TensorFlow has many; all mean the folder is not usable
-        raise InputError(
-            f"{path}: not a SavedModel that TensorFlow loads ({first_line(error, 120)}). Export again."
-        ) from error
-    if not signatures:
-        raise InputError(f"{path}: a SavedModel without signatures. Export it with model.export.")
-    signature = signatures.get("serving_default", next(iter(signatures.values())))
-    inputs = signature.structured_input_signature[1]
+        session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has many; all mean the file is not usable
+        reason = error.strerror if isinstance(error, OSError) else first_line(error, 120)
+        raise InputError(f"{path}: not a model that ONNX Runtime loads ({reason}). Export it again.") from error
+    (pixels, *_) = session.get_inputs()
+    dtype = np.uint8 if pixels.type == "tensor(uint8)" else np.float32
 
-    def shapes(specs: dict[str, tf.TensorSpec]) -> dict[str, list[int | None]]:
-        return {name: spec.shape.as_list() if spec.shape.rank else [None] for name, spec in specs.items()}
+    def shapes(tensors: list) -> dict[str, list[int | None]]:
+        return {t.name: [n if isinstance(n, int) else None for n in t.shape] for t in tensors}
 
-    # `loaded` is bound here because its variables live only as long as it does
-    def run(images: np.ndarray, _loaded: object = loaded) -> dict[str, tf.Tensor]:
-        ((name, spec),) = inputs.items()
-        return signature(**{name: tf.cast(images, spec.dtype)})
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = session.run(None, {pixels.name: images.astype(dtype, copy=False)})
+        return {tensor.name: output for tensor, output in zip(session.get_outputs(), outputs)}
 
-    return _runnable(path, "SavedModel", shapes(inputs), shapes(signature.structured_outputs), run)
+    return runnable(path, "ONNX", shapes(session.get_inputs()), shapes(session.get_outputs()), run)
 
 
 def _begins_like_tflite(path: Path) -> bool:
@@ -247,8 +195,16 @@ def _open_tflite(path: Path, threads: int) -> RunnableModel:
     except OSError as error:
         raise InputError(f"{path}: this model cannot be read ({error.strerror}).") from error
     try:
-        _check_whole(content)
-        model = _interpreted(path, content, threads)
+        package = "ai_edge_litert"
+        interpreter = importlib.import_module(f"{package}.interpreter").Interpreter
+    except ImportError:  # no wheel of it for this system
+        package = "tensorflow.lite.python"
+        interpreter = _needed(f"{package}.interpreter", path, "train").Interpreter
+    try:
+        _check_whole(content, importlib.import_module(f"{package}.schema_py_generated"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # TensorFlow's says that it will move to the other package
+            model = _interpreted(path, interpreter(model_content=content, num_threads=threads))
         noise = np.random.default_rng(0).integers(0, 256, (2, model.input_size, model.input_size, 3), np.uint8)
         for count in (1, 2):
             came = [np.shape(output) for output in model.infer(noise[:count])]
@@ -263,13 +219,11 @@ def _open_tflite(path: Path, threads: int) -> RunnableModel:
         ) from error
 
 
-def _check_whole(content: bytes) -> None:
+def _check_whole(content: bytes, schema: ModuleType) -> None:
     """Reads every table of a TFLite file in Python, where a part that is missing is an error.
 
     The interpreter follows offsets past the end of a file that is cut short, which ends the process.
     """
-    from tensorflow.lite.python import schema_py_generated as schema  # slow to import, and only TFLite needs it
-
     if content[4:8] != b"TFL3":
         raise ValueError("not a TFLite file" if content else "empty file")
     try:
@@ -283,11 +237,8 @@ def _check_whole(content: bytes) -> None:
             raise ValueError("cut short")
 
 
-def _interpreted(path: Path, content: bytes, threads: int) -> RunnableModel:
+def _interpreted(path: Path, interpreter: Any) -> RunnableModel:
     """Returns what runs the signature `serving_default`, else the first one, else the main graph."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that it will move to another package; ours is pinned
-        interpreter = tf.lite.Interpreter(model_content=content, num_threads=threads)
     interpreter.allocate_tensors()
     keys = list(interpreter.get_signature_list())
     if keys:
@@ -314,7 +265,7 @@ def _interpreted(path: Path, content: bytes, threads: int) -> RunnableModel:
         return {name: _dequantised(results[name], details) for name, details in outputs.items()}
 
     (pixels, *_) = inputs.values()
-    model = _runnable(path, f"TFLite {np.dtype(pixels['dtype']).name}", shapes(inputs), shapes(outputs), run)
+    model = runnable(path, f"TFLite {np.dtype(pixels['dtype']).name}", shapes(inputs), shapes(outputs), run)
     if pixels["dtype"] == np.int8 and not pixels["quantization"][0]:
         raise InputError(f"{path}: int8 input without a scale, so pixels have no meaning. Export it again.")
     return model

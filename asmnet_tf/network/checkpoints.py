@@ -42,7 +42,7 @@ def read_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
     """Reads weights by layer name; what a file does not tell is assumed, and that is said on stderr.
 
     Sources: `imagenet`, a shipped name, or a file: `.keras`, Keras 3 `.weights.h5`, Keras 2 whole-model or weight-only
-    `.h5` (whose heads, if any, are taken as they are: see `runners.read_start_weights`).
+    `.h5` (whose heads, if any, are taken as they are: see `keras_runners.read_start_weights`).
 
     Args:   input_range: assumed of a whole ASMNet in a file of weights alone; of a backbone it is ImageNet's (-1, 1).
     Raises: InputError if the file cannot be read.

@@ -9,8 +9,8 @@ import numpy as np
 
 from asmnet_tf.config import crop_scale
 from asmnet_tf.data import geometry
-from asmnet_tf.data.annotations import Sample
 from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.readers import Sample
 from asmnet_tf.data.sidecars import SHAPE_MODELS, find_shape_model
 from asmnet_tf.files import InputError, free_memory, read_array
 from asmnet_tf.shape.shape_model import MAX_VALUE, ShapeModel, chunks

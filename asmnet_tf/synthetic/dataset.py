@@ -21,9 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from asmnet_tf.config import ANGLES
-from asmnet_tf.data.annotations import pts_text
 from asmnet_tf.data.geometry import landmark_box
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.data.readers import pts_text
 from asmnet_tf.files import InputError, read_json, replacing_folder
 from asmnet_tf.synthetic.renderer import ATTRIBUTES, SyntheticFace, render_face
 

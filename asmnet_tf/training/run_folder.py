@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, crop_scale
-from asmnet_tf.data.annotations import Sample
-from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.data.readers import Sample
 from asmnet_tf.data.sidecars import find_model
 from asmnet_tf.files import InputError, make_folder, owned, read_arrays, read_json, replacing, sweep, write_text
 from asmnet_tf.shape.shape_model import ShapeModel
@@ -51,7 +51,7 @@ LOG_COLUMNS = (
 )
 _AGAIN = "Start again under another --name."
 _FREE_ON_RESUME = {
-    *("resume", "output", "name", "data_dir", "shape_model", "weights", "pose_labels", "cache", "cache_dir"),
+    *("resume", "output", "name", "data_dir", "shape_model", "weights", "pose_labels", "cache", "cache_dir", "extra"),
     *("strategy", "devices", "scale_lr"),  # --lr is recorded as it is after scaling
 }
 
@@ -79,7 +79,7 @@ def open_run(output: Path, name: str, resume: bool) -> Iterator[Path]:
 # --- what it is made from ---------------------------------------------------------------------------------------------
 
 
-def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str) -> dict:
+def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str, has_pose: bool = True) -> dict:
     """Returns what a user of the saved model must know, written as JSON beside it. flags: those of train.py."""
     return {
         "architecture": flags["arch"],
@@ -91,10 +91,14 @@ def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str) ->
         "crop": flags["crop"],
         "crop_scale": crop_scale(flags["crop"]),
         "landmarks": "O_L: (p - centre) / size of the crop, x0, y0, x1, ...",
-        "pose": "O_P: yaw, pitch, roll over pose_range_deg",
+        "pose": "O_P: yaw, pitch, roll over pose_range_deg" if has_pose else None,
         "pose_range_deg": POSE_RANGE_DEG,
         **{key: flags[key] for key in ("recipe", "loss", "landmark_loss", "seed")},
-        "hold_out": {"by": "photograph", "fraction": flags["val_fraction"]},
+        "hold_out": {
+            "by": "description" if "val" in (*spec.splits, *spec.shares) else "photograph",
+            "fraction": flags["val_fraction"],
+        },
+        **({} if spec.name in DATASETS else {"description": spec.description}),
         "commit": commit,
     }
 
@@ -343,8 +347,9 @@ def epoch_line(row: dict, epochs: int) -> str:
 
 
 def _validation_words(row: dict) -> str:
-    angles = " / ".join(f"{row[f'val_{name}_deg']:.2f}" for name in ANGLES)
-    return f"val NME {row['val_nme_pct']:.2f} %, yaw / pitch / roll {angles} deg"
+    angles = [row[f"val_{name}_deg"] for name in ANGLES]
+    told = "" if None in angles else f", yaw / pitch / roll {' / '.join(f'{angle:.2f}' for angle in angles)} deg"
+    return f"val NME {row['val_nme_pct']:.2f} %{told}"
 
 
 def best_line(rows: Sequence[dict]) -> str:

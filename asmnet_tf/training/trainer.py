@@ -26,7 +26,7 @@ from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.scoring import predict_faces
 from asmnet_tf.files import EXIT_INTERRUPTED, InputError, Stopped, StopSignals, make_folder
-from asmnet_tf.formats.runners import compiled
+from asmnet_tf.formats.keras_runners import compiled
 from asmnet_tf.network import checkpoints, keras
 from asmnet_tf.network.fast_graphs import TrainingGraph
 from asmnet_tf.network.loss import MultiTaskLoss, alpha_at
@@ -289,8 +289,8 @@ class Trainer:
         names = ("val_nme_pct", *(f"val_{name}_deg" for name in ANGLES))
         if not faces.any():
             return dict.fromkeys(names)
-        with np.errstate(invalid="ignore"):
-            return dict(zip(names, (sums / counts * (100, 1, 1, 1)).tolist()))
+        means = (sums / np.maximum(counts, 1) * (100, 1, 1, 1)).tolist()
+        return {name: mean if count else None for name, mean, count in zip(names, means, counts)}
 
     # --- what is on disk ----------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from asmnet_tf import config
 from asmnet_tf.data.geometry import crop_frame, crop_image
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.evaluation.scoring import predict_faces
-from asmnet_tf.formats.runners import compiled
+from asmnet_tf.formats.keras_runners import compiled
 from asmnet_tf.network.asmnet import build_asmnet
 
 FACES, TURNS, SIZE = 500, 3, 224

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 import time
 
 import cv2
@@ -13,8 +15,34 @@ from matplotlib.cbook import get_sample_data
 
 from asmnet_tf.data.annotations import read_pts
 
+# what only training, evaluating .keras files and exporting need
+WITHOUT = {"tensorflow", "keras", "sklearn", "scipy", "h5py", "matplotlib"}
 PHOTOGRAPH = get_sample_data("grace_hopper.jpg", asfileobj=False)
 FRAMES = 14
+
+
+def test_a_photograph_needs_no_tensorflow(run_python, tmp_path):
+    """The name of a shipped model runs on LiteRT; what TensorFlow alone runs is refused in one line."""
+    code = (
+        "import runpy, sys\n"
+        f"without = {WITHOUT}\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in without: raise ImportError(f'no {name}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        f"sys.path.insert(0, {str(REPO)!r})\n"
+        "runpy.run_module('asmnet_tf.predict', run_name='__main__')\n"
+    )
+    done = run_python("-c", code, PHOTOGRAPH, "--output", tmp_path / "out")
+    assert "1 face" in done.stdout
+    (face,) = json.loads((tmp_path / "out/predictions.json").read_text())["results"][0]["faces"]
+    assert len(face["landmarks"]) == 68
+    model = REPO / "asmnet_tf/pretrained/asmnet_300w.keras"
+    command = ["-c", code, PHOTOGRAPH, "--output", tmp_path / "out", "--model", model]
+    failed = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert "asmnet_300w.keras" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def write_video(path, images, fps=25.0):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import COUNTS_300W, COUNTS_WFLW, REPO
 
-from asmnet_tf.data.annotations import hold_out, read_samples
+from asmnet_tf.data.annotations import hold_out, pts_text, read_pts, read_samples
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.evaluation.predictions import read_predictions
 
@@ -119,7 +119,8 @@ def test_a_program_computes_in_its_own_way_and_says_so_in_one_line(run_python, m
     )
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    done = run_python("-m", "asmnet_tf.predict", "--no-draw", "--output", tmp_path / "out", cwd=REPO)
+    model = ["--model", "asmnet_tf/pretrained/asmnet_300w.keras"]  # without it no Keras is there
+    done = run_python("-m", "asmnet_tf.predict", "--no-draw", "--output", tmp_path / "out", *model, cwd=REPO)
     assert "1 face" in done.stdout
     (line,) = done.stderr.splitlines()
     assert [word for word in ("jax", "float16", "channels_first", "float32") if word not in line] == []
@@ -138,13 +139,14 @@ def refused(call):
 def build():
     from asmnet_tf.network.asmnet import build_asmnet
     build_asmnet(input_size=32)
-calls = [lambda: asmnet_tf.FaceAligner(), lambda: asmnet_tf.load_pretrained("asmnet_300w"), build]
+keras_file = os.path.join(sys.argv[1], "asmnet_tf/pretrained/asmnet_300w.keras")
+calls = [lambda: asmnet_tf.FaceAligner(keras_file), lambda: asmnet_tf.load_pretrained("asmnet_300w"), build]
 if os.environ.get("KERAS_BACKEND") == "jax":
     assert all(map(refused, calls))
     sys.exit()
 import logging, cv2, keras, numpy as np, tensorflow as tf
 before = [dict(os.environ), logging.root.level, logging.root.handlers[:], keras.config.dtype_policy().name]
-assert asmnet_tf.FaceAligner().detect(np.zeros((64, 64, 3), np.uint8)) == []
+assert asmnet_tf.FaceAligner(keras_file).detect(np.zeros((64, 64, 3), np.uint8)) == []
 assert before == [dict(os.environ), logging.root.level, logging.root.handlers[:], keras.config.dtype_policy().name]
 keras.config.set_floatx("float16")
 assert all(map(refused, calls))
@@ -334,7 +336,7 @@ def test_saved_model_runs_without_this_package(run_python, run_300w, tmp_path):
     ours = (
         "import sys; sys.path.insert(0, sys.argv[1]); import numpy as np\n"
         "from asmnet_tf.network.checkpoints import load_model\n"
-        "from asmnet_tf.formats.runners import compiled\n"
+        "from asmnet_tf.formats.keras_runners import compiled\n"
         "infer = compiled(load_model(sys.argv[3])[0])\n"
         "outputs = infer(np.load(f'{sys.argv[2]}/images.npy'))\n"
         "np.savez(f'{sys.argv[2]}/ours.npz', *[o.numpy() for o in outputs])"
@@ -429,3 +431,34 @@ def test_real_faces_are_read_and_scored(run_batch, real_data, tmp_path):
         assert 0 < numbers["nme_pct"] < 5
         assert max(numbers["pose_pnp_mae_deg"].values()) < 1.5
     assert "components from" in batch.done[-1].stdout
+
+
+def test_a_layout_of_ones_own_from_its_description_to_a_prediction(run_python, faces_300w, tmp_path):
+    """21 points of the 68: described, fitted, trained, scored and predicted; the model needs no description later."""
+    chosen = [17, 19, 21, 22, 24, 26, 36, 37, 39, 42, 44, 45, 0, 31, 30, 35, 16, 48, 62, 54, 8]
+    for split in ("trainset", "testset"):
+        (tmp_path / split).mkdir()
+        for points in sorted((faces_300w / "helen" / split).glob("*.pts")):
+            shutil.copy(points.with_suffix(".jpg"), tmp_path / split)
+            landmarks = read_pts(points, 68)[chosen]
+            (tmp_path / split / points.name).write_text(pts_text(landmarks))
+    text = 'name = "mine"\nbased_on = "aflw21"\n[splits]\ntrain = "trainset"\ntest = "testset"\nval = 0.2\n'
+    (tmp_path / "faces.toml").write_text(text)
+    flags = ["--dataset", tmp_path / "faces.toml"]
+    run_python(REPO / "pca_builder.py", *flags, "--output", tmp_path / "shapes")
+    small = ["--input-size", "32", "--epochs", "1", "--batch-size", "4"]
+    small += ["--shape-model", tmp_path / "shapes/mine_pca90.npz"]
+    run_python(REPO / "train.py", *flags, *small, "--output", tmp_path / "runs", "--name", "m")
+    (tmp_path / "faces.toml").rename(tmp_path / "moved.toml")
+    flags = ["--dataset", tmp_path / "moved.toml"]
+    done = run_python(REPO / "evaluate.py", tmp_path / "runs/m/best.keras", *flags, "--output", tmp_path / "ev")
+    scores = json.loads(done.stdout.splitlines()[-1])["m"]["all"]
+    assert scores["n_scored"] == len(list((tmp_path / "testset").glob("*.pts")))
+    assert scores["pose_mae_deg"] is not None
+    photo = next((tmp_path / "testset").glob("*.jpg"))
+    model = ["--model", tmp_path / "runs/m/best.keras", "--output", tmp_path / "out", "--min-score", "0.3"]
+    run_python("-m", "asmnet_tf.predict", photo, *model, cwd=REPO)
+    predicted = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert predicted["points"].startswith("21 as in mine")
+    for face in predicted["results"][0]["faces"]:
+        assert len(face["landmarks"]) == 21

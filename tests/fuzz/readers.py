@@ -6,6 +6,7 @@ A `Reader` reads one path and checks what came: whatever the file, the result is
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
@@ -17,9 +18,10 @@ from pathlib import Path
 import cv2
 import h5py
 import numpy as np
+from scipy.io import savemat
 
 from asmnet_tf.data import annotations, geometry, pose
-from asmnet_tf.data.layouts import DATASETS, spec_with
+from asmnet_tf.data.layouts import DATASETS, FOLDER, Source, find_spec, spec_of
 from asmnet_tf.evaluation import figures, predictions, truth
 from asmnet_tf.faces import face_files
 from asmnet_tf.formats import release_pca
@@ -115,6 +117,86 @@ def image(path: Path) -> None:
     assert pixels.shape[2] == 3
     patch = geometry.cut_patch(pixels, np.array([10.0, 10, 20, 20]), 32)
     assert patch.pixels.size
+
+
+def _own_folder(folder: Path) -> None:
+    (folder / "a.jpg").write_bytes(_jpeg())
+    (folder / "b.jpg").write_bytes(_jpeg())
+
+
+def _own(path: Path) -> None:
+    """Reads a file of annotations of five points, with bad faces skipped and not."""
+    sources = {"test": (Source("test", path.name),)}
+    spec = dataclasses.replace(DATASETS["points5"], splits=sources)
+    for skip in (True, False):
+        samples = annotations.read_samples(spec, path.parent, "test", quiet=True, bad=annotations.BadSamples(skip))
+        assert all(sample.landmarks.shape == (5, 2) for sample in samples)
+        _finite(*(sample.landmarks for sample in samples))
+
+
+def _points5() -> list[tuple[str, list]]:
+    return [(name, _rng().uniform(2, 22, (5, 2)).round(2).tolist()) for name in ("a.jpg", "b.jpg", "a.jpg")]
+
+
+def _own_csv() -> list[bytes]:
+    header = "image," + ",".join(f"x{i},y{i}" for i in range(5))
+    rows = [",".join([name, *(str(v) for point in points for v in point)]) for name, points in _points5()]
+    text = "\n".join([header, *rows, ""])
+    return [text.encode(), text.replace(",", ";").replace("\n", "\r\n").encode("utf-16")]
+
+
+@reader("a.csv", _own_csv, slow=1000, prepare=_own_folder)
+def own_csv(path: Path) -> None:
+    _own(path)
+
+
+def _own_xml() -> list[bytes]:
+    images = ""
+    for name, points in _points5():
+        parts = "".join(f"<part name='{k:02d}' x='{x}' y='{y}'/>" for k, (x, y) in enumerate(points))
+        images += f"<image file='{name}'><box top='1' left='1' width='20' height='20'>{parts}</box></image>\n"
+    return [f"<?xml version='1.0'?>\n<dataset><images>{images}</images></dataset>\n".encode()]
+
+
+@reader("a.xml", _own_xml, slow=1000, prepare=_own_folder)
+def own_xml(path: Path) -> None:
+    _own(path)
+
+
+def _own_coco() -> list[bytes]:
+    images = [{"id": k, "file_name": name} for k, name in enumerate(("a.jpg", "b.jpg"))]
+    faces = [
+        {"id": k, "image_id": int(name[0] == "b"), "keypoints": [v for x, y in points for v in (x, y, 2)]}
+        for k, (name, points) in enumerate(_points5())
+    ]
+    return [json.dumps({"images": images, "annotations": faces}).encode()]
+
+
+@reader("a.json", _own_coco, slow=1000, prepare=_own_folder)
+def own_coco(path: Path) -> None:
+    _own(path)
+
+
+def _descriptions() -> list[bytes]:
+    return [path.read_bytes().replace(b"name = ", b"name = 'x' # ", 1) for path in sorted(FOLDER.glob("*.toml"))]
+
+
+@reader("a.toml", _descriptions, slow=1000)
+def description(path: Path) -> None:
+    spec = find_spec(str(path))
+    assert sorted(spec.flip_map) == list(range(spec.num_landmarks))
+    assert all(0 <= i < spec.num_landmarks for indices, _ in spec.contours for i in indices)
+
+
+def _aflw2000() -> list[bytes]:
+    content = {"Pose_Para": _rng().uniform(-0.5, 0.5, (1, 7)), "pt3d_68": _rng().uniform(2, 22, (3, 68))}
+    return [_bytes(savemat, content), _bytes(savemat, content, do_compression=True)]
+
+
+@reader("a.mat", _aflw2000, slow=1000, prepare=_own_folder)
+def aflw2000_mat(path: Path) -> None:
+    samples = annotations.read_samples(DATASETS["aflw2000"], path.parent, "test", quiet=True)
+    _finite(*(sample.landmarks for sample in samples), *(sample.pose for sample in samples))
 
 
 def _wflw_folder(folder: Path) -> None:
@@ -242,7 +324,7 @@ def _predictions() -> list[bytes]:
 @reader("theirs.npz", _predictions, slow=2500)
 def predictions_npz(path: Path) -> None:
     file = predictions.read_predictions(path)
-    spec = spec_with(file.landmarks.shape[1], path)
+    spec = spec_of({}, file.landmarks.shape[1], path)
     if file.landmarks_gt is not None:
         truth.methods_of_files({"theirs": file}, truth.truth_of_files(file, None), [])
     chosen = predictions.align(file, file.names, spec.num_landmarks)
@@ -411,7 +493,6 @@ def tflite(path: Path) -> None:
 
 @functools.cache
 def _trainer(folder: Path):
-    import dataclasses
 
     from asmnet_tf.config import AUGMENTATIONS, Phase
     from asmnet_tf.data import batches, patches

@@ -16,7 +16,7 @@ from readers import READERS
 
 WORKER = Path(__file__).with_name("worker.py")
 # read by libraries that trust a file: damaged, it may end the process, which is named and no failure
-NATIVE = ("cofw_mat", "weights_h5", "release_h5", "tflite")
+NATIVE = ("cofw_mat", "aflw2000_mat", "weights_h5", "release_h5", "tflite")
 CASES = sorted((Path(__file__).parent / "cases").glob("*/*"))
 
 

@@ -16,9 +16,11 @@ from asmnet_tf.data.annotations import Sample
 from asmnet_tf.data.geometry import landmark_box, read_image
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.patches import FacePatches
+from asmnet_tf.data.sidecars import pretrained_path
 from asmnet_tf.evaluation.scoring import predict_faces
 from asmnet_tf.faces import aligner as module
 from asmnet_tf.files import InputError
+from asmnet_tf.formats import runners
 
 
 @pytest.fixture(scope="module")
@@ -113,26 +115,43 @@ def test_paths_and_pil_images_are_upright_and_no_view_matters(aligner, photograp
             assert np.abs(found.landmarks - face.landmarks).mean() < 5
 
 
-def test_a_fork_of_the_process_that_holds_the_model_says_so(aligner, photograph, face):
-    """Detecting, aligning, the bare network and opening another model: each hung for ever."""
-    calls = [
-        lambda: aligner.detect(photograph),
-        lambda: aligner.align(photograph, face.box[None]),
-        lambda: aligner.model.infer(np.zeros((1, 224, 224, 3), np.uint8)),
-        asmnet_tf.FaceAligner,
-    ]
+def in_a_fork(check):
+    """Runs a function in a fork of this process; what hangs there ends with a signal."""
     process = os.fork()
     if not process:
         code = 9
         try:
             signal.alarm(20)
-            for call in calls:
-                with pytest.raises(RuntimeError, match=r"is a fork of process .*spawn"):
-                    call()
+            check()
             code = 0
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
+def test_forks_run_litert_and_are_told_that_tensorflow_does_not(aligner, photograph, face, monkeypatch):
+    """Of TensorFlow, the bare network and opening another model hung for ever."""
+    monkeypatch.setattr(runners, "_process", None)  # what other tests have opened
+    images = np.zeros((4, 224, 224, 3), np.uint8)
+
+    def same():
+        assert np.array_equal(aligner.detect(photograph)[0].landmarks, face.landmarks)
+        assert np.array_equal(asmnet_tf.FaceAligner().align(photograph, face.box[None])[0][0], face.landmarks)
+        assert np.isfinite(aligner.model.infer(images)[0]).all()
+
+    def refused():
+        for call in (
+            lambda: by_keras.infer(images),
+            lambda: runners.open_model(path),
+            lambda: aligner.detect(photograph),
+        ):
+            with pytest.raises(RuntimeError, match=r"is a fork of process .*spawn"):
+                call()
+
+    in_a_fork(same)
+    path = pretrained_path("asmnet_300w")
+    by_keras = runners.open_model(path)
+    in_a_fork(refused)
 
 
 def test_no_face_and_no_box(aligner):

@@ -4,6 +4,7 @@ import contextlib
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 import tensorflow as tf
 
@@ -26,6 +27,7 @@ KINDS = {
     "float16": ("m_float16.tflite", ["--to", "tflite", "--quantise", "float16"], 5e-3, 5e-4),
     "int8": ("m_int8.tflite", ["--to", "tflite", "--quantise", "int8"], 0.5, 1.5e-2),  # few faces calibrate
     "savedmodel": ("m_saved", ["--to", "savedmodel"], 1e-5, 1e-6),
+    "onnx": ("m_onnx.onnx", ["--to", "onnx"], 1e-5, 1e-6),
     "h5": ("m_release.h5", ["--to", "h5"], 1e-5, 1e-6),
 }
 
@@ -102,6 +104,18 @@ def test_tflite_signature(folder, kind, dtype):
     assert {details["dtype"] for details in runner.get_output_details().values()} == {np.float32}
 
 
+def test_onnx_names_its_outputs_and_takes_any_batch(folder, tmp_path):
+    session = onnxruntime.InferenceSession(str(folder / KINDS["onnx"][0]), providers=["CPUExecutionProvider"])
+    assert [tensor.name for tensor in session.get_inputs()] == ["image"]
+    assert session.get_inputs()[0].shape[1:] == [SIZE, SIZE, 3]
+    outputs = session.run(["O_L", "O_P"], {"image": np.zeros((3, SIZE, SIZE, 3), np.float32)})
+    assert [output.shape for output in outputs] == [(3, 136), (3, 3)]
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes((folder / KINDS["onnx"][0]).read_bytes()[:100_000])
+    with pytest.raises(InputError, match=r"damaged\.onnx"):
+        open_model(damaged)
+
+
 def test_saved_model_signature(folder):
     signature = tf.saved_model.load(str(folder / KINDS["savedmodel"][0])).signatures["serving_default"]
     assert {name: spec.dtype for name, spec in signature.structured_input_signature[1].items()} == {"image": tf.float32}
@@ -116,7 +130,7 @@ def test_side_cars(folder, faces_300w):
         assert fact["outputs"] == ["O_L float32 (B, 136)", "O_P float32 (B, 3)"]
         assert fact["compared"]["faces"] == 10
         assert "stored" not in fact
-    assert [facts[kind]["quantisation"] for kind in KINDS] == ["none", "float16", "int8", "none", "none"]
+    assert [facts[kind]["quantisation"] for kind in KINDS] == ["none", "float16", "int8", "none", "none", "none"]
     assert facts["plain"]["input"] == "RGB pixels 0..255, float32 (B, 64, 64, 3)"
     assert facts["int8"]["input"] == "RGB pixels 0..255, uint8 (B, 64, 64, 3)"
     assert facts["int8"]["calibration"] == faces_300w.name
@@ -240,7 +254,7 @@ def test_bad_input(run_batch, model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--to", "h5", "--quantise", "int8"], ["--to", "onnx"], [], ["--to", "tflite", "--faces", "1"]]
+    "flags", [["--to", "h5", "--quantise", "int8"], ["--to", "core"], [], ["--to", "tflite", "--faces", "1"]]
 )
 def test_flags_that_argparse_refuses(flags, capsys):
     with pytest.raises(SystemExit) as end:

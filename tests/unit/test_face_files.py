@@ -11,13 +11,20 @@ import pytest
 from asmnet_tf.data.annotations import read_pts
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.faces.aligner import Face
-from asmnet_tf.faces.face_files import Result, boxes_inside, match_boxes, read_boxes, write_results
+from asmnet_tf.faces.face_files import Result, ResultFiles, boxes_inside, match_boxes, read_boxes
 from asmnet_tf.files import InputError
 
 SPEC = DATASETS["300w"]
 FACE = Face(
     np.array([1.0, 2, 31, 42]), 0.75, np.random.default_rng(0).uniform(-5, 300, (68, 2)).round(4), 10.0, -5.5, 2.25
 )
+
+
+def write_results(folder, results, formats, failed=()):
+    files = ResultFiles(folder, formats, SPEC)
+    for result in results:
+        files.add(result)
+    return files.write("net", failed)
 
 
 @pytest.fixture
@@ -28,7 +35,7 @@ def folder(tmp_path):
         Result("clip.mp4", "clip", (64, 48), [(3, FACE)], frame=7),
         Result("empty.png", "empty", (5, 6), []),
     ]
-    assert len(write_results(tmp_path, results, ("pts", "csv", "json"), "net", SPEC)) == 3
+    assert len(write_results(tmp_path, results, ("pts", "csv", "json", "jsonl"))) == 4
     return tmp_path
 
 
@@ -48,6 +55,8 @@ def test_json_and_csv_say_the_same(folder):
     assert (document["model"], image["image"], image["width"], image["height"]) == ("net", "in/a.jpg", 300, 200)
     assert "frame" not in image
     assert (frame["frame"], empty["faces"]) == (7, [])
+    assert document["results"] == [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert not list(folder.glob("*partial*"))
     face = frame["faces"][0]
     assert (face["face"], face["score"], face["box"]) == (3, 0.75, [1, 2, 31, 42])
     assert [face[angle] for angle in ("yaw", "pitch", "roll")] == [10, -5.5, 2.25]
@@ -76,7 +85,7 @@ def test_a_boxes_file_of_a_spreadsheet(tmp_path, form):
 def test_what_is_missing_is_listed_and_no_name_spoils_a_file(tmp_path):
     names = ["caf\udce9.jpg", 'new\nline "quoted".jpg', "\x1b[31mred.jpg"]
     results = [Result(name, f"stem{i}", (300, 200), [(1, FACE)]) for i, name in enumerate(names)]
-    write_results(tmp_path, results, ("json", "csv"), "net\udce9", SPEC, [{"image": names[0], "reason": "too long"}])
+    write_results(tmp_path, results, ("json", "csv"), [{"image": names[0], "reason": "too long"}])
     document = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
     escaped = ["caf\\udce9.jpg", *names[1:]]
     assert [result["image"] for result in document["results"]] == escaped
@@ -88,7 +97,7 @@ def test_what_is_missing_is_listed_and_no_name_spoils_a_file(tmp_path):
 def test_a_file_that_cannot_be_written_takes_no_other_with_it(tmp_path):
     (tmp_path / "predictions.json").mkdir()
     with pytest.raises(InputError, match=r"predictions\.json"):
-        write_results(tmp_path, [Result("a.jpg", "a", (9, 9), [(1, FACE)])], ("json", "csv", "pts"), "net", SPEC)
+        write_results(tmp_path, [Result("a.jpg", "a", (9, 9), [(1, FACE)])], ("json", "csv", "pts"))
     assert (tmp_path / "predictions.csv").is_file()
     assert (tmp_path / "a_1.pts").is_file()
 
@@ -97,7 +106,7 @@ def test_the_annotation_of_a_photograph_is_not_overwritten(tmp_path):
     (tmp_path / "a_1.png").touch()
     (tmp_path / "a_1.pts").write_text("by hand")
     with pytest.raises(InputError, match=r"a_1\.pts"):
-        write_results(tmp_path, [Result("a.jpg", "a", (9, 9), [(1, FACE)])], ("pts",), "net", SPEC)
+        write_results(tmp_path, [Result("a.jpg", "a", (9, 9), [(1, FACE)])], ("pts",))
     assert (tmp_path / "a_1.pts").read_text() == "by hand"
 
 

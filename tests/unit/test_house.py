@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parents[2] / "asmnet_tf"
 # one way only, lazy imports included: a room may import itself and those before it
 ROOMS = ["config", "files", "data", "shape", "synthetic", "network", "formats", "faces", "evaluation", "training"]
 PROGRAMS = {"cli", "predict", "export"}  # they alone know the command line; scripts do, too
-WITH_TENSORFLOW = ("data/batches", "network/", "formats/runners", "formats/release", "formats/exporters")
-WITH_TENSORFLOW += ("faces/aligner", "evaluation/scoring", "training/")
+WITH_TENSORFLOW = ("data/batches", "network/", "formats/keras_runners", "formats/release", "formats/exporters")
+WITH_TENSORFLOW += ("training/",)
 STANDARD_LIBRARY_ONLY = ["__init__", "config", "files", "cli", "predict", "export", "data/layouts", "data/sidecars"]
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
 SCRIPTS = ["train", "evaluate", "pca_builder"]

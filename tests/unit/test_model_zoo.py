@@ -9,13 +9,17 @@ import pytest
 from conftest import REPO
 
 import asmnet_tf
+from asmnet_tf.config import DEFAULT_MODEL
 from asmnet_tf.data import sidecars
+from asmnet_tf.data.geometry import crop_frame, crop_image, landmark_box
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
+from asmnet_tf.formats.runners import open_model
 from asmnet_tf.network import checkpoints
 from asmnet_tf.network.asmnet import build_asmnet
 from asmnet_tf.shape.shape_model import ShapeModel
 from asmnet_tf.shape.training_shapes import load_for
+from asmnet_tf.synthetic.renderer import render_face
 
 PERCENTS = (80, 85, 90, 95, 97, 99)
 
@@ -42,6 +46,19 @@ def test_a_model_by_name(name):
     assert name in (sidecars.FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
     for file in ("args.json", "log.csv"):
         assert (sidecars.FOLDER / "runs" / name / file).is_file()
+
+
+def test_the_default_model_as_tflite_says_what_its_keras_file_says():
+    lite = sidecars.find_runnable(DEFAULT_MODEL)
+    assert lite == sidecars.FOLDER / f"{DEFAULT_MODEL}.tflite"
+    assert sidecars.find_runnable(lite.with_suffix(".keras")).suffix == ".keras"
+    faces = [render_face(3, i) for i in range(3)]
+    sidecar = sidecars.read_sidecar(lite)
+    frames = [crop_frame(landmark_box(face.landmarks_68), sidecar["crop"], sidecar["crop_scale"]) for face in faces]
+    crops = np.stack([crop_image(face.image, frame, sidecar["input_size"]) for face, frame in zip(faces, frames)])
+    exact = asmnet_tf.load_pretrained(DEFAULT_MODEL)(crops.astype(np.float32), training=False)
+    for ours, theirs in zip(open_model(lite).infer(crops), exact):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_the_package_root_brings_tensorflow_only_when_asked(run_python):

@@ -7,7 +7,7 @@ import pytest
 from asmnet_tf.data.geometry import flip_landmarks
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.evaluation.scoring import with_mirror
-from asmnet_tf.formats.runners import compiled
+from asmnet_tf.formats.keras_runners import compiled
 
 SPEC = DATASETS["300w"]
 SIZE = 32

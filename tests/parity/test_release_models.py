@@ -16,8 +16,9 @@ from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.files import InputError
 from asmnet_tf.formats import release as release_format
+from asmnet_tf.formats.keras_runners import read_start_weights
 from asmnet_tf.formats.release import OURS, RELEASE, Convention, export_release, is_release, load_original_model
-from asmnet_tf.formats.runners import open_model, read_start_weights
+from asmnet_tf.formats.runners import open_model
 from asmnet_tf.network import checkpoints
 from asmnet_tf.network.asmnet import build_asmnet, build_mobilenet_v2
 

@@ -1,0 +1,410 @@
+"""The readers of annotation files: each gives the faces of one source of a dataset (NumPy, OpenCV).
+
+300W    <data_dir>/{helen,lfpw}/{trainset,testset}/, afw/, ibug/ with NAME.{jpg,png,...} beside NAME.pts
+own     such folders, lists of images, csv, dlib XML, COCO keypoints: see layouts.py
+WFLW    <data_dir>/WFLW_images/... and WFLW_annotations/list_98pt_rect_attr_train_test/*.txt (207 columns)
+COFW    <data_dir>/COFW_{train,test}_color.mat (MATLAB v7.3, which is HDF5)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from asmnet_tf.config import PHOTO_ENDINGS
+from asmnet_tf.data.geometry import image_size, landmark_box, read_image
+from asmnet_tf.data.layouts import DatasetSpec, Source
+from asmnet_tf.files import (
+    BROKEN_HDF5,
+    InputError,
+    first_line,
+    parse_numbers,
+    read_csv,
+    read_dataset,
+    read_text,
+    write_csv,
+)
+
+if TYPE_CHECKING:
+    import h5py
+
+MAX_PTS_BYTES = 1 << 20  # a .pts has about 2 kB; more is another kind of file
+MAX_LIST_BYTES = 1 << 28  # the list of 7,500 WFLW faces has 16 MB
+WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")  # columns 200..205
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sample:
+    """One annotated face.
+
+    name: unique in its split: image path without its ending, relative to the data folder (WFLW: to WFLW_images, with
+    `#k` for the k-th listed face of that image). landmarks: float32 (L, 2), pixels of the upright
+    image, 0-based; half of them or more lie in it.
+    bbox: float32 (4,), bounding box of the landmarks. tags: source folder and attribute flags. pose: yaw, pitch, roll
+    in degrees, or None. index: which image of a file that holds several (COFW).
+    """
+
+    name: str
+    image_path: Path
+    landmarks: np.ndarray
+    bbox: np.ndarray
+    tags: frozenset[str]
+    pose: np.ndarray | None = None
+    index: int | None = None
+
+    def read_image(self) -> np.ndarray:
+        """Returns RGB uint8 (H, W, 3). Raises: InputError naming the file."""
+        if self.index is None:
+            return read_image(self.image_path)
+        return _read_cofw_image(self.image_path, self.index)
+
+    def image_size(self) -> tuple[int, int, bool] | None:
+        """Returns width and height of that image and whether EXIF turned it; see `geometry.image_size`."""
+        return image_size(self.image_path) if self.index is None else _cofw_image_size(self.image_path, self.index)
+
+
+class BadSamples:
+    """What becomes of a sample that cannot be used: it ends the run, or is left out, counted and listed.
+
+    Args: skip: leave it out. images: whether images are decoded to see if they can be: once more, so only with `skip`.
+    """
+
+    def __init__(self, skip: bool = False, images: bool = True) -> None:
+        self.skip = skip
+        self.images = skip and images
+        self.reasons: dict[str, str] = {}  # of those left out, by name
+
+    @contextlib.contextmanager
+    def catch(self, name: str) -> Iterator[None]:
+        """Notes an InputError as that sample's, or lets it pass where nothing is to be skipped."""
+        try:
+            yield
+        except InputError as error:
+            if not self.skip:
+                raise
+            self.reasons[name] = str(error)
+
+    def write(self, folder: str | Path) -> None:
+        """Writes skipped.csv (name, reason) and says so in one line on stderr; without a bad sample there is none."""
+        path = Path(folder) / "skipped.csv"
+        if not self.reasons:
+            path.unlink(missing_ok=True)  # of an earlier evaluation into the same folder
+            return
+        write_csv(path, ("name", "reason"), self.reasons.items())
+        first = next(iter(self.reasons.values()))
+        print(f"{path}: {len(self.reasons)} bad samples skipped, the first: {first}", file=sys.stderr)
+
+
+def new_sample(name: str, path: Path, landmarks: np.ndarray, tags: Set[str], index: int | None = None) -> Sample:
+    """Returns the sample of landmarks (L, 2), with their bounding box."""
+    landmarks = landmarks.astype(np.float32)
+    return Sample(name, path, landmarks, landmark_box(landmarks), frozenset(tags), index=index)
+
+
+def progress(items: Iterable, title: str, total: int | None = None) -> Iterable:
+    """Returns the items under a progress bar, where stderr is a terminal."""
+    return tqdm(items, f"read {title}", total, unit="face", disable=None, leave=False)
+
+
+# --- 300W -------------------------------------------------------------------------------------------------------------
+
+
+def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
+    """Reads a `.pts` file, with or without the `version/n_points/{` header.
+
+    Returns: float64 (L, 2), 0-based pixels: the file's coordinates are 1-based.
+    Raises:  InputError naming the file and what is wrong with it.
+    """
+    rows, said = [], num_landmarks
+    for number, line in enumerate(map(str.strip, read_text(path, MAX_PTS_BYTES).split("\n")), 1):
+        if line in "{}":
+            continue
+        try:
+            point = _point(line)
+        except ValueError as error:
+            if line.casefold().startswith(("version", "n_points")):
+                count = re.search(r"n_points\W*(\d{1,9})$", line.casefold())
+                said = int(count[1]) if count else said
+                continue
+            raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers ({error}).") from error
+        if len(point) != 2 or not all(abs(value) <= 1e6 for value in point):  # NaN is not
+            raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers, x and y.")
+        rows.append(point)
+    if len(rows) != num_landmarks:
+        raise InputError(f"{path}: {len(rows)} points, {num_landmarks} expected. Is --dataset right?")
+    if said != num_landmarks:
+        raise InputError(f"{path}: n_points says {said}, but there are {len(rows)} points. Is the file whole?")
+    return np.array(rows) - 1.0
+
+
+def _point(line: str) -> list[float]:
+    """Returns the numbers of a line of a .pts: parted by spaces, tabs, semicolons or commas; see `parse_numbers`."""
+    with contextlib.suppress(ValueError):
+        return [float(part) for part in line.split()]
+    fields = [part for part in (part.strip(",") for part in re.split(r"[\s;]+", line)) if part]
+    if len(fields) == 1:
+        fields = fields[0].split(",")
+        if len(fields) > 2:
+            raise ValueError("commas as decimal point and between the numbers? Write decimal points")
+    return parse_numbers(fields)
+
+
+def pts_text(landmarks: np.ndarray) -> str:
+    """Returns landmarks (L, 2), 0-based pixels, as the text of a `.pts` file, whose first pixel is (1, 1)."""
+    rows = "\n".join(f"{x + 1:.4f} {y + 1:.4f}" for x, y in landmarks.tolist())
+    return f"version: 1\nn_points:  {len(landmarks)}\n{{\n{rows}\n}}\n"
+
+
+def read_folder_pts(
+    spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples
+) -> list[Sample]:
+    """Reads a folder, or the folders of a list of images; `NAME_1.pts` may be the first face of NAME.jpg."""
+    if (data_dir / source.path).is_file():
+        return _read_list(spec, data_dir, source, limit, bad)
+    folder = data_dir / source.path
+    # one listing instead of three look-ups a file; natural order is not needed, only a fixed one
+    files = [os.path.splitext(name) for name in sorted(os.listdir(folder), reverse=True) if not name.startswith(".")]
+    images = {stem: stem + ending for stem, ending in files if ending.lower() in PHOTO_ENDINGS}
+    points = {stem: stem + ending for stem, ending in reversed(files) if ending.lower() == ".pts"}
+    for stem in [stem for stem in points if stem not in images]:  # what predict writes: a number for each face
+        if (photo := re.sub(r"_[1-9]\d?$", "", stem)) in images and photo not in points:
+            images[stem] = images[photo]
+    paired = [(stem, name) for stem, name in points.items() if stem in images]
+    if len(paired) < len(points):
+        lonely = next(name for stem, name in points.items() if stem not in images)
+        print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely}), left out", file=sys.stderr)
+    used, both = {*images.values(), *points.values()}, images.keys() & points.keys()
+    others = (stem + end for stem, end in files if stem in both and end.lower() in (".pts", *PHOTO_ENDINGS))
+    if spare := sorted(name for name in others if name not in used):
+        print(f"{folder}: {len(spare)} more files of the same faces ({spare[0]}), left out", file=sys.stderr)
+    tags = frozenset({source.name})
+    samples = []
+    for stem, file in progress(paired[:limit], source.path):
+        name = (PurePosixPath(source.path) / stem).as_posix()
+        with bad.catch(name):
+            samples.append(new_sample(name, folder / images[stem], read_pts(folder / file, spec.num_landmarks), tags))
+    return samples
+
+
+def _read_list(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
+    samples, path = [], data_dir / source.path
+    lines = filter(None, map(str.strip, read_text(path, MAX_LIST_BYTES).split("\n")))
+    for line in itertools.islice(lines, limit):
+        with bad.catch(line):
+            image = _find_image(path, data_dir, line)
+            points = next(
+                (p for end in (".pts", ".PTS") if (p := image.with_suffix(end)).is_file()), image.with_suffix(".pts")
+            )
+            landmarks = read_pts(points, spec.num_landmarks)
+            samples.append(new_sample(_name(image, data_dir), image, landmarks, {source.name}))
+    return samples
+
+
+# --- csv, dlib XML, COCO ----------------------------------------------------------------------------------------------
+
+
+def _find_image(path: Path, data_dir: Path, name: str) -> Path:
+    """Returns the image that an annotation file names, from the file's folder or the data folder; nowhere else."""
+    roots = [os.path.abspath(root) for root in (path.parent, data_dir)]
+    places = [os.path.abspath(os.path.join(root, name.replace("\\", "/"))) for root in roots]
+    inside = [place for place in places if any(place.startswith(root + os.sep) for root in roots)]
+    if not inside:
+        raise InputError(f"{path}: image name {name[:60]!r} leaves the data folder.")
+    found = next((place for place in inside if os.path.isfile(place)), None)
+    if found is None:
+        raise InputError(f"{path}: no image {name[:60]!r} beside it or in {data_dir}.")
+    return data_dir / os.path.relpath(found, data_dir)
+
+
+def _name(image: Path, data_dir: Path) -> str:
+    return Path(os.path.relpath(image, data_dir)).with_suffix("").as_posix()
+
+
+def _csv_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
+    """Yields where a face stands, its image and what gives its points, (2L,) or another number of them."""
+    columns = [f"{axis}{i}" for i in range(spec.num_landmarks) for axis in "xy"]
+    for line, image, values in read_csv(path, "image", columns, bad.catch):
+        yield f"{path}, line {line}", image, functools.partial(np.array, values)
+
+
+def _dlib_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
+    try:
+        root = ElementTree.fromstring(read_text(path, MAX_LIST_BYTES))
+    except (ElementTree.ParseError, ValueError) as error:
+        raise InputError(f"{path}: not XML ({first_line(error)}).") from error
+
+    def points(box: ElementTree.Element) -> np.ndarray:
+        parts = {part.get("name", ""): [float(part.get(axis, "nan")) for axis in "xy"] for part in box.iter("part")}
+        order = spec.point_names if set(parts) == set(spec.point_names) else sorted(parts, key=int)
+        return np.array([parts[name] for name in order]).reshape(-1)
+
+    for image in root.iter("image"):
+        for k, box in enumerate(image.iter("box")):
+            yield f"{path}, {image.get('file')}, box {k + 1}", image.get("file", ""), functools.partial(points, box)
+
+
+def _coco_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
+    try:
+        content = json.loads(read_text(path, MAX_LIST_BYTES))
+        images = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        faces = [(face["id"], images[face["image_id"]], face["keypoints"]) for face in content["annotations"]]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: not COCO keypoints ({type(error).__name__}: {first_line(error)}).") from error
+
+    def points(keypoints: list) -> np.ndarray:
+        table = np.array(keypoints, np.float64).reshape(-1, 3)
+        if (table[:, 2] == 0).any():
+            raise ValueError(f"point {int(table[:, 2].argmin())} is not labelled")
+        return table[:, :2].reshape(-1)
+
+    for number, image, keypoints in faces:
+        yield f"{path}, annotation {number}", image, functools.partial(points, keypoints)
+
+
+def _read_annotated(
+    spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples
+) -> list[Sample]:
+    path = data_dir / source.path
+    samples, faces = [], list(_FACES[path.suffix.lower()](path, spec, bad))
+    times, seen = Counter(image for _, image, _ in faces), Counter()
+    for at, name, points in progress(faces[:limit], path.name):
+        seen[name] += 1
+        with bad.catch(at.removeprefix(f"{path.parent}{os.sep}")):
+            image = _find_image(path, data_dir, name)
+            try:
+                numbers = points()
+            except (ValueError, TypeError, OverflowError) as error:
+                raise InputError(f"{at}: not x and y of each point ({first_line(error)}).") from error
+            if len(numbers) != 2 * spec.num_landmarks:
+                raise InputError(f"{at}: {len(numbers) / 2:g} points, {spec.title} has {spec.num_landmarks}.")
+            if not (np.abs(numbers) <= 1e6).all():  # NaN is not
+                raise InputError(f"{at}: a point that is not a number.")
+            label = _name(image, data_dir) + (f"#{seen[name] - 1}" if times[name] > 1 else "")
+            samples.append(new_sample(label, image, numbers.reshape(-1, 2), {source.name}))
+    return samples
+
+
+LIST_ENDINGS = (".txt", ".csv", ".xml", ".json")
+_FACES = {".csv": _csv_faces, ".xml": _dlib_faces, ".json": _coco_faces}
+
+
+# --- WFLW -------------------------------------------------------------------------------------------------------------
+
+
+def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
+    path = data_dir / source.path
+    samples, faces, absent = [], Counter(), 0
+    columns = 2 * spec.num_landmarks + 11
+    is_file = functools.cache(os.path.isfile)  # unlike Path.is_file() also False for what no file can be called
+    for number, line in enumerate(progress(read_text(path, MAX_LIST_BYTES).split("\n"), path.name), 1):
+        if limit is not None and len(samples) >= limit:
+            break
+        if not line.strip():
+            continue
+        with bad.catch(f"{path.name}, line {number}"):
+            at = f"{path}, line {number}"
+            parts = next((p for s in (None, ",", ";") if len(p := line.split(s, columns - 1)) == columns), line.split())
+            if len(parts) != columns:
+                raise InputError(f"{at}: {len(parts)} columns, {columns} expected. Is --dataset right?")
+            image_name = parts[-1].strip().replace("\\", "/")
+            relative = Path(image_name)
+            if relative.anchor or ".." in relative.parts:
+                raise InputError(f"{at}: image name {image_name[:60]!r} leaves the data folder.")
+            if not relative.name:
+                raise InputError(f"{at}: {image_name[:60]!r} is no image name. Download the list again.")
+            image_name = relative.as_posix()
+            name = f"{relative.with_suffix('').as_posix()}#{faces[image_name]}"
+            faces[image_name] += 1
+            try:
+                numbers = np.array(parse_numbers([part.strip(" ,;\t") for part in parts[:-1]]))
+            except ValueError as error:
+                raise InputError(f"{at}: a column that is not a number ({error}).") from error
+            if not (np.abs(numbers) <= 1e6).all():  # NaN is not
+                raise InputError(f"{at}: a column that is not a number. Download the list again.")
+            image = data_dir / "WFLW_images" / relative
+            if not is_file(image):
+                absent += 1
+                continue
+            landmarks = numbers[: 2 * spec.num_landmarks].reshape(-1, 2)
+            flags = numbers[2 * spec.num_landmarks + 4 : 2 * spec.num_landmarks + 10] > 0.5
+            tags = {source.name} | {tag for tag, on in zip(WFLW_ATTRIBUTES, flags) if on}
+            samples.append(new_sample(name, image, landmarks, tags))
+    if absent:
+        print(f"{path}: {absent} listed faces whose image is absent, left out", file=sys.stderr)
+    return samples
+
+
+# --- COFW -------------------------------------------------------------------------------------------------------------
+
+
+def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
+    path = data_dir / source.path
+    ending = "Tr" if source.name == "train" else "T"
+    with _open_mat(path, f"phis{ending} and Is{ending}") as file:
+        table = read_dataset(file, f"phis{ending}").astype(np.float64)  # MATLAB is column-major: (87, N) here
+        count = file[f"Is{ending}"].size
+    rows = 3 * spec.num_landmarks
+    if table.ndim != 2 or table.shape[0] != rows or table.shape[1] != count:
+        raise InputError(f"{path}: phis{ending} has shape {table.shape}, expected ({rows}, {count}).")
+    samples = []
+    for i, column in enumerate(progress(table.T[:limit], path.name)):
+        name = f"{source.name}/{i:04d}"
+        with bad.catch(name):
+            if not (np.abs(column) <= 1e6).all():  # NaN is not
+                raise InputError(f"{path}: face {i} has a point that is not a number. Download it again.")
+            x, y, occluded = np.split(column, 3)
+            tags = {source.name} | ({"occlusion"} if occluded.any() else set())
+            landmarks = np.stack([x, y], axis=1) - 1.0  # MATLAB counts from 1
+            samples.append(new_sample(name, path, landmarks, tags, index=i))
+    return samples
+
+
+def _cofw_reference(file: h5py.File, index: int) -> h5py.Reference:
+    return read_dataset(file, "IsTr" if "IsTr" in file else "IsT").reshape(-1)[index]
+
+
+def _cofw_image_size(path: Path, index: int) -> tuple[int, int, bool] | None:
+    try:
+        with _open_mat(path, f"image {index}") as file:
+            width, height = file[_cofw_reference(file, index)].shape[-2:]
+    except InputError:
+        return None
+    return width, height, False
+
+
+def _read_cofw_image(path: Path, index: int) -> np.ndarray:
+    with _open_mat(path, f"image {index}") as file:
+        image = read_dataset(file, _cofw_reference(file, index))
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and len(image) != 3):
+        raise InputError(f"{path}: image {index} is {image.dtype} {image.shape}, expected uint8 (3, W, H) or (W, H).")
+    image = image.T if image.ndim == 3 else np.repeat(image.T[..., None], 3, axis=-1)  # (3, W, H) -> (H, W, 3)
+    return np.ascontiguousarray(image)
+
+
+@contextlib.contextmanager
+def _open_mat(path: Path, wanted: str) -> Iterator[h5py.File]:
+    """Opens a COFW file. Raises: InputError if `wanted`, what the caller reads, is damaged."""
+    import h5py  # comes with Keras; only this dataset needs it
+
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except BROKEN_HDF5 as error:
+        raise InputError(f"{path}: {wanted} cannot be read ({str(error)[:100]}). Is it COFW's colour file?") from error
+
+
+READERS = {**dict.fromkeys(_FACES, _read_annotated), "wflw": _read_wflw, "cofw": _read_cofw}
