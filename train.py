@@ -133,7 +133,7 @@ def main(args: argparse.Namespace) -> None:
             augmentation = AUGMENTATIONS[phase.augment]
             batches = TrainingBatches(patches, augmentation, args.batch_size, args.seed, **more)
             loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, phase.pose_weight * has_pose)
-            plan = schedule.make_plan(recipe, number, batches.steps_per_epoch, **how)
+            plan = schedule.Plan(recipe, number, batches.steps_per_epoch, **how)
             place = {"folder": folder, "sidecar": sidecar | {"input_size": phase.input_size}, "replicas": replicas}
             trainer = Trainer(model, batches, held_out, loss, plan, spec, **place)
             trainer.go_on(progress, stored if number == first else None)

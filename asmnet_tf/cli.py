@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NoReturn
 
@@ -29,7 +29,6 @@ from asmnet_tf.config import (
     LANDMARK_LOSSES,
     LOSSES,
     RECIPES,
-    Phase,
     Recipe,
 )
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, find_spec
@@ -216,8 +215,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     told = f"peak learning rate; from a whole model of --weights 2e-5, with frozen batch norm {FROZEN_LR:g} at most"
     phase.add_argument("--lr", type=within(0, 10, without=(0,)), help=told)
     phase.add_argument("--augment", choices=AUGMENTATIONS)
-    told = "keep that of --weights, for small batches"
-    phase.add_argument("--freeze-batch-norm", action="store_true", default=None, help=told)
+    phase.add_argument("--freeze-batch-norm", action="store_true", default=None, help="keep that of --weights")
 
     run = parser.add_argument_group("run")
     run.add_argument("--output", type=Path, default=Path("runs"), help="default: runs")
@@ -259,10 +257,10 @@ def parse_training_arguments(parser: argparse.ArgumentParser, argv: list[str] | 
         if getattr(args, key, value) is None:
             setattr(args, key, value)
     phases = RECIPES[args.recipe].phases
-    given = {field.name: vars(args)[field.name] for field in fields(Phase) if vars(args)[field.name] is not None}
+    given = {key: value for key in vars(phases[0]) if (value := vars(args)[key]) is not None}
     if given.keys() - {"pose_weight"}:
-        rate = {"lr": FROZEN_LR} if args.freeze_batch_norm else {}
-        phases = [replace(phases[0], **({"input_size": phases[-1].input_size} | rate))]
+        rate = FROZEN_LR if args.freeze_batch_norm else phases[0].lr
+        phases = [replace(phases[0], input_size=phases[-1].input_size, lr=rate)]
     try:
         args.phases = tuple(replace(phase, **given) for phase in phases)
     except ValueError as error:

@@ -215,9 +215,7 @@ class Progress:
     rows: list[dict] = field(default_factory=list)  # of log.csv
 
 
-def variables_by_path(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None
-) -> dict[str, keras.Variable]:
+def variables_by_path(model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> dict[str, keras.Variable]:
     """Returns the variables of a model and, if there is one, its optimizer by their paths.
 
     Keras counts the names it gives itself (dense_1) over all that a process builds; here they begin anew.
@@ -247,9 +245,7 @@ def save_state(folder: Path, progress: Progress, variables: dict[str, keras.Vari
 
 
 def load_state(folder: Path, epochs: int, is_chief: bool = True) -> tuple[Progress, dict[str, np.ndarray]]:
-    """Returns what state.npz holds: progress and variables. Without one the run starts at its first epoch.
-
-    The chief says so, and where no epoch is left, and removes what a killed run was writing.
+    """Returns what state.npz holds; without one the run starts at its first epoch, and that is said.
 
     Raises: InputError if it is damaged or has more than `epochs`.
     """

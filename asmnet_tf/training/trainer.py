@@ -192,7 +192,7 @@ class Trainer:
         )
 
     def _train_epoch(self, epoch: int, stream: Iterator[dict[str, tf.Tensor]]) -> dict:
-        self.alpha.assign(alpha_at(epoch, self.plan.alpha_length, self.plan.alphas))
+        self.alpha.assign(alpha_at(epoch, self.plan.alpha_length, self.plan.recipe.alpha))
         steps = self.batches.steps_per_epoch
         first = (epoch - self.plan.start) * steps
         before = self.progress.step  # of a run that was stopped in this epoch
@@ -216,7 +216,11 @@ class Trainer:
                     self.progress.timed = (self.progress.timed[0] + 1, self.progress.timed[1] + took)
                 else:
                     self.building_s = took
-                self._tell_time_left(steps)
+                timed, seconds = self.progress.timed
+                if not (quiet or self.is_time_told) and timed >= min(TIMED_STEPS, max(1, steps - 1)):
+                    self.is_time_told = True
+                    bar.clear()
+                    print(self.plan.time_left(epoch + (i + 1) / steps, seconds / timed * steps), flush=True)
                 if stop or (self.replicas.workers == 1 and self.signals.received is not None):
                     self._stop()
                 if i % 10 == 0:
@@ -231,16 +235,6 @@ class Trainer:
             "images_per_s": timed * self.batches.batch_size / max(seconds, 1e-9),
             "seconds": time.perf_counter() - start,
         }
-
-    def _tell_time_left(self, steps: int) -> None:
-        """Says once in a phase, after TIMED_STEPS or an epoch, how long the rest of the run will take."""
-        timed, seconds = self.progress.timed
-        if self.is_time_told or not timed or timed < min(TIMED_STEPS, steps - 1):
-            return
-        self.is_time_told = True
-        if self.replicas.is_chief:
-            done = self.progress.epoch + self.progress.step / steps
-            print(self.plan.time_left(done, seconds / timed * steps), flush=True)
 
     def _timed(self) -> tuple[int, float]:
         """Returns how many steps of this epoch took how many seconds; the one that builds the graph if it is alone."""
@@ -260,7 +254,7 @@ class Trainer:
     @contextlib.contextmanager
     def _averaged_weights(self, keep: bool) -> Iterator[None]:
         """Puts the weights' moving averages, if the plan has any, in the weights' place: for a while, or to `keep`."""
-        if not self.plan.ema:
+        if not self.plan.recipe.ema:
             yield
             return
         variables = self.model.trainable_variables
@@ -335,9 +329,10 @@ def _finite_in_all_or_none(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def _build_optimizer(plan: Plan, model: keras.Model) -> keras.optimizers.Optimizer:
-    average = {"use_ema": bool(plan.ema), "ema_momentum": plan.ema or 0.99}
-    if plan.weight_decay:
-        optimizer = keras.optimizers.AdamW(plan.schedule.lr, weight_decay=plan.weight_decay, **average)
+    decay, momentum = plan.recipe.weight_decay, plan.recipe.ema
+    average = {"use_ema": bool(momentum), "ema_momentum": momentum or 0.99}
+    if decay:
+        optimizer = keras.optimizers.AdamW(plan.schedule.lr, weight_decay=decay, **average)
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     else:
         optimizer = keras.optimizers.Adam(plan.schedule.lr, **average)

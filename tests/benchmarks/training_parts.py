@@ -19,7 +19,7 @@ from asmnet_tf.network.asmnet import build_asmnet
 from asmnet_tf.network.loss import MultiTaskLoss
 from asmnet_tf.shape.shape_model import ShapeModel
 from asmnet_tf.shape.training_shapes import shapes_of
-from asmnet_tf.training.schedule import Plan, Schedule
+from asmnet_tf.training.schedule import Plan
 from asmnet_tf.training.trainer import Trainer
 
 SPEC = DATASETS["300w"]
@@ -57,8 +57,7 @@ def trainer(samples: list[annotations.Sample] | None, size: int, batch: int, fol
         else ShapeModel.fit(shapes_of(samples, "square")[0], "300w", "square", 1.2).keep(90)
     )
     loss = MultiTaskLoss(SPEC.flip_map, asm, recipe.landmark_loss)
-    schedule = Schedule(recipe.phases[0].lr, recipe.schedule, 1000, 10, 0.0)
-    plan = Plan((config.Phase(1),), 0, schedule, recipe.alpha, 1)
+    plan = Plan(recipe, 0, steps_per_epoch=100)
     return Trainer(model, batches, None, loss, plan, SPEC, folder, {})
 
 

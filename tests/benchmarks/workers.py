@@ -37,15 +37,14 @@ def measure(steps: int) -> dict[str, float]:
     from asmnet_tf.network.asmnet import build_asmnet
     from asmnet_tf.training import trainer
     from asmnet_tf.training.distribution import joined
-    from asmnet_tf.training.schedule import Plan, Schedule
+    from asmnet_tf.training.schedule import Plan
 
     with joined("multiworker" if "TF_CONFIG" in os.environ else "one", threads=1) as replicas:
         recipe = config.RECIPES["tuned"]
         with replicas.strategy.scope():
             model = build_asmnet(68, SIZE, recipe.dropout, 0.0)
         loss = loss.MultiTaskLoss(training_parts.SPEC.flip_map, training_parts.random_shape_model(), "wing")
-        schedule = Schedule(recipe.phases[0].lr, recipe.schedule, 1000, 10, 0.0)
-        plan = Plan((config.Phase(1),), 0, schedule, recipe.alpha, 1)
+        plan = Plan(recipe, 0, steps_per_epoch=100)
         batches = type("Batches", (), {"batch_size": BATCH * replicas.count})
         trainer = trainer.Trainer(model, batches, None, loss, plan, training_parts.SPEC, Path(), {}, replicas)
         batch = replicas.split(training_parts.random_batch(BATCH, SIZE))

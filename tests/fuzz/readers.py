@@ -494,7 +494,7 @@ def tflite(path: Path) -> None:
 @functools.cache
 def _trainer(folder: Path):
 
-    from asmnet_tf.config import AUGMENTATIONS, Phase
+    from asmnet_tf.config import AUGMENTATIONS, RECIPES, Phase
     from asmnet_tf.data import batches, patches
     from asmnet_tf.network import loss
     from asmnet_tf.training import schedule, trainer
@@ -507,8 +507,7 @@ def _trainer(folder: Path):
     faces = [dataclasses.replace(face, name=str(i)) for i in range(4)]
     kept = patches.FacePatches(faces, "square", 1.2, 32, cache="memory")
     batches = batches.TrainingBatches(kept, AUGMENTATIONS["tuned"], 2, seed=0)
-    rate = schedule.Schedule(lr=1e-3, kind="constant", steps=4, warmup_steps=0, inverse_time_decay=0.0)
-    plan = schedule.Plan((Phase(2),), 0, schedule=rate, alphas=(2.0, 1.0, 0.5), alpha_length=2)
+    plan = schedule.Plan(dataclasses.replace(RECIPES["paper"], phases=(Phase(2, lr=1e-3),)), 0, steps_per_epoch=2)
     loss = loss.MultiTaskLoss(SPEC.flip_map, None)
     return trainer.Trainer(_network(), batches, None, loss, plan, SPEC, folder, {})
 

@@ -15,7 +15,7 @@ from asmnet_tf.files import InputError
 from asmnet_tf.network.loss import alpha_at
 from asmnet_tf.shape.shape_model import ShapeModel
 from asmnet_tf.training.run_folder import check_flags, content_hashes, write_arguments
-from asmnet_tf.training.schedule import Schedule, as_flags, make_plan, phase_at, phases_of_run
+from asmnet_tf.training.schedule import Plan, Schedule, as_flags, phase_at, phases_of_run
 
 
 def flags_of(argv):
@@ -49,8 +49,8 @@ def test_cosine_schedule_with_warm_up():
 )
 def test_alpha_of_a_run_with_9_epochs_of_6_steps(tmp_path, flags, expected):
     args = train.parse_args(["--recipe", "paper", "--epochs", "9", *flags])
-    plan = make_plan(cli.recipe_of(args), 0, steps_per_epoch=6, alpha_schedule=args.alpha_schedule)
-    assert [alpha_at(epoch, plan.alpha_length, plan.alphas) for epoch in range(plan.epochs)] == expected
+    plan = Plan(cli.recipe_of(args), 0, steps_per_epoch=6, alpha_schedule=args.alpha_schedule)
+    assert [alpha_at(epoch, plan.alpha_length, plan.recipe.alpha) for epoch in range(plan.epochs)] == expected
     write_arguments(tmp_path, flags_of(["--recipe", "paper", *flags]), {})
     recorded = json.loads((tmp_path / "args.json").read_text())["flags"]["alpha_schedule"]
     assert recorded == ("release" if "release" in flags else "epochs")
@@ -102,12 +102,12 @@ def test_rates_follow_the_replicas_but_a_frozen_phase_stays_where_it_is():
 def test_plans_of_three_phases():
     """Epochs are those of the whole run, the learning rate is that of the phase; best.keras is of the last size."""
     phases = (Phase(10, lr=1.0, input_size=32), Phase(4, lr=0.5, input_size=64), Phase(6, lr=0.1, input_size=64))
-    plans = [make_plan(replace(RECIPES["tuned"], phases=phases), number, steps_per_epoch=5) for number in range(3)]
+    plans = [Plan(replace(RECIPES["tuned"], phases=phases), number, steps_per_epoch=5) for number in range(3)]
     assert [(p.start, p.end, p.epochs, p.best_from, p.alpha_length) for p in plans] == [
         *((0, 10, 20, 0, 20), (10, 14, 20, 10, 20), (14, 20, 20, 10, 20))
     ]
     assert [plan.schedule.at(plan.schedule.warmup_steps) for plan in plans] == [1.0, 0.5, 0.1]
-    assert all(plan.schedule.at(5 * plan.phase.epochs) == pytest.approx(0, abs=1e-9) for plan in plans)
+    assert all(plan.schedule.at(5 * plan.left[0].epochs) == pytest.approx(0, abs=1e-9) for plan in plans)
     assert [phase_at(phases, done) for done in (0, 9, 10, 13, 14, 19, 20)] == [0, 0, 1, 1, 2, 2, 2]
     assert plans[0].time_left(0.5, 60.0) == (  # 4 times the area
         "about 50.0 min on this machine: 10 epochs at 32 px, 4 epochs at 64 px, 6 epochs at 64 px"

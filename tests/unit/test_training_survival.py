@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from asmnet_tf import files
-from asmnet_tf.config import AUGMENTATIONS, Phase
+from asmnet_tf.config import AUGMENTATIONS, RECIPES, Phase
 from asmnet_tf.data.annotations import read_samples, with_pose
 from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.layouts import DATASETS
@@ -21,7 +22,7 @@ from asmnet_tf.evaluation import figures
 from asmnet_tf.files import InputError
 from asmnet_tf.network.loss import MultiTaskLoss
 from asmnet_tf.training.run_folder import Progress, best_line, load_state, variables_by_path
-from asmnet_tf.training.schedule import Plan, Schedule
+from asmnet_tf.training.schedule import Plan
 from asmnet_tf.training.trainer import Trainer
 
 SPEC = DATASETS["300w"]
@@ -52,11 +53,8 @@ def new_trainer(faces):
         features = keras.layers.ReLU()(keras.layers.BatchNormalization()(features))
         features = keras.layers.Dropout(dropout)(keras.layers.GlobalAveragePooling2D()(features))
         heads = [keras.layers.Dense(units, name=name)(features) for units, name in ((136, "O_L"), (3, "O_P"))]
-        schedule = Schedule(0.01, "cosine", EPOCHS * STEPS, warmup_steps=2, inverse_time_decay=0.0)
-        plan = Plan(
-            *((Phase(EPOCHS),), 0, schedule, (2.0, 1.0, 0.5), EPOCHS),
-            **{"weight_decay": 0.01, "ema": 0.9, "validate_every": 1, "mixed_precision": False, "xla": xla},
-        )
+        recipe = replace(RECIPES["tuned"], phases=(Phase(EPOCHS, lr=0.01),), weight_decay=0.01, ema=0.9)
+        plan = Plan(recipe, 0, STEPS, xla=xla)
         train, held_out = faces
         batches = TrainingBatches(train, AUGMENTATIONS["tuned"], len(train) // steps, seed=0)
         loss = MultiTaskLoss(SPEC.flip_map, None, "mse")
@@ -150,12 +148,12 @@ def test_what_is_not_finite_reaches_neither_weights_nor_files(new_trainer, tmp_p
 
 @pytest.mark.parametrize("file", ["last.keras", "state.npz"])
 def test_a_full_disk_loses_nothing_of_the_epochs_before(new_trainer, whole, tmp_path, monkeypatch, file):
-    trainer, replace = new_trainer(tmp_path), os.replace
+    trainer, rename = new_trainer(tmp_path), os.replace
 
     def full_in_epoch_2(source, target):
         if trainer.progress.epoch == 2 and os.path.basename(target) == file:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace(source, target)
+        rename(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full_in_epoch_2)
@@ -169,18 +167,21 @@ def test_a_full_disk_loses_nothing_of_the_epochs_before(new_trainer, whole, tmp_
     assert state(tmp_path) == state(whole)
 
 
-def rename(arrays: dict, old: str, new: str) -> None:
+def rekey(arrays: dict, old: str, new: str) -> None:
     arrays[new] = arrays.pop(old)
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda arrays: rename(arrays, "O_L/kernel", "O_Q/kernel"), ["O_L/kernel is new", "O_Q/kernel is not in"]),
+        (lambda arrays: rekey(arrays, "O_L/kernel", "O_Q/kernel"), ["O_L/kernel is new", "O_Q/kernel is not in"]),
         (lambda arrays: arrays.update({"O_P/bias": np.zeros(4)}), [r"O_P/bias is \(4,\), here \(3,\)"]),
         (lambda arrays: arrays.pop("adam_w/iteration"), ["adam_w/iteration is new"]),
         (lambda arrays: arrays.update({"O_P/bias": np.full(3, np.nan)}), ["damaged state"]),
-        (lambda arrays: rename(arrays, "O_L/kernel", "v0"), ["an earlier version", "--weights .*last.keras --name"]),
+        (
+            lambda arrays: rekey(arrays, "O_L/kernel", "v0"),
+            ["an earlier version", "--weights .*last.keras --name"],
+        ),
     ],
 )
 def test_a_state_of_another_model_is_refused_by_name(new_trainer, whole, tmp_path, change, told):
