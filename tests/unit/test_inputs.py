@@ -32,7 +32,7 @@ class FakeAligner:
     def __init__(self, *_, **__):
         self.spec, self.min_score, self.detector_size, self.calls = DATASETS["300w"], 0.5, 256, 0
 
-    def detect(self, image, boxes=None):
+    def detect(self, image, boxes=None, angles=None):
         self.calls += 1
         self.on_call.get(self.calls, lambda: None)()
         boxes = np.array([[10, 10, 40, 40]]) if boxes is None else boxes
@@ -43,7 +43,7 @@ class FakeAligner:
 def on_call(monkeypatch):
     monkeypatch.setattr(aligner, "FaceAligner", FakeAligner)
     monkeypatch.setattr(FakeAligner, "on_call", {})
-    monkeypatch.setattr(tracking, "detect_faces", lambda *_: (np.array([[10.0, 10, 40, 40]]), np.ones(1)))
+    monkeypatch.setattr(tracking, "detect_faces", lambda *_: (np.array([[10.0, 10, 40, 40]]), np.ones(1), np.zeros(1)))
     return FakeAligner.on_call
 
 
