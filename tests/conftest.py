@@ -1,7 +1,9 @@
 """Fixtures of all tests: temporary cache, real data where there is any, tiny folders, scripts as processes."""
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,35 +14,19 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 COUNTS_300W = {"helen/trainset": 24, "lfpw/trainset": 12, "afw": 12, "helen/testset": 8, "lfpw/testset": 7, "ibug": 6}
 COUNTS_WFLW = {"train": 24, "test": 12}
+EXPORTS = {
+    "plain": ("m_plain.tflite", ["--to", "tflite"]),
+    "float16": ("m_float16.tflite", ["--to", "tflite", "--quantise", "float16"]),
+    "int8": ("m_int8.tflite", ["--to", "tflite", "--quantise", "int8"]),
+    "savedmodel": ("m_saved", ["--to", "savedmodel"]),
+    "onnx": ("m_onnx.onnx", ["--to", "onnx"]),
+    "h5": ("m_release.h5", ["--to", "h5"]),
+}
 TIMEOUT_S = 600  # for one script; the slowest takes 30 s on two quiet cores
 
 if str(REPO) not in sys.path:
     sys.path.insert(0, str(REPO))  # `pytest` alone, unlike `python -m pytest`, does not add it
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any test module imports TensorFlow
-
-# Runs several commands of the three scripts in one process, each as if it were the script's own: TensorFlow is imported
-# once. Writes exit codes and what each printed; an exception that escapes is a traceback and exit code 1, as in Python.
-DRIVER = """
-import contextlib, importlib, io, json, sys, traceback
-repo, commands, results = sys.argv[1:]
-sys.path.insert(0, repo)
-from asmnet_tf import cli
-done = []
-for script, argv in json.loads(commands):
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            module = importlib.import_module(script)
-            cli.run(module.main, lambda: module.parse_args(argv))
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-    done.append([code, out.getvalue(), err.getvalue()])
-with open(results, "w") as file:
-    json.dump({"done": done, "modules": sorted(sys.modules)}, file)
-"""
 
 
 @dataclass(frozen=True)
@@ -79,23 +65,45 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def faces_300w(tmp_path_factory) -> Path:
-    """A folder of a few synthetic faces in the layout of 300W (COUNTS_300W); copy it before changing anything."""
-    from asmnet_tf.synthetic.dataset import write_dataset
+def once(tmp_path_factory):
+    """once(name, make): the folder that `make(folder)` filled, for all workers of xdist; tests must not change it.
 
-    folder = tmp_path_factory.mktemp("faces") / "300w"
-    write_dataset(folder, "300w", counts=tuple(COUNTS_300W.values()), workers=1, progress=False)
-    return folder
+    The first worker that asks makes it, the others wait.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def made(name: str, make) -> Path:
+        folder, done = root / "once" / name, root / "once" / f"{name}.done"
+        folder.parent.mkdir(exist_ok=True)
+        with open(folder.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def faces_wflw(tmp_path_factory) -> Path:
+def faces_300w(once) -> Path:
+    """A folder of a few synthetic faces in the layout of 300W (COUNTS_300W); copy it before changing anything."""
+    from asmnet_tf.synthetic.dataset import write_dataset
+
+    counts = {"counts": tuple(COUNTS_300W.values()), "workers": 1, "progress": False}
+    return once("300w", lambda folder: write_dataset(folder, "300w", **counts))
+
+
+@pytest.fixture(scope="session")
+def faces_wflw(once) -> Path:
     """The same in the layout of WFLW (COUNTS_WFLW)."""
     from asmnet_tf.synthetic.dataset import write_dataset
 
-    folder = tmp_path_factory.mktemp("faces") / "wflw"
-    write_dataset(folder, "wflw", counts=tuple(COUNTS_WFLW.values()), workers=1, progress=False)
-    return folder
+    counts = {"counts": tuple(COUNTS_WFLW.values()), "workers": 1, "progress": False}
+    return once("wflw", lambda folder: write_dataset(folder, "wflw", **counts))
 
 
 @pytest.fixture(scope="session")
@@ -131,13 +139,22 @@ def run_script(run_python):
 
 
 @pytest.fixture(scope="session")
-def run_batch(run_python, tmp_path_factory):
-    """run_batch([("train", [args...]), ...]): one after the other in one process; one each would cost much."""
+def run_batch(cache_folder, run_python, tmp_path_factory):
+    """run_batch([("train", [args...]), ...], small=False, fresh=False): one after the other in one process.
 
-    def run(commands: list[tuple[str, list]]) -> Batch:
+    It is forked from one that has TensorFlow imported, or, fresh, a new one that tells which modules it came to import.
+    small: a network of a few layers in ASMNet's place.
+    """
+    from forked import Forked  # it imports this module
+
+    def run(commands: list[tuple[str, list]], small: bool = False, fresh: bool = False) -> Batch:
         folder = tmp_path_factory.mktemp("batch")
         texts = [(script, [str(arg) for arg in argv]) for script, argv in commands]
-        run_python("-c", DRIVER, REPO, json.dumps(texts), folder / "results.json", cwd=folder)
+        if fresh:
+            code = f"import sys; sys.path[:0] = {[str(REPO), str(REPO / 'tests')]}; import forked; forked.run_commands"
+            run_python("-c", f"{code}({texts}, {str(folder)!r}, {small})")
+        else:
+            Forked().run_commands(texts, folder, small)
         results = json.loads((folder / "results.json").read_text())
         done = [
             subprocess.CompletedProcess([script, *argv], *outcome)
@@ -149,29 +166,67 @@ def run_batch(run_python, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def shape_models(run_script, faces_300w, faces_wflw, tmp_path_factory) -> Path:
+def shape_models(run_batch, faces_300w, faces_wflw, once) -> Path:
     """The folder that pca_builder.py filled: 300w and wflw, square crop."""
-    folder = tmp_path_factory.mktemp("shape_models")
-    run_script("pca_builder.py", "--dataset", "300w", "--data-dir", faces_300w, "--output", folder)
-    run_script("pca_builder.py", "--dataset", "wflw", "--data-dir", faces_wflw, "--output", folder)
-    return folder
+
+    def make(folder: Path) -> None:
+        data = {"300w": faces_300w, "wflw": faces_wflw}
+        flags = [["--dataset", name, "--data-dir", path, "--output", folder] for name, path in data.items()]
+        for done in run_batch([("pca_builder", argv) for argv in flags]).done:
+            assert done.returncode == 0, done.stderr
+
+    return once("shape_models", make)
+
+
+def training_flags(dataset: str, faces: Path, shape_models: Path, epochs: int) -> tuple[str, ...]:
+    flags = ("--dataset", dataset, "--data-dir", faces, "--shape-model", shape_models / f"{dataset}_pca90.npz")
+    return (*map(str, flags), "--input-size", "32", "--batch-size", "8", "--epochs", str(epochs))
 
 
 @pytest.fixture(scope="session")
-def run_300w(run_script, faces_300w, shape_models, tmp_path_factory) -> TrainedRun:
+def run_300w(run_script, faces_300w, shape_models, once) -> TrainedRun:
     """Three epochs of train.py on the tiny 300W folder."""
-    output = tmp_path_factory.mktemp("runs")
-    flags = ("--dataset", "300w", "--data-dir", faces_300w, "--shape-model", shape_models / "300w_pca90.npz")
-    flags = (*map(str, flags), "--input-size", "32", "--batch-size", "8", "--epochs", "3")
-    done = run_script("train.py", *flags, "--output", output, "--name", "tiny")
-    return TrainedRun(output / "tiny", done.stdout, flags)
+    flags = training_flags("300w", faces_300w, shape_models, 3)
+
+    def make(folder: Path) -> None:
+        done = run_script("train.py", *flags, "--output", folder, "--name", "tiny")
+        (folder / "stdout").write_text(done.stdout)
+
+    folder = once("run_300w", make)
+    return TrainedRun(folder / "tiny", (folder / "stdout").read_text(), flags)
 
 
 @pytest.fixture(scope="session")
-def run_wflw(run_script, faces_wflw, shape_models, tmp_path_factory) -> TrainedRun:
-    """One epoch of train.py on the tiny WFLW folder: a network of 98 points."""
-    output = tmp_path_factory.mktemp("runs")
-    flags = ("--dataset", "wflw", "--data-dir", faces_wflw, "--shape-model", shape_models / "wflw_pca90.npz")
-    flags = (*map(str, flags), "--input-size", "32", "--batch-size", "8", "--epochs", "1")
-    done = run_script("train.py", *flags, "--output", output, "--name", "tiny98")
-    return TrainedRun(output / "tiny98", done.stdout, flags)
+def small_runs(run_batch, faces_300w, faces_wflw, shape_models, once) -> dict[str, TrainedRun]:
+    """300w: `run_300w` with a small network. wflw: one epoch on the tiny WFLW folder, a small network of 98 points."""
+    flags = {"300w": training_flags("300w", faces_300w, shape_models, 3)}
+    flags["wflw"] = training_flags("wflw", faces_wflw, shape_models, 1)
+    names = {"300w": "tiny", "wflw": "tiny98"}
+
+    def make(folder: Path) -> None:
+        commands = [("train", [*flags[key], "--output", folder, "--name", name]) for key, name in names.items()]
+        for done in run_batch(commands, small=True).done:
+            assert done.returncode == 0, done.stderr
+
+    folder = once("small_runs", make)
+    return {key: TrainedRun(folder / name, "", flags[key]) for key, name in names.items()}
+
+
+@pytest.fixture(scope="session")
+def exports(run_batch, faces_300w, once) -> Path:
+    """m.keras, an ASMNet of 64 px with trained weights, whose maps have the ranges of a real one, and its EXPORTS."""
+
+    def make(folder: Path) -> None:
+        import asmnet_tf
+        from asmnet_tf.network import asmnet, checkpoints
+
+        model = asmnet.build_asmnet(68, 64)
+        model.set_weights(asmnet_tf.load_pretrained("asmnet_300w_112_60").get_weights())
+        sidecar = {"dataset": "300w", "crop": "square", "crop_scale": 1.2, "commit": "abc", "stored": "as float16"}
+        checkpoints.save_model(model, folder / "m.keras", sidecar)
+        more = ["--calibrate", faces_300w, "--faces", 20, "--output"]
+        commands = [[folder / "m.keras", *flags, *more, folder / name] for name, flags in EXPORTS.values()]
+        for done in run_batch([("asmnet_tf.export", argv) for argv in commands]).done:
+            assert done.returncode == 0, done.stderr
+
+    return once("exports", make)

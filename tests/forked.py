@@ -1,28 +1,75 @@
-"""train.py in forked processes that have TensorFlow imported, with a small network or ASMNet: seconds a start."""
+"""The scripts in forked processes that have TensorFlow imported, with a small network or ASMNet: seconds a start."""
 
+import contextlib
 import dataclasses
+import importlib
+import io
 import itertools
+import json
 import multiprocessing
 import os
 import signal
+import sys
+import traceback
 from pathlib import Path
 
 import pytest
 from conftest import REPO, TIMEOUT_S
 
+PRELOADED = ["train", "asmnet_tf.training.trainer", "asmnet_tf.shape.shape_model", "asmnet_tf.evaluation.figures"]
+PRELOADED += ["asmnet_tf.formats.exporters", "asmnet_tf.evaluation.scoring", "asmnet_tf.evaluation.report"]
 
-def small_network(num_landmarks, input_size, **_):
+
+def small_network(num_landmarks, input_size, dropout=0.2, **_):
     """In ASMNet's place: a start of train.py then costs two seconds instead of twenty, for nothing is traced."""
     import keras
 
     layers = keras.layers
     image = keras.Input((input_size, input_size, 3))
-    features = layers.Conv2D(16, 3, strides=2, use_bias=False)(layers.Rescaling(1 / 255)(image))
-    features = layers.ReLU()(layers.BatchNormalization()(features))
-    features = layers.Dropout(0.2)(layers.Dense(256)(layers.GlobalAveragePooling2D()(features)))
+    features = layers.Conv2D(16, 3, strides=2, use_bias=False, name="Conv1")(layers.Rescaling(1 / 255)(image))
+    features = layers.ReLU()(layers.BatchNormalization(name="bn_Conv1")(features))
+    features = layers.Dense(256, name="features")(layers.GlobalAveragePooling2D()(features))
+    features = layers.Dropout(dropout)(features)
     heads = ((2 * num_landmarks, "O_L"), (3, "O_P"))
     heads = [layers.Dense(units, name=name, dtype="float32")(features) for units, name in heads]
     return keras.Model(image, heads)
+
+
+def run_commands(commands: list[tuple[str, list[str]]], folder: str | Path, small: bool) -> None:
+    """Runs commands of the scripts, each as if it were the script's own, and writes `results.json` into a folder.
+
+    It holds exit codes, what each printed, and the modules imported by the end; an exception that escapes is a
+    traceback and exit code 1, as in Python.
+    """
+    from asmnet_tf import cli
+
+    if small:
+        from asmnet_tf.network.asmnet import BUILDERS
+
+        BUILDERS["asmnet"] = small_network
+    done = []
+    for script, argv in commands:
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                module = importlib.import_module(script)
+                cli.run(module.main, lambda module=module, argv=argv: module.parse_args(argv))
+            except SystemExit as end:
+                code = end.code or 0
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+        done.append([code, out.getvalue(), err.getvalue()])
+    results = json.dumps({"done": done, "modules": sorted(sys.modules)})
+    (Path(folder) / "results.json").write_text(results)
+
+
+def _run_commands(commands, folder: Path, small: bool) -> None:
+    os.chdir(folder)
+    with open(folder / "printed", "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    run_commands(commands, folder, small)
 
 
 def _train(
@@ -66,11 +113,22 @@ class Forked:
     def __init__(self) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", f"{REPO}{os.pathsep}{Path(__file__).parent}")
+            for name in ("TF_CPU_ALLOCATOR_USE_BFC", "TF_ENABLE_ONEDNN_OPTS"):  # as `cli.run` sets them
+                patch.setenv(name, "true" if name.endswith("BFC") else "1")
             self.context = multiprocessing.get_context("forkserver")
-            self.context.set_forkserver_preload(["train", "asmnet_tf.training.trainer", "asmnet_tf.shape.shape_model"])
+            self.context.set_forkserver_preload(PRELOADED)
             warm_up = self.context.Process(target=int)  # waits for the imports
             warm_up.start()
             warm_up.join()
+
+    def run_commands(self, commands: list[tuple[str, list[str]]], folder: Path, small: bool) -> None:
+        """`run_commands` in a process of its own, whose working folder is `folder`."""
+        process = self.context.Process(target=_run_commands, args=(commands, folder, small))
+        process.start()
+        process.join(TIMEOUT_S)
+        process.kill()
+        process.join()
+        assert process.exitcode == 0, (folder / "printed").read_text()[-6000:]
 
     def train(
         self,

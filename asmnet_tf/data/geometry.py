@@ -22,9 +22,23 @@ from asmnet_tf.files import InputError
 # --- boxes and crop frames --------------------------------------------------------------------------------------------
 
 
-def landmark_box(landmarks: np.ndarray) -> np.ndarray:
-    """Returns bounding boxes (..., 4), x_min, y_min, x_max, y_max, of landmarks (..., L, 2), in their units."""
-    return np.concatenate([landmarks.min(axis=-2), landmarks.max(axis=-2)], axis=-1)
+def rotation(angle: np.ndarray | float) -> np.ndarray:
+    """Returns the matrices (..., 2, 2) that turn column vectors by angles (...) in degrees, clockwise as seen."""
+    sin, cos = np.sin(np.radians(angle)), np.cos(np.radians(angle))
+    return np.stack([np.stack([cos, -sin], axis=-1), np.stack([sin, cos], axis=-1)], axis=-2)
+
+
+def landmark_box(landmarks: np.ndarray, angle: float = 0.0) -> np.ndarray:
+    """Returns bounding boxes (..., 4), x_min, y_min, x_max, y_max, of landmarks (..., L, 2), in their units.
+
+    With an angle, degrees clockwise: the box that bounds them once it is turned about its centre by the angle.
+    """
+    upright = landmarks @ rotation(angle) if angle else landmarks
+    low, high = upright.min(axis=-2), upright.max(axis=-2)
+    if not angle:
+        return np.concatenate([low, high], axis=-1)
+    centre, half = (low + high) / 2 @ rotation(angle).T, (high - low) / 2
+    return np.concatenate([centre - half, centre + half], axis=-1)
 
 
 def crop_frame(box: np.ndarray, crop: str, scale: float | None = None) -> np.ndarray:
@@ -56,21 +70,23 @@ def normalise(landmarks: np.ndarray, frame: np.ndarray) -> np.ndarray:
     return norm.reshape(*norm.shape[:-2], -1)
 
 
-def denormalise(landmarks_norm: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """Inverse of `normalise`: flat network units (..., 2L) -> image pixels (..., L, 2)."""
+def denormalise(landmarks_norm: np.ndarray, frame: np.ndarray, angle: np.ndarray | float = 0.0) -> np.ndarray:
+    """Inverse of `normalise`: flat network units (..., 2L) -> image pixels (..., L, 2); angle: see `crop_to_image`."""
     norm = np.asarray(landmarks_norm)
-    return norm.reshape(*norm.shape[:-1], -1, 2) * frame[..., None, 2:] + frame[..., None, :2]
+    points = norm.reshape(*norm.shape[:-1], -1, 2) * frame[..., None, 2:]
+    return (points @ np.swapaxes(rotation(angle), -1, -2) if np.any(angle) else points) + frame[..., None, :2]
 
 
-def crop_to_image(frame: np.ndarray, size: int) -> np.ndarray:
+def crop_to_image(frame: np.ndarray, size: int, angle: float = 0.0) -> np.ndarray:
     """Returns the (2, 3) map from pixels of a `size` x `size` crop to image pixels.
 
     Network units of crop pixel q are (q - (size - 1) / 2) / size; the crop covers [-0.5, size - 0.5].
+
+    Args: angle: by which the frame is turned about its centre, degrees clockwise: a face of that roll is upright.
     """
-    centre, extent = frame[:2], frame[2:]
-    step = extent / size
-    offset = centre - step * (size - 1) / 2
-    return np.array([[step[0], 0.0, offset[0]], [0.0, step[1], offset[1]]])
+    step = frame[2:] / size
+    turn = rotation(angle)
+    return np.column_stack([turn * step, frame[:2] - turn @ (step * (size - 1) / 2)])
 
 
 # --- affine maps ------------------------------------------------------------------------------------------------------
@@ -215,7 +231,7 @@ def shrink(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.convertScaleAbs(cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA))
 
 
-def cut_patch(image: np.ndarray, frame: np.ndarray, size: int, margin: float = PATCH_MARGIN) -> Patch:
+def cut_patch(image: np.ndarray, frame: np.ndarray, size: float, margin: float = PATCH_MARGIN) -> Patch:
     """Cuts the surroundings of crop frame (4,) out of an image, shrunk with area averaging where it has more detail.
 
     `warpAffine` samples bilinearly and would alias when shrinking, so shrinking happens here, once, for
@@ -246,6 +262,11 @@ def warp_patch(patch: Patch, crop_to_image_map: np.ndarray, size: int) -> np.nda
     return cv2.warpAffine(patch.pixels, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT)
 
 
-def crop_image(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
-    """Returns the un-augmented network input of crop frame (4,): RGB uint8 (size, size, 3), as evaluated."""
-    return warp_patch(cut_patch(image, frame, size, margin=1.0), crop_to_image(frame, size), size)
+def crop_image(image: np.ndarray, frame: np.ndarray, size: int, angle: float = 0.0) -> np.ndarray:
+    """Returns the un-augmented network input of crop frame (4,): RGB uint8 (size, size, 3), as evaluated.
+
+    Args: angle: see `crop_to_image`.
+    """
+    extent = np.abs(rotation(angle)) @ frame[2:]
+    patch = cut_patch(image, np.append(frame[:2], extent), size * (extent[0] / frame[2]), margin=1.0)
+    return warp_patch(patch, crop_to_image(frame, size, angle), size)

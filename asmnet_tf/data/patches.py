@@ -76,6 +76,7 @@ class FacePatches:
         for row, sample, frame in zip(self.landmarks_norm, self.samples, self.frames):
             row[:] = geometry.normalise(sample.landmarks.astype(np.float64), frame)
         self.poses = np.stack([np.full(3, np.nan) if s.pose is None else s.pose for s in self.samples])
+        self.angles = np.zeros(len(self.samples))  # by which the crops, not the patches, are turned, degrees clockwise
         self._cached: list[geometry.Patch] | None = None
         self._disk: _DiskCache | None = None
         self.cache = cache
@@ -116,6 +117,8 @@ class FacePatches:
         return self._decode(i) if patch is None else patch
 
     def _crop(self, i: int) -> np.ndarray:
+        if self.angles[i]:
+            return geometry.crop_image(self.samples[i].read_image(), self.frames[i], self.size, self.angles[i])
         return aug.render(self.patch(i), self.frames[i], None, self.size)
 
     def crops(self) -> np.ndarray:

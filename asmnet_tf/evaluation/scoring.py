@@ -36,8 +36,10 @@ def predict_faces(
         for images in patches.batches_of_crops(batch_size):
             outputs = infer(images)
             rows = slice(first, first + len(images))
-            landmarks[rows] = denormalise(np.asarray(outputs[0], np.float64), patches.frames[rows])
+            turns = patches.angles[rows]
+            landmarks[rows] = denormalise(np.asarray(outputs[0], np.float64), patches.frames[rows], turns)
             poses[rows] = unit_to_angles(np.asarray(outputs[1], np.float64))
+            poses[rows, 2] = np.where(turns, 180.0 - (180.0 - poses[rows, 2] - turns) % 360.0, poses[rows, 2])
             first += len(images)
             bar.update(len(images))
     return landmarks, poses
@@ -84,7 +86,8 @@ def score_model(
     """Runs a model file over samples, in the crop its side-car names or in `crop`; a `Method` for the report.
 
     With `flip` by `with_mirror`: the method is called "NAME + mirrored", latency and multiply-adds are of both passes.
-    With `boxes` (N, 4) the crops are made from these instead of the landmark boxes; rows of NaN get no prediction.
+    With `boxes` (N, 5) of `truth.detected_boxes` the crops are made from these instead of the landmark boxes; rows of
+    NaN get no prediction.
     Of several workers each predicts `part` of the samples and `total` sums over all: see `distribution.Replicas`.
 
     Raises: InputError for a model that cannot be loaded, of another number of landmarks, or with a bad side-car.
@@ -99,8 +102,9 @@ def score_model(
     own = np.flatnonzero(found)[part(int(found.sum()))]
     landmarks, pose = np.zeros((len(samples), spec.num_landmarks, 2)), np.zeros((len(samples), 3))
     if len(own):
-        chosen = [samples[i] if boxes is None else replace(samples[i], bbox=boxes[i]) for i in own]
+        chosen = [samples[i] if boxes is None else replace(samples[i], bbox=boxes[i, :4]) for i in own]
         patches = FacePatches(chosen, crop, scale, model.input_size, margin=1.0, cache="none")  # used once
+        patches.angles = np.zeros(len(own)) if boxes is None else boxes[own, 4]
         landmarks[own], pose[own] = predict_faces(infer, patches, progress=name)
     landmarks, pose = total(landmarks), total(pose)
     landmarks[~found], pose[~found] = np.nan, np.nan

@@ -130,17 +130,20 @@ def truth_of_files(first: Predictions, limit: int | None) -> Faces:
 
 
 def detected_boxes(samples: list[Sample]) -> np.ndarray:
-    """Returns where the face detector sees each sample, float64 (N, 4) like landmark boxes; NaN where it does not.
+    """Returns where the face detector sees each sample, float64 (N, 5): box like that of landmarks, and its angle.
+
+    NaN where it does not see it. The box is turned by the angle about its centre, degrees clockwise.
 
     A face is found where a detection covers its landmark box with an IoU of FOUND or more; the best one counts.
     """
-    boxes = np.full((len(samples), 4), np.nan)
+    boxes = np.full((len(samples), 5), np.nan)
     seen: dict[Path, np.ndarray] = {}  # an image of many faces is looked at once
     for row, sample in zip(boxes, tqdm(samples, "detect", unit="face", disable=None, leave=False)):
         key = sample.image_path if sample.index is None else sample.image_path / str(sample.index)
         if key not in seen:
-            seen[key] = detect_faces(sample.read_image())[0]
-        shared = overlaps(sample.bbox[None].astype(np.float64), seen[key])[0]
+            found, _, angles = detect_faces(sample.read_image())
+            seen[key] = np.column_stack([found, angles])
+        shared = overlaps(sample.bbox[None].astype(np.float64), seen[key][:, :4])[0]
         if shared.size and shared.max() >= FOUND:
             row[:] = seen[key][shared.argmax()]
     found = int(np.isfinite(boxes[:, 0]).sum())

@@ -100,41 +100,57 @@ class FaceAligner:
         self.detector_size = detector_size
         self._running = threading.Lock()  # a TFLite interpreter must not be run by two threads
 
-    def detect(self, image: Image, boxes: np.ndarray | None = None, bgr: bool = False) -> list[Face]:
+    def detect(
+        self, image: Image, boxes: np.ndarray | None = None, bgr: bool = False, angles: np.ndarray | None = None
+    ) -> list[Face]:
         """Returns the faces of an image, the surest first; of `boxes`, in their order.
 
         Args:    image: a path or PIL image, turned as its EXIF orientation says; or an array (H, W), (H, W, 1),
                  (H, W, 3) or (H, W, 4), uint8 or uint16, RGB; alpha is ignored. boxes: (N, 4) image pixels, x_min,
                  y_min, x_max, y_max, about where the landmarks' bounding boxes are (brows to chin;
                  `detector.to_landmark_boxes` for boxes from forehead to chin); None: the detector's. bgr: the
-                 channels of the array are in OpenCV's order.
+                 channels of the array are in OpenCV's order. angles: (N,) by which the faces of `boxes` are turned,
+                 degrees clockwise; None: the detector looks at each box and says it.
         Raises:  ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
                  a process that has opened a model of TensorFlow.
         """
         check_process()  # the detector, too, waits for ever
         image = to_rgb(image, bgr)
         if boxes is None:
-            boxes, scores = detector.detect_faces(image, self.min_score, self.detector_size)
+            boxes, scores, angles = detector.detect_faces(image, self.min_score, self.detector_size)
         else:
             boxes = check_boxes(boxes)
             scores = np.ones(len(boxes))
-        faces = zip(boxes, scores.tolist(), *self.align(image, boxes))
+        if angles is not None and np.shape(angles) != (len(boxes),):
+            raise ValueError(f"angles of shape {np.shape(angles)}, expected ({len(boxes)},): one for each box")
+        looked_at, turned = boxes.copy(), np.zeros(len(boxes)) if angles is None else angles
+        for i, box in enumerate(boxes if angles is None else ()):
+            look = detector.look_again(image, box)
+            if look is not None and look[2]:
+                looked_at[i], turned[i] = look[0], look[2]
+        faces = zip(boxes, scores.tolist(), *self.align(image, looked_at, turned))
         return [Face(box, score, landmarks, *angles.tolist()) for box, score, landmarks, angles in faces]
 
-    def align(self, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def align(
+        self, image: np.ndarray, boxes: np.ndarray, turned: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns landmarks float64 (N, L, 2), image pixels, and yaw, pitch, roll float64 (N, 3), degrees.
 
-        Args: image: RGB uint8 (H, W, 3). boxes: (N, 4), bounding boxes of landmarks, image pixels.
+        Args: image: RGB uint8 (H, W, 3). boxes: (N, 4), bounding boxes of landmarks, image pixels. turned: (N,), by
+            which angle each box is turned about its centre, degrees clockwise.
         """
+        turned = np.zeros(len(boxes)) if turned is None else np.asarray(turned, np.float64)
         landmarks, angles = np.empty((len(boxes), self.spec.num_landmarks, 2)), np.empty((len(boxes), 3))
         for first in range(0, len(boxes), MAX_BATCH):
             rows = slice(first, first + MAX_BATCH)
             frames = crop_frame(boxes[rows], self.crop, self.crop_scale)
-            crops = np.stack([crop_image(image, frame, self.model.input_size) for frame in frames])
+            size, turns = self.model.input_size, turned[rows]
+            crops = np.stack([crop_image(image, frame, size, turn) for frame, turn in zip(frames, turns)])
             check_process()  # before the lock: in a fork, nobody gives it back
             with self._running:
                 landmarks_norm, pose = (np.asarray(output, np.float64) for output in self.model.infer(crops))
-            landmarks[rows], angles[rows] = denormalise(landmarks_norm, frames), unit_to_angles(pose)
+            landmarks[rows], angles[rows] = denormalise(landmarks_norm, frames, turns), unit_to_angles(pose)
+            angles[rows, 2] = np.where(turns, detector.signed(angles[rows, 2] + turns), angles[rows, 2])
         if self.model.sidecar.get("pose", "") is None:  # a layout without six rigid points
             angles[:] = np.nan
         return landmarks, angles

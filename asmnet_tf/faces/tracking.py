@@ -10,7 +10,7 @@ import numpy as np
 
 from asmnet_tf.config import ANGLES
 from asmnet_tf.data.geometry import crop_frame, crop_image
-from asmnet_tf.faces.detector import detect_faces, overlaps
+from asmnet_tf.faces.detector import UPRIGHT, detect_faces, overlaps
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import Face, FaceAligner
@@ -163,7 +163,7 @@ class FaceTracker:
 
         Args: near: lost tracks that are known by their place.
         """
-        detected, scores = detect_faces(image, self.aligner.min_score, self.aligner.detector_size)
+        detected, scores, angles = detect_faces(image, self.aligner.min_score, self.aligner.detector_size)
         steady = overlaps(_boxes(track.face.landmark_box for track in self.tracks), detected)
         expected = overlaps(_boxes(track.expected for track in self.tracks), detected)
         # where landmarks may have slid onto another face, the velocity has a say; alone, it does where they are lost
@@ -182,7 +182,7 @@ class FaceTracker:
 
         places, expected = _boxes(track.place for track in near), _boxes(track.expected for track in near)
         recognise(near, np.maximum(overlaps(places, detected), overlaps(expected, detected)), SAME_FACE)
-        faces = self._faces(image, looked_at, scores)
+        faces = self._faces(image, looked_at, scores, angles)
         looks = np.reshape([look_of(image, face) for face in faces], (-1, 3 * LOOK_SIDE**2))
         others = [track for track in self.lost if track not in known.values()]
         recognise(others, np.reshape([track.look for track in others], (-1, 3 * LOOK_SIDE**2)) @ looks.T, SAME_LOOK)
@@ -204,7 +204,9 @@ class FaceTracker:
 
     def _follow(self, image: np.ndarray) -> None:
         boxes = [track.face.landmark_box for track in self.tracks]
-        faces = self._faces(image, boxes, [track.face.score for track in self.tracks])
+        rolls = np.array([track.face.roll for track in self.tracks])
+        angles = np.where(np.abs(rolls) > UPRIGHT, rolls, 0.0)  # NaN: 0
+        faces = self._faces(image, boxes, [track.face.score for track in self.tracks], angles)
         kept = []
         for track, box, face in zip(self.tracks, boxes, faces):
             there = still_there(box, face.landmark_box, image.shape)
@@ -217,10 +219,10 @@ class FaceTracker:
                 self._frames_until_detection = 0
         self.tracks = kept
 
-    def _faces(self, image: np.ndarray, boxes: list[np.ndarray], scores: list[float]) -> list[Face]:
+    def _faces(self, image: np.ndarray, boxes: list[np.ndarray], scores: list[float], angles: np.ndarray) -> list[Face]:
         if not boxes:
             return []
-        faces = self.aligner.detect(image, np.array(boxes))
+        faces = self.aligner.detect(image, np.array(boxes), angles=angles)
         return [replace(face, score=float(score)) for face, score in zip(faces, scores)]
 
 

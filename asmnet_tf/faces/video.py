@@ -47,7 +47,9 @@ def video_name(source: Path | int | str) -> str:
 
 def check_window() -> None:
     """Raises: InputError if OpenCV cannot open a window: without a display, that may end the process."""
-    opened = subprocess.run([sys.executable, "-c", "import cv2; cv2.namedWindow('')"], capture_output=True, check=False)
+    opened = subprocess.run(
+        [sys.executable, "-c", "import cv2; cv2.namedWindow('x')"], capture_output=True, check=False
+    )
     if opened.returncode:
         reason = "OpenCV opens no window here. Is there a display, and is it opencv-python, not opencv-python-headless?"
         raise InputError(f"--show: {reason}")

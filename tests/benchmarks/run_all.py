@@ -17,7 +17,7 @@ from harness import ROOT, Row, machine, table
 
 BENCHMARKS = (
     *("training_step", "training_epoch", "release_loop", "asm_operator", "evaluation_speed", "single_face"),
-    *("startup", "pca_million", "workers", "growth"),
+    *("startup", "pca_million", "workers", "growth", "many_images"),
 )
 
 

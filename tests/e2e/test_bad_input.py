@@ -5,6 +5,7 @@ gives what the error must name. The cases run one after the other in a few proce
 """
 
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -33,7 +34,7 @@ class Place:
     faces_300w: Path
     faces_wflw: Path
     shape_models: Path
-    run_300w: TrainedRun | None = None
+    run_300w: TrainedRun | None = None  # of a small network
     run_wflw: TrainedRun | None = None
 
     def data(self) -> list:
@@ -529,12 +530,12 @@ def text_as_an_image_of_the_disk_cache(place):
 
 @case("--input-size 16:", "32", heavy=True)
 def input_size_16(place):
-    return "train", place.train("--loss", "mse", "--input-size", 16)
+    return "train", place.train("--loss", "mse", "--arch", "mobilenet_v2", "--input-size", 16)
 
 
 @case("--input-size 100000:", "1024", heavy=True)
 def input_size_100000(place):
-    return "train", place.train("--loss", "mse", "--input-size", 100_000)
+    return "train", place.train("--loss", "mse", "--arch", "mobilenet_v2", "--input-size", 100_000)
 
 
 @case("--val-fraction", heavy=True)
@@ -681,14 +682,14 @@ class Outcome:
     before: dict[str, str]
 
 
-def run_cases(cases: dict, run_batch, root: Path, **shared) -> tuple[dict[str, Outcome], set[str]]:
+def run_cases(cases: dict, run_batch, root: Path, small: bool, **shared) -> tuple[dict[str, Outcome], set[str]]:
     commands, befores = [], []
     for name, (prepare, _) in cases.items():
         folder = root / name
         folder.mkdir()
         commands.append(prepare(Place(folder, **shared)))
         befores.append(snapshot(folder))
-    batch = run_batch(commands)
+    batch = run_batch(commands, small=small, fresh=not small)
     outcomes = {
         name: Outcome(done, root / name, before) for name, done, before in zip(cases, batch.done, befores, strict=True)
     }
@@ -699,18 +700,18 @@ def run_cases(cases: dict, run_batch, root: Path, **shared) -> tuple[dict[str, O
 def light(run_batch, faces_300w, faces_wflw, shape_models, tmp_path_factory):
     shared = {"faces_300w": faces_300w, "faces_wflw": faces_wflw, "shape_models": shape_models}
     before = {key: snapshot(folder) for key, folder in shared.items()}
-    outcomes = run_cases(LIGHT, run_batch, tmp_path_factory.mktemp("light"), **shared)
+    outcomes = run_cases(LIGHT, run_batch, tmp_path_factory.mktemp("light"), small=False, **shared)
     assert {key: snapshot(folder) for key, folder in shared.items()} == before
     return outcomes
 
 
 @pytest.fixture(scope="module")
-def heavy(run_batch, faces_300w, faces_wflw, shape_models, run_300w, run_wflw, tmp_path_factory):
+def heavy(run_batch, faces_300w, faces_wflw, shape_models, small_runs, tmp_path_factory):
     shared = {"faces_300w": faces_300w, "faces_wflw": faces_wflw, "shape_models": shape_models}
-    shared |= {"run_300w": run_300w, "run_wflw": run_wflw}
-    folders = [faces_300w, faces_wflw, shape_models, run_300w.folder, run_wflw.folder]
+    shared |= {f"run_{name}": run for name, run in small_runs.items()}
+    folders = [faces_300w, faces_wflw, shape_models, *(run.folder for run in small_runs.values())]
     before = [snapshot(folder) for folder in folders]
-    outcomes, _ = run_cases(HEAVY, run_batch, tmp_path_factory.mktemp("heavy"), **shared)
+    outcomes, _ = run_cases(HEAVY, run_batch, tmp_path_factory.mktemp("heavy"), small=True, **shared)
     assert [snapshot(folder) for folder in folders] == before
     return outcomes
 
@@ -745,7 +746,10 @@ def test_bad_input_of_the_network(heavy, name):
 
 @pytest.mark.parametrize("script", ["pca_builder.py", "train.py", "evaluate.py"])
 def test_a_script_s_own_exit_code_and_line(run_script, tmp_path, script):
-    """As the cases above, but as a process: one for each script."""
+    """As the cases above, but as a process: one for each script; and of flags that argparse refuses."""
+    refused = run_script(script, "--dataset", "300v", expect=2)
+    assert refused.stderr.splitlines()[-1].startswith(f"{script}: error: ")
+    assert "Traceback" not in refused.stderr
     flags = ["--dataset", "300w", "--data-dir", tmp_path / "absent"]
     if script == "evaluate.py":
         flags.append(tmp_path / "best.keras")
@@ -755,9 +759,9 @@ def test_a_script_s_own_exit_code_and_line(run_script, tmp_path, script):
     assert line.startswith(f"error: {tmp_path / 'absent'}: no such folder")
 
 
-def test_a_model_that_cannot_be_read_ends_the_process(run_script, run_300w, faces_300w, tmp_path):
+def test_a_model_that_cannot_be_read_ends_the_process(run_script, small_runs, faces_300w, tmp_path):
     """TensorFlow is loaded by then; its own words do not come."""
-    content = (run_300w.folder / "best.keras").read_bytes()
+    content = (small_runs["300w"].folder / "best.keras").read_bytes()
     (tmp_path / "cut.keras").write_bytes(content[:1000])
     flags = ["--dataset", "300w", "--data-dir", faces_300w, "--output", tmp_path / "out"]
     done = run_script("evaluate.py", tmp_path / "cut.keras", *flags, expect=2)
@@ -789,19 +793,21 @@ def test_output_that_nobody_takes(output, printed):
 @pytest.mark.parametrize(
     ("script", "flags"),
     [
-        ("evaluate.py", []),
-        ("evaluate.py", ["--predictions", "file.npz"]),
-        ("train.py", ["--epochs", "0"]),
-        ("train.py", ["--dataset", "300v"]),
-        ("train.py", ["--lr", "nan"]),
-        ("train.py", ["--val-fraction", "1"]),
-        ("train.py", ["--cache", "ram"]),
-        ("train.py", ["--arch", "mobilenet_v2", "--head", "spatial"]),
-        ("pca_builder.py", ["--pca-percent", "much"]),
-        ("pca_builder.py", ["--shapes", "shapes.npy", "--data-dir", "data/300w"]),
+        ("evaluate", []),
+        ("evaluate", ["--predictions", "file.npz"]),
+        ("train", ["--epochs", "0"]),
+        ("train", ["--dataset", "300v"]),
+        ("train", ["--lr", "nan"]),
+        ("train", ["--val-fraction", "1"]),
+        ("train", ["--cache", "ram"]),
+        ("train", ["--arch", "mobilenet_v2", "--head", "spatial"]),
+        ("pca_builder", ["--pca-percent", "much"]),
+        ("pca_builder", ["--shapes", "shapes.npy", "--data-dir", "data/300w"]),
     ],
 )
-def test_flags_that_argparse_refuses(run_script, script, flags):
-    done = run_script(script, *flags, expect=2)
-    assert done.stderr.splitlines()[-1].startswith(f"{script}: error: ")
-    assert "Traceback" not in done.stderr
+def test_flags_that_argparse_refuses(capsys, script, flags):
+    module = importlib.import_module(script)
+    with pytest.raises(SystemExit) as end:
+        module.parse_args(flags)
+    assert end.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]

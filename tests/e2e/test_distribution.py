@@ -17,16 +17,18 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, TIMEOUT_S
+from forked import small_network
 
 from asmnet_tf.network.asmnet import build_asmnet
 from asmnet_tf.training import distribution
 
 # Runs train.py and appends one line of JSON for each step (losses, checksums of every copy of the trainable weights)
 # and for each re-estimation of the batch-norm statistics (checksums of every copy of the others).
+# With $SMALL in the environment a network of a few layers takes ASMNet's place.
 DRIVER = """
-import json, sys, zlib
+import json, os, sys, zlib
 repo, record, *argv = sys.argv[1:]
-sys.path.insert(0, repo)
+sys.path[:0] = [repo, repo + "/tests"]
 import train
 from asmnet_tf import cli
 from asmnet_tf.training import trainer
@@ -57,6 +59,10 @@ def recorded_reestimate(self, *args):
     write(statistics=checksums(norms))
 
 trainer.Trainer.__init__, trainer.Trainer._reestimate = recorded_make, recorded_reestimate
+if "SMALL" in os.environ:
+    from asmnet_tf.network.asmnet import BUILDERS
+    from forked import small_network
+    BUILDERS["asmnet"] = small_network
 cli.run(train.main, lambda: train.parse_args(argv))
 """
 
@@ -192,9 +198,11 @@ def assert_same_workers(workers: list[Process], steps: int) -> None:
 # --- the quick part ---------------------------------------------------------------------------------------------------
 
 
-def test_two_workers_equal_one_process(start, start_workers, flags, frozen, tmp_path):
-    """Each worker is given an output folder of its own, to see that only the chief writes one."""
-    flags = (*flags, *frozen, "--name", "run")
+def test_two_workers_equal_one_process(start, start_workers, flags, tmp_path, monkeypatch):
+    """A small network. Each worker is given an output folder of its own, to see that only the chief writes one."""
+    monkeypatch.setenv("SMALL", "1")
+    small_network(98, 32).save_weights(tmp_path / "start.weights.h5")
+    flags = (*flags, "--weights", tmp_path / "start.weights.h5", "--freeze-batch-norm", "--dropout", 0, "--name", "run")
     workers = start_workers("worker", [(*flags, "--output", tmp_path / f"of{i}") for i in range(2)])
     one = start("one", (*flags, "--output", tmp_path / "one_process", "--strategy", "one"))
     printed = [worker.wait() for worker in workers]

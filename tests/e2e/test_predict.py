@@ -78,7 +78,7 @@ def done(inputs, run_batch):
     out = inputs / "out"
     commands = {
         "photograph": ["--output", out / "photograph"],
-        "folder": [inputs / "photos", "--output", out / "folder", "--format", "json", "csv", "pts"],
+        "folder": [inputs / "photos", "--output", out / "folder", "--format", "json", "csv", "pts", "--workers", "2"],
         "video": [inputs / "pan.mp4", "--output", out / "video", "--smooth", "--detect-every", "5"],
         "boxes": [inputs / "photos/grace.jpg", "--boxes", inputs / "boxes.csv", "--no-draw", "--output", out / "boxes"],
         "no images": [inputs / "empty", "--output", out / "bad"],
@@ -149,6 +149,18 @@ def test_a_video_is_followed(done, inputs):
     # the camera pans by 2 px a frame, so the face goes left by 26 px, smoothing lags a little
     assert centres[-1] - centres[0] == pytest.approx([-26, 0], abs=6)
     assert not list(out.glob(".writing-*"))
+
+
+@pytest.mark.skipif(shutil.which("Xvfb") is None, reason="needs Xvfb, a display without a screen")
+def test_in_a_window(inputs, run_python, tmp_path, monkeypatch):
+    with subprocess.Popen(["Xvfb", "-displayfd", "1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as display:
+        try:
+            monkeypatch.setenv("DISPLAY", f":{int(display.stdout.readline())}")
+            flags = ["--show", "--frames", "4", "--no-draw", "--output", tmp_path]
+            run_python("-m", "asmnet_tf.predict", inputs / "pan.mp4", *flags, cwd=REPO)
+        finally:
+            display.terminate()
+    assert len(faces_of(tmp_path)) == 4
 
 
 def test_own_boxes_and_nothing_drawn(done, inputs):

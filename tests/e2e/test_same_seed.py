@@ -19,21 +19,22 @@ def log_of(folder) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def again(run_batch, run_300w, tmp_path_factory):
-    """The folder of two more runs with the flags of `run_300w`: `tiny`, and `other` with another seed."""
+def again(run_batch, run_300w, small_runs, tmp_path_factory):
+    """The folder of more runs with the flags of `run_300w`: `tiny`, and of the small network `small` and `other`."""
     output = tmp_path_factory.mktemp("again")
-    runs = [("tiny", []), ("other", ["--seed", 1])]
-    commands = [("train", [*run_300w.flags, "--output", output, "--name", name, *more]) for name, more in runs]
-    for done in run_batch(commands).done:
-        assert done.returncode == 0, done.stderr
+    flags = [*run_300w.flags, "--output", output, "--name"]
+    for small, runs in ((False, [["tiny"]]), (True, [["small"], ["other", "--seed", 1]])):
+        for done in run_batch([("train", [*flags, *more]) for more in runs], small).done:
+            assert done.returncode == 0, done.stderr
     return output
 
 
-def test_losses_and_scores_are_the_same(run_300w, again):
+def test_losses_and_scores_are_the_same(run_300w, small_runs, again):
     """Each loss is the mean of an epoch's steps, with all digits; 15 steps and three validations in all."""
     assert len(log_of(again / "tiny")) == 3
     assert log_of(again / "tiny") == log_of(run_300w.folder)
-    assert log_of(again / "other")[0]["loss"] != log_of(run_300w.folder)[0]["loss"]
+    assert log_of(again / "small") == log_of(small_runs["300w"].folder)
+    assert log_of(again / "other")[0]["loss"] != log_of(again / "small")[0]["loss"]
 
 
 def test_weights_are_the_same(run_300w, again):

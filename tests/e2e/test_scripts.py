@@ -250,6 +250,11 @@ def test_evaluate_prints_every_number_for_every_subset(evaluation):
     assert np.mean([float(row["nme_pct"]) for row in rows]) == pytest.approx(full["nme_pct"], abs=1e-3)
 
 
+def test_one_method_has_nothing_to_be_compared_with(evaluation):
+    assert parse_json((evaluation[1] / "metrics.json").read_text("utf-8"))["comparisons"] == {}
+    assert "In pairs" not in (evaluation[1] / "report.html").read_text("utf-8")
+
+
 def test_saved_predictions_score_the_same(run_batch, evaluation, faces_300w, tmp_path):
     scores, output = evaluation
     saved = output / "tiny.npz"
@@ -260,7 +265,8 @@ def test_saved_predictions_score_the_same(run_batch, evaluation, faces_300w, tmp
             ("evaluate", ["--predictions", f"again={saved}", *dataset, "--output", tmp_path / "with"]),
             ("evaluate", ["--predictions", f"again={saved}", "--output", tmp_path / "without"]),
             ("evaluate", ["--predictions", f"again={saved}", *dataset, "--subset", "ibug", "--output", tmp_path / "i"]),
-        ]
+        ],
+        fresh=True,
     )
     assert [done.returncode for done in batch.done] == [0, 0, 0], batch.done
     assert not {"tensorflow", "keras"} & batch.modules
@@ -287,7 +293,7 @@ def test_the_val_split_is_what_training_held_out(run_batch, run_300w, faces_300w
     assert "asmnet_300w_112_60.json: does not say which photographs were held out" in shipped.stderr
 
 
-def test_perfect_and_missing_predictions(run_script, faces_300w, tmp_path):
+def test_perfect_and_missing_predictions(run_batch, faces_300w, tmp_path):
     samples = read_samples(DATASETS["300w"], faces_300w, "test", quiet=True)
     landmarks = np.stack([sample.landmarks for sample in samples])
     lost = landmarks.copy()
@@ -295,11 +301,9 @@ def test_perfect_and_missing_predictions(run_script, faces_300w, tmp_path):
     np.savez(tmp_path / "perfect.npz", names=[s.name for s in samples], landmarks=landmarks)
     order = np.arange(len(samples))[::-1]  # a file's order is its own
     np.savez(tmp_path / "lost.npz", names=[f"{samples[i].name}.jpg" for i in order], landmarks=lost[order])
-    done = run_script(
-        *("evaluate.py", "--dataset", "300w", "--data-dir", faces_300w, "--output", tmp_path / "out"),
-        *("--predictions", f"perfect={tmp_path / 'perfect.npz'}", f"lost={tmp_path / 'lost.npz'}"),
-    )
-    scores = scores_of(done)
+    flags = ["--dataset", "300w", "--data-dir", faces_300w, "--output", tmp_path / "out"]
+    flags += ["--predictions", f"perfect={tmp_path / 'perfect.npz'}", f"lost={tmp_path / 'lost.npz'}"]
+    scores = scores_of(*run_batch([("evaluate", flags)]).done)
     for subset, n in SUBSETS_300W.items():
         numbers = scores["perfect"][subset]
         assert (numbers["n"], numbers["nme_pct"], numbers["nme_interpupil_pct"]) == (n, 0, 0)
@@ -357,13 +361,16 @@ def test_paper_recipe_needs_its_tight_shape_model_and_mse_needs_none(run_batch, 
     data = ["--dataset", "300w", "--data-dir", faces_300w]
     train = [*data, "--input-size", 32, "--batch-size", 8, "--epochs", 1, "--output", tmp_path / "runs"]
     tight, models = tmp_path / "tight", [tmp_path / "runs/paper/best.keras", tmp_path / "runs/mse/last.keras"]
+    release = ["--epochs", 2, "--batch-size", 24, "--alpha-schedule", "release", "--name", "release"]
     batch = run_batch(
         [
             ("pca_builder", [*data, "--crop", "tight", "--output", tight]),
             ("train", [*train, "--recipe", "paper", "--shape-model", tight / "300w_pca90.npz", "--name", "paper"]),
             ("train", [*train, "--loss", "mse", "--arch", "mobilenet_v2", "--val-fraction", 0, "--name", "mse"]),
+            ("train", [*train, "--loss", "mse", *release]),
             ("evaluate", [*models, *data, "--subset", "challenging", "--output", tmp_path / "out"]),
-        ]
+        ],
+        small=True,  # in ASMNet's place: of `paper` and `release`
     )
     for done in batch.done:
         assert done.returncode == 0, done.stderr
@@ -378,6 +385,10 @@ def test_paper_recipe_needs_its_tight_shape_model_and_mse_needs_none(run_batch, 
     (row,) = read_log(tmp_path / "runs/mse")
     assert row["val_nme_pct"] == ""  # nothing was held out
     assert float(row["loss_asm"]) == 0
+    # 44 faces in batches of 24 are one step an epoch: the release's thirds are over in the second; ours would be at 1
+    assert [float(row["alpha"]) for row in read_log(tmp_path / "runs/release")] == [2.0, 0.5]
+    recorded = [parse_json((tmp_path / f"runs/{name}/args.json").read_text()) for name in ("release", "mse")]
+    assert [record["flags"]["alpha_schedule"] for record in recorded] == ["release", "epochs"]
     scores = scores_of(batch.done[-1])
     assert {name: list(subsets) for name, subsets in scores.items()} == {
         "paper": ["challenging"],
@@ -392,13 +403,11 @@ def test_paper_recipe_needs_its_tight_shape_model_and_mse_needs_none(run_batch, 
 # --- WFLW -------------------------------------------------------------------------------------------------------------
 
 
-def test_wflw_layout(run_script, run_wflw, faces_wflw, tmp_path):
-    assert sorted(p.name for p in run_wflw.folder.iterdir()) == RUN_FILES
-    done = run_script(
-        *("evaluate.py", run_wflw.folder / "last.keras", "--dataset", "wflw", "--data-dir", faces_wflw),
-        *("--output", tmp_path),
-    )
-    scores = scores_of(done)["tiny98"]
+def test_wflw_layout(run_batch, small_runs, faces_wflw, tmp_path):
+    folder = small_runs["wflw"].folder
+    assert sorted(p.name for p in folder.iterdir()) == RUN_FILES
+    flags = [folder / "last.keras", "--dataset", "wflw", "--data-dir", faces_wflw, "--output", tmp_path]
+    scores = scores_of(*run_batch([("evaluate", flags)]).done)["tiny98"]
     samples = read_samples(DATASETS["wflw"], faces_wflw, "test", quiet=True)
     expected = {name: sum(name in sample.tags for sample in samples) for name in DATASETS["wflw"].subsets}
     assert {name: numbers["n"] for name, numbers in scores.items()} == {k: n for k, n in expected.items() if n}
@@ -433,7 +442,7 @@ def test_real_faces_are_read_and_scored(run_batch, real_data, tmp_path):
     assert "components from" in batch.done[-1].stdout
 
 
-def test_a_layout_of_ones_own_from_its_description_to_a_prediction(run_python, faces_300w, tmp_path):
+def test_a_layout_of_ones_own_from_its_description_to_a_prediction(run_batch, faces_300w, tmp_path):
     """21 points of the 68: described, fitted, trained, scored and predicted; the model needs no description later."""
     chosen = [17, 19, 21, 22, 24, 26, 36, 37, 39, 42, 44, 45, 0, 31, 30, 35, 16, 48, 62, 54, 8]
     for split in ("trainset", "testset"):
@@ -444,20 +453,21 @@ def test_a_layout_of_ones_own_from_its_description_to_a_prediction(run_python, f
             (tmp_path / split / points.name).write_text(pts_text(landmarks))
     text = 'name = "mine"\nbased_on = "aflw21"\n[splits]\ntrain = "trainset"\ntest = "testset"\nval = 0.2\n'
     (tmp_path / "faces.toml").write_text(text)
-    flags = ["--dataset", tmp_path / "faces.toml"]
-    run_python(REPO / "pca_builder.py", *flags, "--output", tmp_path / "shapes")
-    small = ["--input-size", "32", "--epochs", "1", "--batch-size", "4"]
-    small += ["--shape-model", tmp_path / "shapes/mine_pca90.npz"]
-    run_python(REPO / "train.py", *flags, *small, "--output", tmp_path / "runs", "--name", "m")
+    shapes, model = tmp_path / "shapes", tmp_path / "runs/m/best.keras"
+    given = ["--dataset", tmp_path / "faces.toml"]
+    train = [*given, "--input-size", "32", "--epochs", "1", "--batch-size", "4", "--name", "m"]
+    train += ["--shape-model", shapes / "mine_pca90.npz", "--output", tmp_path / "runs"]
+    begun = run_batch([("pca_builder", [*given, "--output", shapes]), ("train", train)], small=True)
     (tmp_path / "faces.toml").rename(tmp_path / "moved.toml")
-    flags = ["--dataset", tmp_path / "moved.toml"]
-    done = run_python(REPO / "evaluate.py", tmp_path / "runs/m/best.keras", *flags, "--output", tmp_path / "ev")
-    scores = json.loads(done.stdout.splitlines()[-1])["m"]["all"]
+    photo = next((tmp_path / "testset").glob("*.jpg"))
+    flags = [photo, "--model", model, "--output", tmp_path / "out", "--min-score", "0.3"]
+    evaluate = [model, "--dataset", tmp_path / "moved.toml", "--output", tmp_path / "ev"]
+    ended = run_batch([("evaluate", evaluate), ("asmnet_tf.predict", flags)])
+    for done in (*begun.done, *ended.done):
+        assert done.returncode == 0, done.stderr
+    scores = scores_of(ended.done[0])["m"]["all"]
     assert scores["n_scored"] == len(list((tmp_path / "testset").glob("*.pts")))
     assert scores["pose_mae_deg"] is not None
-    photo = next((tmp_path / "testset").glob("*.jpg"))
-    model = ["--model", tmp_path / "runs/m/best.keras", "--output", tmp_path / "out", "--min-score", "0.3"]
-    run_python("-m", "asmnet_tf.predict", photo, *model, cwd=REPO)
     predicted = json.loads((tmp_path / "out/predictions.json").read_text())
     assert predicted["points"].startswith("21 as in mine")
     for face in predicted["results"][0]["faces"]:

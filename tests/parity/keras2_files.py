@@ -111,7 +111,7 @@ def write(folder):
                 model = as_in_2020(model)
             else:  # with optimiser state
                 model.compile(keras.optimizers.legacy.Adam(1e-9), loss="mse")
-                model.train_on_batch(np.zeros((1, 64, 64, 3)), [np.zeros((1, 2 * count)), np.zeros((1, 3))])
+                model.optimizer._create_all_weights(model.trainable_variables)  # as its first step does
             model.save(path)
             if count == 68:
                 age(path)

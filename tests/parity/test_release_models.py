@@ -36,8 +36,11 @@ def release(run_python, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(release, run_python, tmp_path_factory) -> tuple[Path, dict[str, keras.Model]]:
-    """Files that export_release wrote, with what tf_keras makes of them, and the models they were made from."""
+def exported(release, faces_300w, run_python, tmp_path_factory) -> tuple[Path, dict[str, keras.Model]]:
+    """Files that export_release wrote, with what tf_keras makes of them, and the models they were made from.
+
+    And, one process less, what it makes of the test faces: ASMNet_300W_ASMLoss.h5, which is `asmnet_68` of `release`.
+    """
     folder, sources = tmp_path_factory.mktemp("exported"), {}
     for name, build, count, input_range in (
         ("asmnet", build_asmnet, 68, (-1.0, 1.0)),
@@ -52,7 +55,10 @@ def exported(release, run_python, tmp_path_factory) -> tuple[Path, dict[str, ker
     again = load_original_model(release / "asmnet_68.h5")[0]
     export_release(again, folder / "again.h5", RELEASE)
     sources["again"] = again
-    run_python(SCRIPT, folder, *(f"{name}.h5" for name in sources))
+    shutil.copy(release / "asmnet_68.h5", folder / "ASMNet_300W_ASMLoss.h5")
+    samples = read_samples(DATASETS["300w"], faces_300w, "test")
+    np.save(folder / "ASMNet_300W_ASMLoss.npy", FacePatches(samples, "tight", 1.0, 64, margin=1.0).crops())
+    run_python(SCRIPT, folder, *(f"{name}.h5" for name in (*sources, "ASMNet_300W_ASMLoss")))
     return folder, sources
 
 
@@ -365,19 +371,14 @@ def test_export_refuses_and_keeps_what_was_there(release, tmp_path, monkeypatch)
 # --- evaluate.py ------------------------------------------------------------------------------------------------------
 
 
-def test_evaluate_a_file_of_the_release(release, faces_300w, run_python, run_script, tmp_path):
+def test_evaluate_a_file_of_the_release(exported, faces_300w, run_batch, tmp_path):
     """Landmarks and NME equal those computed by hand from tf_keras' outputs on the same crops."""
-    file = tmp_path / "ASMNet_300W_ASMLoss.h5"
-    shutil.copy(release / "asmnet_68.h5", file)
-    spec = DATASETS["300w"]
-    samples = read_samples(spec, faces_300w, "test")
-    np.save(file.with_suffix(".npy"), FacePatches(samples, "tight", 1.0, 64, margin=1.0).crops())
-    run_python(SCRIPT, tmp_path, file.name)
+    file, out = exported[0] / "ASMNet_300W_ASMLoss.h5", tmp_path / "out"
+    samples = read_samples(DATASETS["300w"], faces_300w, "test")
     theirs = np.load(file.with_suffix(".npz"), allow_pickle=False)
-
-    out = tmp_path / "out"
-    data = ("--dataset", "300w", "--data-dir", faces_300w)
-    done = run_script("evaluate.py", file, *data, "--output", out, "--save-predictions")
+    flags = [file, "--dataset", "300w", "--data-dir", faces_300w, "--output", out, "--save-predictions"]
+    (done,) = run_batch([("evaluate", flags)]).done
+    assert done.returncode == 0, done.stderr
     assert "absent" not in done.stderr
     scores = json.loads(done.stdout.splitlines()[-1])["ASMNet_300W_ASMLoss"]["full"]
     saved = np.load(out / "ASMNet_300W_ASMLoss.npz", allow_pickle=False)

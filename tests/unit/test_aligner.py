@@ -9,16 +9,18 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+from benchmarks.rotated_faces import turn
 from matplotlib.cbook import get_sample_data
 
 import asmnet_tf
 from asmnet_tf.data.annotations import Sample
-from asmnet_tf.data.geometry import landmark_box, read_image
+from asmnet_tf.data.geometry import landmark_box, read_image, transform
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.sidecars import pretrained_path
 from asmnet_tf.evaluation.scoring import predict_faces
 from asmnet_tf.faces import aligner as module
+from asmnet_tf.faces.detector import signed
 from asmnet_tf.files import InputError
 from asmnet_tf.formats import runners
 
@@ -54,6 +56,19 @@ def test_landmarks_are_where_the_face_is(face):
     assert points[8] == pytest.approx([260, 331], abs=15)
     assert np.abs(face.angles).max() < 20
     assert face.landmark_box == pytest.approx(landmark_box(points))
+
+
+@pytest.mark.parametrize("angle", [90, 137, 180])
+def test_a_face_that_lies_or_stands_on_its_head(aligner, photograph, face, angle):
+    """Found, or in a box that says no angle: the same landmarks, and the angle in its roll."""
+    turned, matrix = turn(photograph, angle)
+    expected = transform(matrix, face.landmarks)
+    eyes = np.linalg.norm(face.landmarks[45] - face.landmarks[36])
+    for faces in (aligner.detect(turned), aligner.detect(turned, landmark_box(expected)[None])):
+        assert np.linalg.norm(faces[0].landmarks - expected, axis=1).mean() < 0.04 * eyes
+        assert -180 < faces[0].roll <= 180
+        assert abs(signed(faces[0].roll - face.roll - angle)) < 4
+        assert faces[0].yaw == pytest.approx(face.yaw, abs=4)
 
 
 def test_a_given_box_is_cropped_as_evaluate_crops_it(aligner, photograph, face):

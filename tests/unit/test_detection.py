@@ -5,10 +5,11 @@ import lzma
 import cv2
 import numpy as np
 import pytest
+from benchmarks.rotated_faces import turn
 from conftest import REPO
 from matplotlib.cbook import get_sample_data
 
-from asmnet_tf.data.geometry import read_image
+from asmnet_tf.data.geometry import read_image, rotation, transform
 from asmnet_tf.faces import detector
 from asmnet_tf.files import InputError
 
@@ -20,7 +21,8 @@ def photograph():
 
 @pytest.fixture(scope="module")
 def box(photograph):
-    boxes, scores = detector.detect_faces(photograph)
+    boxes, scores, angles = detector.detect_faces(photograph)
+    assert angles.tolist() == [0.0]
     assert boxes.shape == (1, 4)
     assert 0.8 < scores[0] <= 1
     return boxes[0]
@@ -79,9 +81,28 @@ def test_small_faces_need_the_second_view(photograph):
     assert len(detector.detect_faces(crowd, size=256)[0]) < 3
 
 
+@pytest.mark.parametrize("angle", [50, 90, 137, 180, 251])
+def test_a_turned_face_is_found_with_its_angle(photograph, box, angle):
+    turned, matrix = turn(photograph, angle)
+    boxes, scores, angles = detector.detect_faces(turned)
+    assert abs(detector.signed(angles[0] - angle)) < 12
+    centre = transform(matrix, (box[:2] + box[2:]) / 2)
+    assert np.abs((boxes[0, :2] + boxes[0, 2:]) / 2 - centre).max() < 0.15 * (box[2] - box[0])
+    assert scores[0] >= detector.MIN_SCORE
+
+
+def test_five_points_tell_their_angle_whatever_their_size():
+    turned = detector.FIVE_POINTS @ rotation(-130.0).T * 40 + 7
+    angles, misfits = detector.five_point_angles(np.stack([turned, detector.FIVE_POINTS[[2, 1, 0, 3, 4]]]))
+    assert angles[0] == pytest.approx(-130.0)
+    assert misfits[0] == pytest.approx(0, abs=1e-9)
+    assert misfits[1] > detector.MAX_MISFIT  # an eye in the place of the nose
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 500), (500, 2), (31, 33)])
 def test_odd_images_hold_no_face(shape):
-    boxes, scores = detector.detect_faces(np.full((*shape, 3), 90, np.uint8))
+    boxes, scores, angles = detector.detect_faces(np.full((*shape, 3), 90, np.uint8))
+    assert angles.shape == (0,)
     assert boxes.shape == (0, 4)
     assert scores.shape == (0,)
 

@@ -1,6 +1,8 @@
 """What predict writes reads back: .pts by the dataset reader, json and csv by the standard library; boxes files."""
 
 import csv
+import errno
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +102,28 @@ def test_a_file_that_cannot_be_written_takes_no_other_with_it(tmp_path):
         write_results(tmp_path, [Result("a.jpg", "a", (9, 9), [(1, FACE)])], ("json", "csv", "pts"))
     assert (tmp_path / "predictions.csv").is_file()
     assert (tmp_path / "a_1.pts").is_file()
+
+
+class FullDisk(io.FileIO):
+    def write(self, line):
+        if len(line) < 50:
+            raise OSError(errno.ENOSPC, "full")
+        return super().write(line[: len(line) // 2])
+
+
+def test_a_line_is_in_the_journal_whole_or_not_at_all(tmp_path):
+    results = ResultFiles(tmp_path, ["jsonl"], SPEC)
+    results.add(Result("a.jpg", "a", (9, 9), [(1, FACE)]))
+    whole, results._file = results._file, FullDisk(tmp_path / "predictions.partial.jsonl", "ab")
+    with pytest.raises(InputError) as caught:
+        results.add(Result("b.jpg", "b", (9, 9), [(1, FACE)]))
+    assert caught.value.disk_full
+    assert results.done == {"a.jpg"}
+    results._file = whole
+    results.add(Result("c.jpg", "c", (9, 9), []))
+    results.write("net")
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["image"] for line in lines] == ["a.jpg", "c.jpg"]
 
 
 def test_the_annotation_of_a_photograph_is_not_overwritten(tmp_path):

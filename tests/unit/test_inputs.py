@@ -2,12 +2,14 @@
 
 import csv
 import errno
+import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,18 +34,22 @@ class FakeAligner:
     def __init__(self, *_, **__):
         self.spec, self.min_score, self.detector_size, self.calls = DATASETS["300w"], 0.5, 256, 0
 
-    def detect(self, image, boxes=None):
+    def detect(self, image, boxes=None, angles=None):
         self.calls += 1
         self.on_call.get(self.calls, lambda: None)()
         boxes = np.array([[10, 10, 40, 40]]) if boxes is None else boxes
         return [Face(box, 1.0, POINTS, 1.0, 2.0, 3.0) for box in boxes]
 
 
+def burst():
+    raise MemoryError
+
+
 @pytest.fixture
 def on_call(monkeypatch):
     monkeypatch.setattr(aligner, "FaceAligner", FakeAligner)
     monkeypatch.setattr(FakeAligner, "on_call", {})
-    monkeypatch.setattr(tracking, "detect_faces", lambda *_: (np.array([[10.0, 10, 40, 40]]), np.ones(1)))
+    monkeypatch.setattr(tracking, "detect_faces", lambda *_: (np.array([[10.0, 10, 40, 40]]), np.ones(1), np.zeros(1)))
     return FakeAligner.on_call
 
 
@@ -196,9 +202,6 @@ def test_a_signal_in_a_video_leaves_it_whole(photos, on_call):
 
 
 def test_an_error_of_any_kind_loses_nothing(photos, on_call):
-    def burst():
-        raise MemoryError
-
     on_call[2] = burst
     with pytest.raises(MemoryError):
         run(photos)
@@ -289,6 +292,86 @@ def test_a_closed_pipe_ends_it_and_what_is_done_is_written(photos, on_call, monk
         predict.main(predict.parse_args([str(photos)]))
     assert names() == ["in/a.png", "in/b.png"]
     assert list(failures()) == ["in/c.png"]
+
+
+def test_after_a_kill_it_goes_on_and_does_no_image_twice(photos, on_call, capsys):
+    """The journal of a killed run: a whole line, half of another, a frame of a video."""
+    flags = [photos, clip(Path("clip.mp4")), "--no-draw", "--format", "jsonl", "csv"]
+    assert run(*flags) == 0
+    whole = Path("predictions/predictions.jsonl")
+    lines, table = whole.read_bytes().splitlines(True), Path("predictions/predictions.csv").read_bytes()
+    whole.unlink()
+    Path("predictions/predictions.partial.jsonl").write_bytes(lines[0] + lines[4] + lines[1][:-40])
+    for detections in (2 + 6, 6):  # of images and frames
+        on_call[detections + 1] = burst
+        assert run(*flags, "--resume") == 0
+        assert whole.read_bytes() == b"".join(lines)
+        assert Path("predictions/predictions.csv").read_bytes() == table
+        assert not Path("predictions/predictions.partial.jsonl").exists()
+    picture(Path("other/d.png"))
+    assert run("other", "--resume") == 2
+    whole.write_bytes(whole.read_bytes().replace(b'"landmarks": [', b'"landmarks": [[0, 0], '))
+    assert run(photos, "--resume") == 2
+    assert [line.split(": ")[2][:9] for line in capsys.readouterr().err.splitlines()] == ["is of oth", "is of ano"]
+
+
+def test_what_a_signal_left_is_not_done_twice(photos, on_call):
+    on_call[2] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    assert run(photos) == 143
+    (photos / "b.png").unlink()
+    on_call[2] = burst
+    assert run(photos, "--resume") == 0
+    assert names() == ["in/a.png", "in/c.png"]
+
+
+def test_shards_part_the_inputs_and_share_a_folder(photos, on_call):
+    Path("boxes.csv").write_text("image,x_min,y_min,x_max,y_max\n" + "".join(f"{n}.png,1,1,9,9\n" for n in "abc"))
+    with files.owned("predictions", part="-2-of-2"):
+        assert run(photos, "--shard", "1/2", "--boxes", "boxes.csv") == 0
+        assert run(photos, "--shard", "2/2") == 2
+    assert [run(photos, "--shard", shard) for shard in ("2/2", "4/4", "0/2", "3/2", "2")] == [0, 0, 2, 2, 2]
+    written = {path.name: json.loads(path.read_text()) for path in Path("predictions").glob("*.json")}
+    assert {name: [result["image"] for result in part["results"]] for name, part in written.items()} == {
+        "predictions-1-of-2.json": ["in/a.png", "in/c.png"],
+        "predictions-2-of-2.json": ["in/b.png"],
+        "predictions-4-of-4.json": [],
+    }
+
+
+def test_a_video_by_its_address(photos, on_call, capsys):
+    clip(Path("clip.mp4"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_port}"
+        assert run(f"http://me:secret@{place}/clip.mp4?x=1", "--frames", 4) == 0
+        assert run(f"http://{place}/absent.mp4", "--output", "out") == 2
+        server.shutdown()
+    assert names() == [f"http://{place}/clip.mp4?x=1"] * 4
+    assert Path(f"predictions/127_0_0_1_{server.server_port}_clip_mp4_overlay.mp4").is_file()
+    assert not any(b"secret" in path.read_bytes() for path in Path("predictions").iterdir())
+    assert capsys.readouterr().err.count(f"error: http://{place}/absent.mp4: cannot be opened") == 1
+
+
+def test_a_window_ends_the_video_and_what_is_done_is_written(photos, on_call, monkeypatch):
+    shown = []
+    monkeypatch.setattr(video.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    monkeypatch.setattr(video.cv2, "imshow", lambda _, image: shown.append(image))
+    monkeypatch.setattr(video.cv2, "waitKey", lambda _: ord("q") if len(shown) == 3 else -1)
+    monkeypatch.setattr(video.cv2, "getWindowProperty", lambda *_: len(shown) < 5)
+    monkeypatch.setattr(video.cv2, "destroyAllWindows", lambda: None)
+    assert run(clip(Path("clip.mp4")), clip(Path("next.mp4")), "--show") == 0
+    assert [result["frame"] for result in document()["results"]] == [0, 1, 2, 0, 1]
+    assert shown[0].max() > 200  # frames/s, on grey
+    assert run(photos, "--show") == 2
+
+
+def test_without_a_display_one_line(photos, on_call, monkeypatch, capfd):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert run(clip(Path("clip.mp4")), "--show") == 2
+    assert capfd.readouterr().err.startswith("error: --show: ")
+    assert not Path("predictions").exists()
 
 
 HOLD = """

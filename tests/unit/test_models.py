@@ -134,6 +134,7 @@ def test_weights_of_the_pooled_head_start_a_spatial_one_that_says_the_same(tmp_p
         assert np.asarray(after) == pytest.approx(np.asarray(before), rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.slow  # quick: test_export.test_a_spatial_head_too, test_scripts.test_saved_model_runs_without_this_package
 def test_the_spatial_head_saves_and_exports_without_this_package(tmp_path, run_python):
     model = build_asmnet(input_size=96, head="spatial")
     assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)

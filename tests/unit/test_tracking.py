@@ -28,9 +28,9 @@ class Scene:
     def detect_faces(self, image, min_score, size):
         self.detections += 1
         seen = [face for i, face in enumerate(self.faces) if i not in self.hidden]
-        return np.array(seen).reshape(-1, 4), np.full(len(seen), 0.9)
+        return np.array(seen).reshape(-1, 4), np.full(len(seen), 0.9), np.zeros(len(seen))
 
-    def detect(self, image, boxes):
+    def detect(self, image, boxes, angles):
         """A landmark regressor: finds the nearest face, where there is none something small in the box's corner."""
         found = []
         for box in boxes:
