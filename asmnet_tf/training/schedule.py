@@ -70,7 +70,7 @@ class Plan:
         left = [replace(self.left[0], epochs=math.ceil(self.end - done)), *self.left[1:]]
         areas = sum(phase.epochs * phase.input_size**2 for phase in left)
         minutes = areas / self.left[0].input_size ** 2 * epoch_s / 60
-        told = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.1f} min"
+        told = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{max(1, round(minutes))} min"
         return f"about {told} on this machine: {', '.join(map(str, left))}"
 
 

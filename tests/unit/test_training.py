@@ -110,7 +110,7 @@ def test_plans_of_three_phases():
     assert all(plan.schedule.at(5 * plan.left[0].epochs) == pytest.approx(0, abs=1e-9) for plan in plans)
     assert [phase_at(phases, done) for done in (0, 9, 10, 13, 14, 19, 20)] == [0, 0, 1, 1, 2, 2, 2]
     assert plans[0].time_left(0.5, 60.0) == (  # 4 times the area
-        "about 50.0 min on this machine: 10 epochs at 32 px, 4 epochs at 64 px, 6 epochs at 64 px"
+        "about 50 min on this machine: 10 epochs at 32 px, 4 epochs at 64 px, 6 epochs at 64 px"
     )
     assert plans[1].time_left(12.0, 1800.0) == "about 4.0 h on this machine: 2 epochs at 64 px, 6 epochs at 64 px"
 
