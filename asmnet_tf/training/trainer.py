@@ -233,9 +233,9 @@ class Trainer:
         }
 
     def _tell_time_left(self, steps: int) -> None:
-        """Says once in a phase, after TIMED_STEPS or an epoch, how long the rest of the run will take."""
+        """Says once in a phase, after TIMED_STEPS or most of an epoch, how long the rest of the run will take."""
         timed, seconds = self.progress.timed
-        if self.is_time_told or not timed or timed < min(TIMED_STEPS, steps - 1):
+        if self.is_time_told or not timed or timed < min(TIMED_STEPS, max(1, steps - 2)):
             return
         self.is_time_told = True
         if self.replicas.is_chief:
