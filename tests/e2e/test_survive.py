@@ -179,7 +179,7 @@ PHASES = (
 )
 
 
-@pytest.mark.slow  # its moments were set before the extra faces came: to be looked at
+@pytest.mark.slow  # fails at one of its later moments, not yet understood
 @pytest.mark.parametrize("small", [True, False])
 def test_phases_are_stopped_and_resumed(tmp_path, faces_300w, small):
     """Of 5 epochs of 5 steps: SIGTERM in the last step of a phase, a kill soon after it, SIGTERM in each later one."""
