@@ -14,14 +14,6 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 COUNTS_300W = {"helen/trainset": 24, "lfpw/trainset": 12, "afw": 12, "helen/testset": 8, "lfpw/testset": 7, "ibug": 6}
 COUNTS_WFLW = {"train": 24, "test": 12}
-EXPORTS = {
-    "plain": ("m_plain.tflite", ["--to", "tflite"]),
-    "float16": ("m_float16.tflite", ["--to", "tflite", "--quantise", "float16"]),
-    "int8": ("m_int8.tflite", ["--to", "tflite", "--quantise", "int8"]),
-    "savedmodel": ("m_saved", ["--to", "savedmodel"]),
-    "onnx": ("m_onnx.onnx", ["--to", "onnx"]),
-    "h5": ("m_release.h5", ["--to", "h5"]),
-}
 TIMEOUT_S = 600  # for one script; the slowest takes 30 s on two quiet cores
 
 if str(REPO) not in sys.path:
@@ -213,8 +205,8 @@ def small_runs(run_batch, faces_300w, faces_wflw, shape_models, once) -> dict[st
 
 
 @pytest.fixture(scope="session")
-def exports(run_batch, faces_300w, once) -> Path:
-    """m.keras, an ASMNet of 64 px with trained weights, whose maps have the ranges of a real one, and its EXPORTS."""
+def trained_64(once) -> Path:
+    """The folder of m.keras, an ASMNet of 64 px with trained weights, whose maps have the ranges of a real one."""
 
     def make(folder: Path) -> None:
         import asmnet_tf
@@ -224,9 +216,5 @@ def exports(run_batch, faces_300w, once) -> Path:
         model.set_weights(asmnet_tf.load_pretrained("asmnet_300w_112_60").get_weights())
         sidecar = {"dataset": "300w", "crop": "square", "crop_scale": 1.2, "commit": "abc", "stored": "as float16"}
         checkpoints.save_model(model, folder / "m.keras", sidecar)
-        more = ["--calibrate", faces_300w, "--faces", 20, "--output"]
-        commands = [[folder / "m.keras", *flags, *more, folder / name] for name, flags in EXPORTS.values()]
-        for done in run_batch([("asmnet_tf.export", argv) for argv in commands]).done:
-            assert done.returncode == 0, done.stderr
 
-    return once("exports", make)
+    return once("trained_64", make)
