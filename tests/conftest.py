@@ -132,21 +132,21 @@ def run_script(run_python):
 
 @pytest.fixture(scope="session")
 def run_batch(cache_folder, run_python, tmp_path_factory):
-    """run_batch([("train", [args...]), ...], small=False, fresh=False): one after the other in one process.
+    """run_batch([("train", [args...]), ...]): one after the other in one process.
 
     It is forked from one that has TensorFlow imported, or, fresh, a new one that tells which modules it came to import.
-    small: a network of a few layers in ASMNet's place.
+    small: a network of a few layers in ASMNet's place. figures: reports have them; drawing costs more than scoring.
     """
     from forked import Forked  # it imports this module
 
-    def run(commands: list[tuple[str, list]], small: bool = False, fresh: bool = False) -> Batch:
+    def run(commands: list[tuple[str, list]], small=False, fresh=False, figures=False) -> Batch:
         folder = tmp_path_factory.mktemp("batch")
         texts = [(script, [str(arg) for arg in argv]) for script, argv in commands]
         if fresh:
             code = f"import sys; sys.path[:0] = {[str(REPO), str(REPO / 'tests')]}; import forked; forked.run_commands"
-            run_python("-c", f"{code}({texts}, {str(folder)!r}, {small})")
+            run_python("-c", f"{code}({texts}, {str(folder)!r}, {small}, {figures})")
         else:
-            Forked().run_commands(texts, folder, small)
+            Forked().run_commands(texts, folder, small, figures)
         results = json.loads((folder / "results.json").read_text())
         done = [
             subprocess.CompletedProcess([script, *argv], *outcome)

@@ -36,7 +36,7 @@ def compared(run_batch, trained_64, faces_300w, tmp_path_factory):
     write_predictions(folder / "theirs.npz", [sample.name for sample in samples], landmarks, None)
     models = [folder / name for name in ("net.keras", "net.tflite", "net_saved")]
     more = ["--predictions", f"theirs={folder / 'theirs.npz'}", "--dataset", "300w", "--data-dir", faces_300w]
-    (done,) = run_batch([("evaluate", [*models, *more, "--output", folder / "all"])]).done
+    (done,) = run_batch([("evaluate", [*models, *more, "--output", folder / "all"])], figures=True).done
     assert done.returncode == 0, done.stderr
     return folder, done
 
