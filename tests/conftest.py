@@ -135,7 +135,7 @@ def run_batch(cache_folder, run_python, tmp_path_factory):
     """run_batch([("train", [args...]), ...]): one after the other in one process.
 
     It is forked from one that has TensorFlow imported, or, fresh, a new one that tells which modules it came to import.
-    small: a network of a few layers in ASMNet's place. figures: reports have them; drawing costs more than scoring.
+    small: a network of a few layers in ASMNet's place. figures: runs and reports have them; drawing costs much.
     """
     from forked import Forked  # it imports this module
 
@@ -197,7 +197,7 @@ def small_runs(run_batch, faces_300w, faces_wflw, shape_models, once) -> dict[st
 
     def make(folder: Path) -> None:
         commands = [("train", [*flags[key], "--output", folder, "--name", name]) for key, name in names.items()]
-        for done in run_batch(commands, small=True).done:
+        for done in run_batch(commands, small=True, figures=True).done:
             assert done.returncode == 0, done.stderr
 
     folder = once("small_runs", make)

@@ -129,6 +129,10 @@ def test_a_program_computes_in_its_own_way_and_says_so_in_one_line(run_python, m
 LIBRARY = """
 import os, sys; sys.path.insert(0, sys.argv[1])
 import asmnet_tf
+names = asmnet_tf.pretrained_names()
+assert not {"numpy", "tensorflow", "keras"} & set(sys.modules)
+assert {"load_pretrained", "pretrained_sidecar", "pretrained_names"} <= set(dir(asmnet_tf))
+assert not hasattr(asmnet_tf, "load_anything")
 from asmnet_tf.files import InputError
 def refused(call):
     try:
@@ -148,6 +152,7 @@ import logging, cv2, keras, numpy as np, tensorflow as tf
 before = [dict(os.environ), logging.root.level, logging.root.handlers[:], keras.config.dtype_policy().name]
 assert asmnet_tf.FaceAligner(keras_file).detect(np.zeros((64, 64, 3), np.uint8)) == []
 assert before == [dict(os.environ), logging.root.level, logging.root.handlers[:], keras.config.dtype_policy().name]
+assert asmnet_tf.load_pretrained(names[0]).count_params() > 1_000_000
 keras.config.set_floatx("float16")
 assert all(map(refused, calls))
 keras.config.set_floatx("float32")
