@@ -14,14 +14,6 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 COUNTS_300W = {"helen/trainset": 24, "lfpw/trainset": 12, "afw": 12, "helen/testset": 8, "lfpw/testset": 7, "ibug": 6}
 COUNTS_WFLW = {"train": 24, "test": 12}
-EXPORTS = {
-    "plain": ("m_plain.tflite", ["--to", "tflite"]),
-    "float16": ("m_float16.tflite", ["--to", "tflite", "--quantise", "float16"]),
-    "int8": ("m_int8.tflite", ["--to", "tflite", "--quantise", "int8"]),
-    "savedmodel": ("m_saved", ["--to", "savedmodel"]),
-    "onnx": ("m_onnx.onnx", ["--to", "onnx"]),
-    "h5": ("m_release.h5", ["--to", "h5"]),
-}
 TIMEOUT_S = 600  # for one script; the slowest takes 30 s on two quiet cores
 
 if str(REPO) not in sys.path:
@@ -140,21 +132,21 @@ def run_script(run_python):
 
 @pytest.fixture(scope="session")
 def run_batch(cache_folder, run_python, tmp_path_factory):
-    """run_batch([("train", [args...]), ...], small=False, fresh=False): one after the other in one process.
+    """run_batch([("train", [args...]), ...]): one after the other in one process.
 
     It is forked from one that has TensorFlow imported, or, fresh, a new one that tells which modules it came to import.
-    small: a network of a few layers in ASMNet's place.
+    small: a network of a few layers in ASMNet's place. figures: runs and reports have them; drawing costs much.
     """
     from forked import Forked  # it imports this module
 
-    def run(commands: list[tuple[str, list]], small: bool = False, fresh: bool = False) -> Batch:
+    def run(commands: list[tuple[str, list]], small=False, fresh=False, figures=False) -> Batch:
         folder = tmp_path_factory.mktemp("batch")
         texts = [(script, [str(arg) for arg in argv]) for script, argv in commands]
         if fresh:
             code = f"import sys; sys.path[:0] = {[str(REPO), str(REPO / 'tests')]}; import forked; forked.run_commands"
-            run_python("-c", f"{code}({texts}, {str(folder)!r}, {small})")
+            run_python("-c", f"{code}({texts}, {str(folder)!r}, {small}, {figures})")
         else:
-            Forked().run_commands(texts, folder, small)
+            Forked().run_commands(texts, folder, small, figures)
         results = json.loads((folder / "results.json").read_text())
         done = [
             subprocess.CompletedProcess([script, *argv], *outcome)
@@ -205,7 +197,7 @@ def small_runs(run_batch, faces_300w, faces_wflw, shape_models, once) -> dict[st
 
     def make(folder: Path) -> None:
         commands = [("train", [*flags[key], "--output", folder, "--name", name]) for key, name in names.items()]
-        for done in run_batch(commands, small=True).done:
+        for done in run_batch(commands, small=True, figures=True).done:
             assert done.returncode == 0, done.stderr
 
     folder = once("small_runs", make)
@@ -213,8 +205,8 @@ def small_runs(run_batch, faces_300w, faces_wflw, shape_models, once) -> dict[st
 
 
 @pytest.fixture(scope="session")
-def exports(run_batch, faces_300w, once) -> Path:
-    """m.keras, an ASMNet of 64 px with trained weights, whose maps have the ranges of a real one, and its EXPORTS."""
+def trained_64(once) -> Path:
+    """The folder of m.keras, an ASMNet of 64 px with trained weights, whose maps have the ranges of a real one."""
 
     def make(folder: Path) -> None:
         import asmnet_tf
@@ -224,9 +216,5 @@ def exports(run_batch, faces_300w, once) -> Path:
         model.set_weights(asmnet_tf.load_pretrained("asmnet_300w_112_60").get_weights())
         sidecar = {"dataset": "300w", "crop": "square", "crop_scale": 1.2, "commit": "abc", "stored": "as float16"}
         checkpoints.save_model(model, folder / "m.keras", sidecar)
-        more = ["--calibrate", faces_300w, "--faces", 20, "--output"]
-        commands = [[folder / "m.keras", *flags, *more, folder / name] for name, flags in EXPORTS.values()]
-        for done in run_batch([("asmnet_tf.export", argv) for argv in commands]).done:
-            assert done.returncode == 0, done.stderr
 
-    return once("exports", make)
+    return once("trained_64", make)

@@ -35,7 +35,7 @@ def small_network(num_landmarks, input_size, dropout=0.2, **_):
     return keras.Model(image, heads)
 
 
-def run_commands(commands: list[tuple[str, list[str]]], folder: str | Path, small: bool) -> None:
+def run_commands(commands: list[tuple[str, list[str]]], folder: str | Path, small: bool, figures: bool) -> None:
     """Runs commands of the scripts, each as if it were the script's own, and writes `results.json` into a folder.
 
     It holds exit codes, what each printed, and the modules imported by the end; an exception that escapes is a
@@ -47,6 +47,11 @@ def run_commands(commands: list[tuple[str, list[str]]], folder: str | Path, smal
         from asmnet_tf.network.asmnet import BUILDERS
 
         BUILDERS["asmnet"] = small_network
+    if not figures:
+        from asmnet_tf.evaluation import figures as drawing
+        from asmnet_tf.evaluation import report
+
+        report._write_figures, drawing.training_curves = lambda *_: [], lambda *_: None
     done = []
     for script, argv in commands:
         out, err, code = io.StringIO(), io.StringIO(), 0
@@ -64,12 +69,12 @@ def run_commands(commands: list[tuple[str, list[str]]], folder: str | Path, smal
     (Path(folder) / "results.json").write_text(results)
 
 
-def _run_commands(commands, folder: Path, small: bool) -> None:
+def _run_commands(commands, folder: Path, *how: bool) -> None:
     os.chdir(folder)
     with open(folder / "printed", "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    run_commands(commands, folder, small)
+    run_commands(commands, folder, *how)
 
 
 def _train(
@@ -121,9 +126,9 @@ class Forked:
             warm_up.start()
             warm_up.join()
 
-    def run_commands(self, commands: list[tuple[str, list[str]]], folder: Path, small: bool) -> None:
+    def run_commands(self, commands: list[tuple[str, list[str]]], folder: Path, *how: bool) -> None:
         """`run_commands` in a process of its own, whose working folder is `folder`."""
-        process = self.context.Process(target=_run_commands, args=(commands, folder, small))
+        process = self.context.Process(target=_run_commands, args=(commands, folder, *how))
         process.start()
         process.join(TIMEOUT_S)
         process.kill()

@@ -217,7 +217,7 @@ class Trainer:
                 else:
                     self.building_s = took
                 timed, seconds = self.progress.timed
-                if not (quiet or self.is_time_told) and timed >= min(TIMED_STEPS, max(1, steps - 1)):
+                if not (quiet or self.is_time_told) and timed >= min(TIMED_STEPS, max(1, steps - 2)):
                     self.is_time_told = True
                     bar.clear()
                     print(self.plan.time_left(epoch + (i + 1) / steps, seconds / timed * steps), flush=True)

@@ -14,6 +14,7 @@ import pca_builder
 import train
 from asmnet_tf.data.annotations import read_samples
 from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation import report
 from asmnet_tf.files import InputError
 from asmnet_tf.shape.shape_model import ShapeModel
 
@@ -89,7 +90,8 @@ def test_train_skips_every_kind(spoilt, tmp_path, monkeypatch, capsys):
         run(train, *flags, "--resume")
 
 
-def test_evaluate_skips_and_says_so(spoilt, faces_300w, tmp_path, capsys):
+def test_evaluate_skips_and_says_so(spoilt, faces_300w, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "_write_figures", lambda *_: [])
     samples = read_samples(DATASETS["300w"], faces_300w, "test", quiet=True)
     np.savez(tmp_path / "p.npz", names=[s.name for s in samples], landmarks=[s.landmarks for s in samples])
     flags = [*data(spoilt), "--predictions", f"p={tmp_path / 'p.npz'}", "--output", tmp_path]

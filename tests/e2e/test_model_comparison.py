@@ -17,14 +17,18 @@ NAMES = ["net", "net.tflite", "net_saved", "theirs"]
 
 
 @pytest.fixture(scope="module")
-def compared(run_batch, exports, faces_300w, tmp_path_factory):
-    """(folder of the outputs, outcome of the comparison of NAMES); the side-cars tell nothing of parameters."""
+def compared(run_batch, trained_64, faces_300w, tmp_path_factory):
+    """(folder of the outputs, outcome of the comparison of NAMES); Keras and TensorFlow write the other formats."""
+    import keras
+    import tensorflow as tf
+
     folder = tmp_path_factory.mktemp("compared")
-    shutil.copytree(exports / "m_saved", folder / "net_saved")
-    for name, copy in (("m.keras", "net.keras"), ("m_plain.tflite", "net.tflite")):
-        shutil.copy(exports / name, folder / copy)
+    shutil.copy(trained_64 / "m.keras", folder / "net.keras")
+    keras.models.load_model(folder / "net.keras").export(folder / "net_saved", verbose=False)
+    content = tf.lite.TFLiteConverter.from_saved_model(str(folder / "net_saved")).convert()
+    (folder / "net.tflite").write_bytes(content)
     for name in ("net.json", "net_saved.json"):
-        shutil.copy(exports / "m.json", folder / name)
+        shutil.copy(trained_64 / "m.json", folder / name)
 
     samples = read_samples(DATASETS["300w"], faces_300w, "test", quiet=True)
     landmarks = np.stack([sample.landmarks for sample in samples]) + np.array([2.0, 0.0])
@@ -32,7 +36,7 @@ def compared(run_batch, exports, faces_300w, tmp_path_factory):
     write_predictions(folder / "theirs.npz", [sample.name for sample in samples], landmarks, None)
     models = [folder / name for name in ("net.keras", "net.tflite", "net_saved")]
     more = ["--predictions", f"theirs={folder / 'theirs.npz'}", "--dataset", "300w", "--data-dir", faces_300w]
-    (done,) = run_batch([("evaluate", [*models, *more, "--output", folder / "all"])]).done
+    (done,) = run_batch([("evaluate", [*models, *more, "--output", folder / "all"])], figures=True).done
     assert done.returncode == 0, done.stderr
     return folder, done
 

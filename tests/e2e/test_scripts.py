@@ -129,6 +129,10 @@ def test_a_program_computes_in_its_own_way_and_says_so_in_one_line(run_python, m
 LIBRARY = """
 import os, sys; sys.path.insert(0, sys.argv[1])
 import asmnet_tf
+names = asmnet_tf.pretrained_names()
+assert not {"numpy", "tensorflow", "keras"} & set(sys.modules)
+assert {"load_pretrained", "pretrained_sidecar", "pretrained_names"} <= set(dir(asmnet_tf))
+assert not hasattr(asmnet_tf, "load_anything")
 from asmnet_tf.files import InputError
 def refused(call):
     try:
@@ -148,6 +152,7 @@ import logging, cv2, keras, numpy as np, tensorflow as tf
 before = [dict(os.environ), logging.root.level, logging.root.handlers[:], keras.config.dtype_policy().name]
 assert asmnet_tf.FaceAligner(keras_file).detect(np.zeros((64, 64, 3), np.uint8)) == []
 assert before == [dict(os.environ), logging.root.level, logging.root.handlers[:], keras.config.dtype_policy().name]
+assert asmnet_tf.load_pretrained(names[0]).count_params() > 1_000_000
 keras.config.set_floatx("float16")
 assert all(map(refused, calls))
 keras.config.set_floatx("float32")
@@ -322,6 +327,9 @@ def test_perfect_and_missing_predictions(run_batch, faces_300w, tmp_path):
 
 def test_saved_model_runs_without_this_package(run_python, run_300w, tmp_path):
     """Plain Keras in an isolated process gives the numbers of the evaluation's own code."""
+    from asmnet_tf.formats.keras_runners import compiled
+    from asmnet_tf.network.checkpoints import load_model
+
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8))
     model = run_300w.folder / "best.keras"
     plain = (
@@ -337,20 +345,12 @@ def test_saved_model_runs_without_this_package(run_python, run_300w, tmp_path):
     )
     done = run_python("-I", "-c", plain, tmp_path, model)
     assert json.loads(done.stdout.splitlines()[-1]) == [["O_L", "O_P"], "Functional", 1_439_507]
-    ours = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import numpy as np\n"
-        "from asmnet_tf.network.checkpoints import load_model\n"
-        "from asmnet_tf.formats.keras_runners import compiled\n"
-        "infer = compiled(load_model(sys.argv[3])[0])\n"
-        "outputs = infer(np.load(f'{sys.argv[2]}/images.npy'))\n"
-        "np.savez(f'{sys.argv[2]}/ours.npz', *[o.numpy() for o in outputs])"
-    )
-    run_python("-c", ours, REPO, tmp_path, model)
-    with np.load(tmp_path / "plain.npz") as a, np.load(tmp_path / "ours.npz") as b:
+    ours = compiled(load_model(model)[0])(np.load(tmp_path / "images.npy"))
+    with np.load(tmp_path / "plain.npz") as a:
         assert a["arr_0"].shape == (5, 136)
         assert a["arr_1"].shape == (5, 3)
         for i in range(4):  # three epochs leave a network whose outputs are tens, not halves: relative to the largest
-            expected = b[f"arr_{i % 2}"]
+            expected = ours[i % 2].numpy()
             np.testing.assert_allclose(a[f"arr_{i}"], expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
 
 

@@ -19,7 +19,7 @@ def outcomes(run_batch, faces_300w, tmp_path_factory):
         [
             ("evaluate", [*score, folder / "plain"]),
             ("evaluate", [*score, folder / "mirrored", "--flip", "--mean-shape", "300w_pca97"]),
-            ("train", [*start, "--name", "mine", "--head", "spatial", "--landmark-loss", "smooth_l1"]),
+            ("train", [*start, "--loss", "asm", "--name", "mine", "--head", "spatial", "--landmark-loss", "smooth_l1"]),
             ("evaluate", [f"{NAME}_x", *data, "--output", folder / "none"]),
         ]
     )

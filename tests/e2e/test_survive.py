@@ -202,7 +202,7 @@ def test_phases_are_stopped_and_resumed(tmp_path, faces_300w, small):
     log = log_of(tmp_path / "whole")
     assert [float(row["alpha"]) for row in log] == [2.0, 2.0, 1.0, 1.0, 0.5]  # thirds of the whole run
     text = (tmp_path / "whole.txt").read_text()
-    assert "on this machine: 1 epoch at 32 px, 2 epochs at 64 px, 1 epoch at 64 px" in text
+    assert "on this machine: 2 epochs at 32 px, 2 epochs at 64 px, 1 epoch at 64 px" in text
     moments = (
         ({"last_step": 10}, (1, 5), 32),
         ({"fatal_write": 12}, (2, 0), 64),  # args.json, the six or eight files of epoch 2, best.keras of epoch 3

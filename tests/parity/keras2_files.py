@@ -7,6 +7,7 @@ The release's graph is built from its description on tf_keras' MobileNetV2; weig
 statistics are random, such that every layer matters in the outputs. TensorFlow 2.3 pads `Conv1` by a layer of its own.
 """
 
+import functools
 import json
 import os
 import sys
@@ -21,8 +22,14 @@ import tf_keras as keras
 TAPS = ("block_1_project_BN", "block_3_project_BN", "block_6_project_BN", "block_10_project_BN", "block_13_project_BN")
 
 
+@functools.cache
+def mobilenet(size):
+    """One for all models of a size, for a build takes seconds; each draws its weights anew and is written before."""
+    return keras.applications.MobileNetV2(input_shape=(size, size, 3), alpha=1.0, include_top=True, weights=None)
+
+
 def build(kind, num_landmarks, size, dropout=0.3):
-    base = keras.applications.MobileNetV2(input_shape=(size, size, 3), alpha=1.0, include_top=True, weights=None)
+    base = mobilenet(size)
     if kind == "asmnet":
         taps = [*TAPS, "block_15_add"]
         pooled = [keras.layers.GlobalAveragePooling2D()(base.get_layer(name).output) for name in taps]
@@ -124,7 +131,7 @@ def write(folder):
     resnet = keras.applications.ResNet50(input_shape=(64, 64, 3), weights=None, include_top=False)
     keras.Model(resnet.input, resnet.get_layer("conv2_block3_out").output).save(folder / "resnet.h5")
     keras.applications.MobileNetV2(input_shape=(64, 64, 3), alpha=0.5, weights=None).save(folder / "narrow.h5")
-    backbone = keras.applications.MobileNetV2(input_shape=(64, 64, 3), include_top=False, weights=None)
+    backbone = keras.Model(mobilenet(64).input, mobilenet(64).get_layer("out_relu").output)
     backbone.save_weights(folder / "backbone.h5")
     backbone.save(folder / "headless.h5")
     keras.Sequential([keras.layers.Dense(2, input_shape=(3,))]).save(folder / "sequential.h5")

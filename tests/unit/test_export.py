@@ -2,12 +2,12 @@
 
 import contextlib
 import json
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import tensorflow as tf
-from conftest import EXPORTS
 
 from asmnet_tf import export, files
 from asmnet_tf.data import sidecars
@@ -21,8 +21,15 @@ from asmnet_tf.synthetic.renderer import render_face
 
 SIZE = 64
 SIDECAR = {"dataset": "300w", "crop": "square", "crop_scale": 1.2, "commit": "abc", "stored": "as float16"}
-# how far a coordinate may be off (network units): at most, on average; few faces calibrate
-LIMITS = dict.fromkeys(EXPORTS, (1e-5, 1e-6)) | {"float16": (5e-3, 5e-4), "int8": (0.5, 1.5e-2)}
+# name of the file, its flags, how far a coordinate may be off (network units): at most, on average
+KINDS = {
+    "plain": ("m_plain.tflite", ["--to", "tflite"], 1e-5, 1e-6),
+    "float16": ("m_float16.tflite", ["--to", "tflite", "--quantise", "float16"], 5e-3, 5e-4),
+    "int8": ("m_int8.tflite", ["--to", "tflite", "--quantise", "int8"], 0.5, 1.5e-2),  # few faces calibrate
+    "savedmodel": ("m_saved", ["--to", "savedmodel"], 1e-5, 1e-6),
+    "onnx": ("m_onnx.onnx", ["--to", "onnx"], 1e-5, 1e-6),
+    "h5": ("m_release.h5", ["--to", "h5"], 1e-5, 1e-6),
+}
 
 
 def save(model, path, sidecar=SIDECAR):
@@ -35,8 +42,17 @@ def run(*args):
 
 
 @pytest.fixture(scope="module")
-def model(exports):
-    return checkpoints.load_model(exports / "m.keras")[0]
+def model(trained_64):
+    return checkpoints.load_model(trained_64 / "m.keras")[0]
+
+
+@pytest.fixture(scope="module")
+def folder(trained_64, run_batch, faces_300w, tmp_path_factory):
+    folder, more = tmp_path_factory.mktemp("exports"), ["--calibrate", faces_300w, "--faces", 20, "--output"]
+    commands = [[trained_64 / "m.keras", *flags, *more, folder / name] for name, flags, *_ in KINDS.values()]
+    for done in run_batch([("asmnet_tf.export", argv) for argv in commands]).done:
+        assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +63,10 @@ def crops():
     return np.stack([crop_image(face.image, frame, SIZE) for face, frame in zip(faces, frames)])
 
 
-@pytest.mark.parametrize("kind", EXPORTS)
-def test_an_export_says_what_its_model_says(exports, model, crops, kind):
-    (name, _), (at_most, on_average) = EXPORTS[kind], LIMITS[kind]
-    opened = open_model(exports / name)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_export_says_what_its_model_says(folder, model, crops, kind):
+    name, _, at_most, on_average = KINDS[kind]
+    opened = open_model(folder / name)
     exact = [np.asarray(output) for output in model(crops.astype(np.float32), training=False)]
     assert np.ptp(exact[0], axis=0).mean() > 0.05  # the faces differ
     for first, last in ((0, 12), (3, 4)):  # any number of faces
@@ -65,16 +81,16 @@ def test_an_export_says_what_its_model_says(exports, model, crops, kind):
     assert (opened.parameters, opened.multiply_adds) == (1_439_507, count_multiply_adds(model))
 
 
-def test_sizes(exports):
-    size = {kind: export.bytes_of(exports / name) for kind, (name, _) in EXPORTS.items()}
+def test_sizes(folder):
+    size = {kind: export.bytes_of(folder / name) for kind, (name, *_) in KINDS.items()}
     assert size["float16"] < 0.55 * size["plain"]
     assert size["int8"] < 0.35 * size["plain"]
-    assert export.bytes_of(exports / EXPORTS["savedmodel"][0]) > 4 * 1_400_000
+    assert export.bytes_of(folder / KINDS["savedmodel"][0]) > 4 * 1_400_000
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("plain", np.float32), ("float16", np.float32), ("int8", np.uint8)])
-def test_tflite_signature(exports, kind, dtype):
-    interpreter = tf.lite.Interpreter(str(exports / EXPORTS[kind][0]))
+def test_tflite_signature(folder, kind, dtype):
+    interpreter = tf.lite.Interpreter(str(folder / KINDS[kind][0]))
     assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["image"], "outputs": ["O_L", "O_P"]}}
     runner = interpreter.get_signature_runner("serving_default")
     pixels = runner.get_input_details()["image"]
@@ -84,48 +100,48 @@ def test_tflite_signature(exports, kind, dtype):
     assert {details["dtype"] for details in runner.get_output_details().values()} == {np.float32}
 
 
-def test_onnx_names_its_outputs_and_takes_any_batch(exports, tmp_path):
-    session = onnxruntime.InferenceSession(str(exports / EXPORTS["onnx"][0]), providers=["CPUExecutionProvider"])
+def test_onnx_names_its_outputs_and_takes_any_batch(folder, tmp_path):
+    session = onnxruntime.InferenceSession(str(folder / KINDS["onnx"][0]), providers=["CPUExecutionProvider"])
     assert [tensor.name for tensor in session.get_inputs()] == ["image"]
     assert session.get_inputs()[0].shape[1:] == [SIZE, SIZE, 3]
     outputs = session.run(["O_L", "O_P"], {"image": np.zeros((3, SIZE, SIZE, 3), np.float32)})
     assert [output.shape for output in outputs] == [(3, 136), (3, 3)]
     damaged = tmp_path / "damaged.onnx"
-    damaged.write_bytes((exports / EXPORTS["onnx"][0]).read_bytes()[:100_000])
+    damaged.write_bytes((folder / KINDS["onnx"][0]).read_bytes()[:100_000])
     with pytest.raises(InputError, match=r"damaged\.onnx"):
         open_model(damaged)
 
 
-def test_saved_model_signature(exports):
-    signature = tf.saved_model.load(str(exports / EXPORTS["savedmodel"][0])).signatures["serving_default"]
+def test_saved_model_signature(folder):
+    signature = tf.saved_model.load(str(folder / KINDS["savedmodel"][0])).signatures["serving_default"]
     assert {name: spec.dtype for name, spec in signature.structured_input_signature[1].items()} == {"image": tf.float32}
     assert set(signature.structured_outputs) == {"O_L", "O_P"}
 
 
-def test_side_cars(exports, faces_300w):
-    facts = {kind: json.loads(sidecars.sidecar_path(exports / name).read_text()) for kind, (name, _) in EXPORTS.items()}
+def test_side_cars(folder, faces_300w):
+    facts = {kind: json.loads(sidecars.sidecar_path(folder / name).read_text()) for kind, (name, *_) in KINDS.items()}
     for kind, fact in facts.items():
         assert fact.items() >= {"dataset": "300w", "crop": "square", "crop_scale": 1.2, "commit": "abc"}.items(), kind
         assert fact.items() >= {"input_size": SIZE, "num_landmarks": 68, "source_model": "m.keras"}.items()
         assert fact["outputs"] == ["O_L float32 (B, 136)", "O_P float32 (B, 3)"]
         assert fact["compared"]["faces"] == 10
         assert "stored" not in fact
-    assert [facts[kind]["quantisation"] for kind in EXPORTS] == ["none", "float16", "int8", "none", "none", "none"]
+    assert [facts[kind]["quantisation"] for kind in KINDS] == ["none", "float16", "int8", "none", "none", "none"]
     assert facts["plain"]["input"] == "RGB pixels 0..255, float32 (B, 64, 64, 3)"
     assert facts["int8"]["input"] == "RGB pixels 0..255, uint8 (B, 64, 64, 3)"
     assert facts["int8"]["calibration"] == faces_300w.name
     assert facts["h5"]["input"] == "RGB pixels / 255, float32 (B, 64, 64, 3)"
     assert facts["h5"]["landmarks"].startswith("O_L: (centre - p) / size")
     assert facts["h5"]["convention"].startswith("release: ")
-    assert open_model(exports / EXPORTS["h5"][0]).sidecar["crop"] == "square"  # not the release's tight one
+    assert open_model(folder / KINDS["h5"][0]).sidecar["crop"] == "square"  # not the release's tight one
     assert facts["plain"]["compared"]["landmarks_max"] < 1e-5 < facts["int8"]["compared"]["landmarks_max"]
 
 
-def test_int8_biases_take_off_what_rounding_adds(exports, model, faces_300w):
+def test_int8_biases_take_off_what_rounding_adds(folder, model, faces_300w):
     """On the faces it was calibrated on, the mean error is small against the error of one face."""
-    crops = exporters.face_crops(str(faces_300w), 20, exports / "m.keras", model, SIDECAR)[::2]
+    crops = exporters.face_crops(str(faces_300w), 20, Path("m.keras"), model, SIDECAR)[::2]
     exact = np.asarray(model(crops.astype(np.float32), training=False)[0])
-    away = np.asarray(open_model(exports / EXPORTS["int8"][0]).infer(crops)[0]) - exact
+    away = np.asarray(open_model(folder / KINDS["int8"][0]).infer(crops)[0]) - exact
     print(f"{np.abs(away.mean(axis=0)).mean():.1e} of {np.abs(away).mean():.1e}")
     assert np.abs(away.mean(axis=0)).mean() < 0.4 * np.abs(away).mean()
 

@@ -61,19 +61,6 @@ def test_the_default_model_as_tflite_says_what_its_keras_file_says():
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_the_package_root_brings_tensorflow_only_when_asked(run_python):
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import asmnet_tf\n"
-        "names = asmnet_tf.pretrained_names()\n"
-        "heavy = {'numpy', 'tensorflow', 'keras'}\n"
-        "assert not heavy & set(sys.modules)\n"
-        "assert {'load_pretrained', 'pretrained_sidecar', 'pretrained_names'} <= set(dir(asmnet_tf))\n"
-        "assert not hasattr(asmnet_tf, 'load_anything')\n"
-        "print(asmnet_tf.load_pretrained(names[0]).count_params())"
-    )
-    assert int(run_python("-c", code, REPO).stdout) > 1_000_000
-
-
 def test_an_unknown_name_lists_the_names_there_are():
     there = ", ".join(sidecars.pretrained_names())
     for load in (asmnet_tf.load_pretrained, asmnet_tf.pretrained_sidecar, checkpoints.load_model):
