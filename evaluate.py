@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
             bad.write(args.output)
 
         # 2. Every model on these faces.
-        boxes = truth.detected_boxes(samples) if args.boxes == "detector" else None
+        boxes = truth.detected_boxes(samples, faces.spec, args.models) if args.boxes == "detector" else None
         how = {"crop": args.crop, "flip": args.flip, "boxes": boxes, "part": replicas.part, "total": replicas.total}
         methods = []
         for name, path in truth.unique_names(args.models, taken={*files, "mean_shape"}):

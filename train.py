@@ -45,6 +45,7 @@ def main(args: argparse.Namespace) -> None:
 
     from asmnet_tf.data.annotations import BadSamples, read_folder, trainable, training_faces, with_pose
     from asmnet_tf.data.pose import angles_to_unit
+    from asmnet_tf.faces.detector import measure_place
     from asmnet_tf.shape.training_shapes import load_for, shapes_of
     from asmnet_tf.training import distribution, run_folder, schedule
 
@@ -68,6 +69,10 @@ def main(args: argparse.Namespace) -> None:
             extra = trainable(with_pose(read_folder(args.extra, spec, bad), spec, args.extra, None), bad)
             if (extra[0].pose is None) and has_pose:
                 raise InputError(f"{args.extra}: these faces have no head pose, those of the dataset have.")
+        if not spec.is_known and spec.detector_box is None:  # so that predict.py crops as is done here
+            if place := measure_place(faces):
+                spec = replace(spec, detector_box=place, description=spec.description | {"detector_box": list(place)})
+            print("landmarks in the face detector's box:", place or "unknown, it sees too few of these faces")
         faces += extra
 
         # 2. The eigen-shapes of these faces in this crop.

@@ -20,8 +20,7 @@ from asmnet_tf.data.layouts import DATASETS, DatasetSpec, Source
 from asmnet_tf.data.pose import align_signs, cached_pose, read_pose_labels
 from asmnet_tf.data.pose_sets import POSE_READERS
 from asmnet_tf.data.readers import (  # noqa: F401
-    LIST_ENDINGS,
-    READERS,
+    FILE_READERS,
     BadSamples,
     Sample,
     progress,
@@ -31,7 +30,7 @@ from asmnet_tf.data.readers import (  # noqa: F401
 )
 from asmnet_tf.files import InputError
 
-_READERS = READERS | POSE_READERS  # by the ending of a source, or by the layout of a dataset
+_READERS = FILE_READERS | POSE_READERS  # by the ending of a source, or by the layout of a dataset
 _ENDING = re.compile(rf"({'|'.join(map(re.escape, (*PHOTO_ENDINGS, '.pts')))})(?=#\d+$|$)", re.IGNORECASE)
 
 
@@ -52,8 +51,8 @@ def read_samples(
     """
     data_dir = Path(data_dir)
     bad = bad or BadSamples()
-    if split not in (*spec.splits, *spec.shares):
-        raise InputError(f"split {split!r}: {spec.title} has {', '.join((*spec.splits, *spec.shares)) or 'none'}.")
+    if split not in spec.split_names:
+        raise InputError(f"split {split!r}: {spec.title} has {', '.join(spec.split_names) or 'none'}.")
     if not data_dir.is_dir():
         raise InputError(f"{data_dir}: no such folder. Put {spec.title} there or give its place with --data-dir.")
     sources = spec.splits[split] if split in spec.splits else spec.splits["train"]
@@ -63,13 +62,13 @@ def read_samples(
     rest = None if shared else limit
     for source in sources:
         path = data_dir / source.path
-        reader = _READERS.get(path.suffix.lower() if spec.layout == "300w" else spec.layout, read_folder_pts)
-        is_file = spec.layout in ("wflw", "cofw") or path.suffix.lower() in LIST_ENDINGS
-        there = path.is_file() if is_file else path.is_dir()
+        kind = path.suffix.lower() if spec.layout == "300w" else spec.layout
+        there = path.is_file() if kind in FILE_READERS else path.is_dir()
         if not there and not source.expected:
             raise InputError(f"{path}: not there; the description of {spec.title} names it. Is --data-dir right?")
         if there and (rest is None or len(samples) < rest):
-            here = reader(spec, data_dir, source, None if rest is None else rest - len(samples), bad)
+            left = None if rest is None else rest - len(samples)
+            here = _READERS.get(kind, read_folder_pts)(spec, data_dir, source, left, bad)
             found[source.name] += len(here)
             samples += here
     if shared:
@@ -115,7 +114,7 @@ def training_faces(
     Raises: InputError as `read_samples`, and where nothing is left to train on.
     """
     faces = read_samples(spec, data_dir, "train", limit, bad=bad)
-    if "val" in (*spec.splits, *spec.shares):
+    if "val" in spec.split_names:
         return faces, read_samples(spec, data_dir, "val", limit, bad=bad)
     kept, validation = hold_out(faces, fraction)
     if not kept:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from asmnet_tf.config import Augmentation
-from asmnet_tf.data.geometry import Patch, compose, crop_to_image, invert, warp_patch
+from asmnet_tf.data.geometry import Patch, compose, crop_to_image, invert, rotation, warp_patch
 
 _NOISE = np.random.default_rng(20210303).standard_normal(1 << 20).astype(np.float32)
 
@@ -52,10 +52,8 @@ def motion(
         margins_px: how far the left, top, right and bottom side of the crop move outwards, source pixels.
     """
     extent = frame[2:]
-    angle = np.radians(rotation_deg)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     mirror = np.diag([-1.0 if flip else 1.0, 1.0])
-    linear = (turn @ mirror) * extent[None, :] / extent[:, None] / scale
+    linear = (rotation(rotation_deg) @ mirror) * extent[None, :] / extent[:, None] / scale
     affine = np.concatenate([linear, np.array(shift, float)[:, None]], axis=1)
     low, high = np.array(margins_px[:2]), np.array(margins_px[2:])
     wider = (extent + low + high) / extent

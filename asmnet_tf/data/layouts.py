@@ -17,6 +17,7 @@ A point is a number from 0, a name, or, in a list, a run: "36-41" or "41-36". Ke
     pose        points of the 68-point mean face, [point, point of that face], [point, x, y, z] in head axes; six give
                 a head pose
     contours    lists of points to draw, closed where the first is also the last
+    detector_box  [scale, x, y]: where the landmarks' box lies, see `DatasetSpec`; train.py measures it if it is missing
     subsets     name = list of tags; a source {path, tag, faces} has one, else the first part of its path
     counts      faces of a whole subset;  thresholds: of failure rates;  data_dir: beside this file
     layout      "300w", what stands above, or another of LAYOUTS;  synthetic, published: of the datasets that ship
@@ -40,11 +41,11 @@ LAYOUTS = ("300w", "wflw", "cofw", "aflw2000", "biwi")  # of files: which reader
 RIGID_POINTS = 6  # PnP on fewer says nothing
 _KINDS = {
     **dict.fromkeys(("name", "title", "based_on", "layout", "data_dir"), str),
-    **dict.fromkeys(("flip", "pupils", "pose", "contours", "thresholds"), list),
+    **dict.fromkeys(("flip", "pupils", "pose", "contours", "thresholds", "detector_box"), list),
     **dict.fromkeys(("splits", "subsets", "counts", "published"), dict),
     **{"points": (int, list), "normaliser": (list, str), "synthetic": bool},
 }
-_INHERITED = ("points", "flip", "normaliser", "pupils", "pose", "contours", "thresholds")
+_INHERITED = ("points", "flip", "normaliser", "pupils", "pose", "contours", "thresholds", "detector_box")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class DatasetSpec:
 
     Indices are 0-based. `rigid_points` pairs a landmark with the point of the 68-point 3D mean face it stands for
     (`pose.py`), or with a place (x, y, z) in head axes; `contours` are (indices, closed) poly-lines for drawing.
+    `detector_box`: the longer side of these landmarks' box over that of 68 landmarks, and by how many sides of that its
+    centre lies further right and down on an upright face; None: as of 68.
     """
 
     name: str
@@ -81,6 +84,7 @@ class DatasetSpec:
     subset_counts: dict[str, int] = field(default_factory=dict)  # official number of faces, where results are published
     thresholds: tuple[float, ...] = (0.08, 0.10)  # of failure rate and AUC, in NME as a fraction
     is_synthetic: bool = False
+    detector_box: tuple[float, float, float] | None = None
     published: dict[str, dict] = field(default_factory=dict)  # NME in %, inter-ocular; pose MAE in degrees, to HopeNet
     description: dict = field(default_factory=dict)  # the keys of the file, for the side-car of a model
 
@@ -91,6 +95,16 @@ class DatasetSpec:
         for a, b in self.flip_pairs:
             mapping[a], mapping[b] = b, a
         return mapping
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits there are: by sources of their own, or by a share of the training photographs."""
+        return (*self.splits, *self.shares)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the number of points alone tells a model's layout, see `spec_of`; else its side-car describes it."""
+        return self.name in DATASETS and self.num_landmarks in (DATASETS[name].num_landmarks for name in REAL)
 
     @property
     def has_pose(self) -> bool:
@@ -210,6 +224,12 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
     layout = table.get("layout", "300w")
     if layout not in LAYOUTS:
         raise wrong("layout", layout, f"one of {', '.join(LAYOUTS)}")
+    place = table.get("detector_box")
+    if place is not None:
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= 5 for v in place)
+        if not numbers or len(place) != 3 or place[0] < 0.05:
+            raise wrong("detector_box", place, "scale, x and y, like [0.5, 0.0, -0.1]")
+        place = tuple(map(float, place))
     splits, shares = {}, {}
     for split, sources in table.get("splits", {}).items():
         if isinstance(sources, float) and 0 < sources < 1 and split != "train":
@@ -242,6 +262,7 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
         subset_counts=table.get("counts", {}),
         thresholds=tuple(thresholds),
         is_synthetic=table.get("synthetic", False),
+        detector_box=place,
         published=table.get("published", {}),
         description={key: table[key] for key in table if key not in ("based_on", "synthetic", "data_dir")},
     )

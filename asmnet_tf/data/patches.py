@@ -53,6 +53,7 @@ class FacePatches:
             where all patches take less than MEMORY_LIMIT_BYTES and half of the free memory, else disk, or none where
             the folder cannot hold them.
         cache_dir: folder of the disk cache; default: `patches` in `pose.cache_folder()`.
+        angles: (N,) by which the crops, not the patches, are turned, degrees clockwise; such images are read each time.
     Raises: InputError naming the first image that cannot be read; OutputError naming the folder that cannot be written.
     """
 
@@ -65,6 +66,7 @@ class FacePatches:
         margin: float = geometry.PATCH_MARGIN,
         cache: str = "auto",
         cache_dir: Path | None = None,
+        angles: np.ndarray | None = None,
     ) -> None:
         if cache not in CACHES:
             raise ValueError(f"cache is {cache!r}; it is one of {', '.join(CACHES)}")
@@ -76,7 +78,7 @@ class FacePatches:
         for row, sample, frame in zip(self.landmarks_norm, self.samples, self.frames):
             row[:] = geometry.normalise(sample.landmarks.astype(np.float64), frame)
         self.poses = np.stack([np.full(3, np.nan) if s.pose is None else s.pose for s in self.samples])
-        self.angles = np.zeros(len(self.samples))  # by which the crops, not the patches, are turned, degrees clockwise
+        self.angles = np.zeros(len(self.samples)) if angles is None else angles
         self._cached: list[geometry.Patch] | None = None
         self._disk: _DiskCache | None = None
         self.cache = cache

@@ -92,9 +92,17 @@ def angles_to_unit(angles_deg: np.ndarray) -> np.ndarray:
     return np.clip(np.asarray(angles_deg) / POSE_RANGE_DEG, -1.0, 1.0)
 
 
-def unit_to_angles(pose_norm: np.ndarray) -> np.ndarray:
-    """Network units (`O_P`) -> degrees."""
-    return np.asarray(pose_norm) * POSE_RANGE_DEG
+def unit_to_angles(pose_norm: np.ndarray, turned: np.ndarray | None = None) -> np.ndarray:
+    """Network units (`O_P`) (..., 3) -> degrees; turned (...): by how much the crop was, degrees clockwise."""
+    angles = np.asarray(pose_norm) * POSE_RANGE_DEG
+    if turned is not None:
+        angles[..., 2] = np.where(turned, signed(angles[..., 2] + turned), angles[..., 2])
+    return angles
+
+
+def signed(angle: np.ndarray | float) -> np.ndarray | float:
+    """Returns angles in degrees within (-180, 180]."""
+    return 180.0 - (180.0 - angle) % 360.0
 
 
 # --- PnP --------------------------------------------------------------------------------------------------------------
@@ -158,7 +166,7 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
             continue
         with contextlib.suppress(cv2.error):  # rigid points on one line: no pose, the row stays NaN
             angles[i] = matrix_to_angles(solve_pnp(points_3d, to_rays(upright)[ours])[0])
-            angles[i, 2] = 180.0 - (180.0 - angles[i, 2] - tilt) % 360.0
+            angles[i, 2] = signed(angles[i, 2] + tilt)
     return angles.reshape(*landmarks.shape[:-2], 3)
 
 

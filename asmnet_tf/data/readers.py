@@ -172,9 +172,7 @@ def pts_text(landmarks: np.ndarray) -> str:
 def read_folder_pts(
     spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples
 ) -> list[Sample]:
-    """Reads a folder, or the folders of a list of images; `NAME_1.pts` may be the first face of NAME.jpg."""
-    if (data_dir / source.path).is_file():
-        return _read_list(spec, data_dir, source, limit, bad)
+    """Reads a folder of images and .pts; `NAME_1.pts` may be the first face of NAME.jpg."""
     folder = data_dir / source.path
     # one listing instead of three look-ups a file; natural order is not needed, only a fixed one
     files = [os.path.splitext(name) for name in sorted(os.listdir(folder), reverse=True) if not name.startswith(".")]
@@ -298,7 +296,6 @@ def _read_annotated(
     return samples
 
 
-LIST_ENDINGS = (".txt", ".csv", ".xml", ".json")
 _FACES = {".csv": _csv_faces, ".xml": _dlib_faces, ".json": _coco_faces}
 
 
@@ -407,4 +404,5 @@ def _open_mat(path: Path, wanted: str) -> Iterator[h5py.File]:
         raise InputError(f"{path}: {wanted} cannot be read ({str(error)[:100]}). Is it COFW's colour file?") from error
 
 
-READERS = {**dict.fromkeys(_FACES, _read_annotated), "wflw": _read_wflw, "cofw": _read_cofw}
+# by the ending of a file of faces, or by the layout of a dataset of such
+FILE_READERS = {".txt": _read_list, **dict.fromkeys(_FACES, _read_annotated), "wflw": _read_wflw, "cofw": _read_cofw}

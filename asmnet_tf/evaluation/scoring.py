@@ -38,8 +38,7 @@ def predict_faces(
             rows = slice(first, first + len(images))
             turns = patches.angles[rows]
             landmarks[rows] = denormalise(np.asarray(outputs[0], np.float64), patches.frames[rows], turns)
-            poses[rows] = unit_to_angles(np.asarray(outputs[1], np.float64))
-            poses[rows, 2] = np.where(turns, 180.0 - (180.0 - poses[rows, 2] - turns) % 360.0, poses[rows, 2])
+            poses[rows] = unit_to_angles(np.asarray(outputs[1], np.float64), turns)
             first += len(images)
             bar.update(len(images))
     return landmarks, poses
@@ -103,12 +102,12 @@ def score_model(
     landmarks, pose = np.zeros((len(samples), spec.num_landmarks, 2)), np.zeros((len(samples), 3))
     if len(own):
         chosen = [samples[i] if boxes is None else replace(samples[i], bbox=boxes[i, :4]) for i in own]
-        patches = FacePatches(chosen, crop, scale, model.input_size, margin=1.0, cache="none")  # used once
-        patches.angles = np.zeros(len(own)) if boxes is None else boxes[own, 4]
+        once = {"margin": 1.0, "cache": "none", "angles": None if boxes is None else boxes[own, 4]}
+        patches = FacePatches(chosen, crop, scale, model.input_size, **once)
         landmarks[own], pose[own] = predict_faces(infer, patches, progress=name)
     landmarks, pose = total(landmarks), total(pose)
     landmarks[~found], pose[~found] = np.nan, np.nan
-    pose = None if sidecar.get("pose", "") is None else pose  # of a layout that has none
+    pose = pose if model.has_pose else None
     info = {
         "file": str(path),
         "crop": f"{crop} {scale:g}" + ("" if boxes is None else ", detector's boxes"),

@@ -12,13 +12,13 @@ from tqdm import tqdm
 from asmnet_tf.config import VAL_FRACTION
 from asmnet_tf.data.annotations import BadSamples, Sample, pose_of, read_samples, select, training_faces
 from asmnet_tf.data.geometry import crop_frame, denormalise, landmark_box
-from asmnet_tf.data.layouts import DatasetSpec, spec_of
+from asmnet_tf.data.layouts import DatasetSpec, read_spec, spec_of
 from asmnet_tf.data.pose import align_signs, estimate_pose
 from asmnet_tf.data.sidecars import find_model, read_sidecar, sidecar_path
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.predictions import Predictions, align, check_frame, read_predictions, write_predictions
 from asmnet_tf.evaluation.records import Faces, Method, file_names
-from asmnet_tf.faces.detector import detect_faces, overlaps
+from asmnet_tf.faces.detector import detect_faces, overlaps, place_boxes
 from asmnet_tf.files import InputError
 from asmnet_tf.formats.release_pca import to_units
 from asmnet_tf.shape.shape_model import ShapeModel
@@ -129,20 +129,24 @@ def truth_of_files(first: Predictions, limit: int | None) -> Faces:
     return Faces(spec, first.names, first.landmarks_gt, pose, subsets, pose_from)
 
 
-def detected_boxes(samples: list[Sample]) -> np.ndarray:
+def detected_boxes(samples: list[Sample], spec: DatasetSpec, models: Sequence[Path] = ()) -> np.ndarray:
     """Returns where the face detector sees each sample, float64 (N, 5): box like that of landmarks, and its angle.
 
     NaN where it does not see it. The box is turned by the angle about its centre, degrees clockwise.
 
-    A face is found where a detection covers its landmark box with an IoU of FOUND or more; the best one counts.
+    A face is found where a detection covers its landmark box with an IoU of FOUND or more; the best one counts. Where
+    the landmarks are in the detector's box the spec tells, else the side-car of the first of the models that does.
     """
+    described = (read_sidecar(find_model(model)).get("description") for model in models)
+    specs = [spec, *(read_spec(table, "side-car") for table in described if isinstance(table, dict))]
+    place = next((each.detector_box for each in specs if each.detector_box), None)
     boxes = np.full((len(samples), 5), np.nan)
     seen: dict[Path, np.ndarray] = {}  # an image of many faces is looked at once
     for row, sample in zip(boxes, tqdm(samples, "detect", unit="face", disable=None, leave=False)):
         key = sample.image_path if sample.index is None else sample.image_path / str(sample.index)
         if key not in seen:
             found, _, angles = detect_faces(sample.read_image())
-            seen[key] = np.column_stack([found, angles])
+            seen[key] = np.column_stack([place_boxes(found, angles, place), angles])
         shared = overlaps(sample.bbox[None].astype(np.float64), seen[key][:, :4])[0]
         if shared.size and shared.max() >= FOUND:
             row[:] = seen[key][shared.argmax()]

@@ -92,7 +92,10 @@ class FaceAligner:
         path = find_runnable(model)
         self.model = open_model(path, threads)
         self.crop, self.crop_scale = crop_of(path, self.model.sidecar)
-        self.spec = find_spec(dataset) if dataset else spec_of(self.model.sidecar, self.model.num_landmarks, path)
+        own = "description" in self.model.sidecar or not dataset
+        trained = spec_of(self.model.sidecar, self.model.num_landmarks, path) if own else None
+        self.spec = find_spec(dataset) if dataset else trained
+        self.place = self.spec.detector_box or (trained and trained.detector_box)
         if self.spec.num_landmarks != self.model.num_landmarks:
             told = f"{self.model.num_landmarks} landmarks, {self.spec.title} has {self.spec.num_landmarks}"
             raise InputError(f"{path}: finds {told}. Is --dataset right?")
@@ -117,7 +120,7 @@ class FaceAligner:
         check_process()  # the detector, too, waits for ever
         image = to_rgb(image, bgr)
         if boxes is None:
-            boxes, scores, angles = detector.detect_faces(image, self.min_score, self.detector_size)
+            boxes, scores, angles = self.find(image)
         else:
             boxes = check_boxes(boxes)
             scores = np.ones(len(boxes))
@@ -127,9 +130,14 @@ class FaceAligner:
         for i, box in enumerate(boxes if angles is None else ()):
             look = detector.look_again(image, box)
             if look is not None and look[2]:
-                looked_at[i], turned[i] = look[0], look[2]
+                looked_at[i], turned[i] = detector.place_boxes(look[0][None], look[2:], self.place)[0], look[2]
         faces = zip(boxes, scores.tolist(), *self.align(image, looked_at, turned))
         return [Face(box, score, landmarks, *angles.tolist()) for box, score, landmarks, angles in faces]
+
+    def find(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns boxes, scores and angles as `detector.detect_faces`, where the model's landmarks are in the face."""
+        boxes, scores, angles = detector.detect_faces(image, self.min_score, self.detector_size)
+        return detector.place_boxes(boxes, angles, self.place), scores, angles
 
     def align(
         self, image: np.ndarray, boxes: np.ndarray, turned: np.ndarray | None = None
@@ -149,9 +157,8 @@ class FaceAligner:
             check_process()  # before the lock: in a fork, nobody gives it back
             with self._running:
                 landmarks_norm, pose = (np.asarray(output, np.float64) for output in self.model.infer(crops))
-            landmarks[rows], angles[rows] = denormalise(landmarks_norm, frames, turns), unit_to_angles(pose)
-            angles[rows, 2] = np.where(turns, detector.signed(angles[rows, 2] + turns), angles[rows, 2])
-        if self.model.sidecar.get("pose", "") is None:  # a layout without six rigid points
+            landmarks[rows], angles[rows] = denormalise(landmarks_norm, frames, turns), unit_to_angles(pose, turns)
+        if not self.model.has_pose:
             angles[:] = np.nan
         return landmarks, angles
 

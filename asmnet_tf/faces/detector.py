@@ -13,13 +13,16 @@ from __future__ import annotations
 import functools
 import lzma
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from asmnet_tf.config import DETECTOR_SCALE, DETECTOR_SHIFT, DETECTOR_SIZE
-from asmnet_tf.data.geometry import crop_image, crop_to_image, transform
+from asmnet_tf.data.geometry import crop_image, crop_to_image, rotation, transform
+from asmnet_tf.data.pose import signed
+from asmnet_tf.data.readers import Sample
 from asmnet_tf.files import InputError, first_line
 
 DETECTOR_FILE = Path(__file__).parents[1] / "assets" / "centerface.onnx.xz"
@@ -36,6 +39,7 @@ UPRIGHT = 25.0  # degrees to either side that the landmark network is used to
 LOOK_SIZE, LOOK_SCALE, LOOK_TURNS = 96, 1.8, range(0, 360, 45)  # pixels, sides of the box, degrees
 SURE_LOOK = 0.55  # score less misfit, of a look that is not turned: 68 upright faces have 0.60 or more
 LOOK_MIN_SCORE = 0.65  # of a second look, where the first one saw no face
+PLACE_FACES, PLACE_LEAST = 60, 5  # training faces that tell where the landmarks of a layout lie
 _STRIDE = 4  # input pixels per cell of the output maps
 _PADDING = 32  # both sides of the input are multiples of it
 _OUTPUTS = ("537", "538", "539", "540")  # heat map of face centres, log of sides, offsets of centres, five landmarks
@@ -108,11 +112,6 @@ def look_again(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float, f
     return found
 
 
-def signed(angle: np.ndarray | float) -> np.ndarray | float:
-    """Returns angles in degrees within (-180, 180]."""
-    return 180.0 - (180.0 - angle) % 360.0
-
-
 def five_point_angles(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns by how many degrees clockwise five points (N, 5, 2) are turned, and how badly they fit an upright face.
 
@@ -157,6 +156,36 @@ def to_landmark_boxes(
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + np.asarray(shift) * side
     half = scale * side / 2
     return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def place_boxes(boxes: np.ndarray, angles: np.ndarray, place: tuple[float, float, float] | None) -> np.ndarray:
+    """Moves boxes (N, 4) of `detect_faces`, turned by angles (N,), to where those of another layout's landmarks are.
+
+    Args: place: `DatasetSpec.detector_box`.
+    """
+    if place is None:
+        return boxes
+    side = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + (rotation(angles) @ place[1:]) * side
+    half = place[0] * side / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def measure_place(samples: Sequence[Sample]) -> tuple[float, float, float] | None:
+    """Returns `DatasetSpec.detector_box` by the upright faces among up to PLACE_FACES samples; None: too few are seen.
+
+    The box counts that holds the centre of the landmarks' box and lies best about it; the places' median is taken.
+    """
+    places = []
+    for sample in samples[:: max(1, len(samples) // PLACE_FACES)][:PLACE_FACES]:
+        boxes, _, angles = detect_faces(sample.read_image())
+        own = sample.bbox.astype(np.float64)
+        side, away = boxes[:, 2] - boxes[:, 0], (own[:2] + own[2:] - boxes[:, :2] - boxes[:, 2:]) / 2
+        fits = (np.abs(away) < side[:, None] / 2).all(axis=1) & (angles == 0)
+        if fits.any():
+            i = np.where(fits, overlaps(own[None], boxes)[0], -1.0).argmax()
+            places.append([(own[2:] - own[:2]).max() / side[i], *(away[i] / side[i])])
+    return tuple(np.median(places, axis=0).round(3).tolist()) if len(places) >= PLACE_LEAST else None
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

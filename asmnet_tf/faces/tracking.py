@@ -10,7 +10,7 @@ import numpy as np
 
 from asmnet_tf.config import ANGLES
 from asmnet_tf.data.geometry import crop_frame, crop_image
-from asmnet_tf.faces.detector import UPRIGHT, detect_faces, overlaps
+from asmnet_tf.faces.detector import UPRIGHT, overlaps
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import Face, FaceAligner
@@ -163,7 +163,7 @@ class FaceTracker:
 
         Args: near: lost tracks that are known by their place.
         """
-        detected, scores, angles = detect_faces(image, self.aligner.min_score, self.aligner.detector_size)
+        detected, scores, angles = self.aligner.find(image)
         steady = overlaps(_boxes(track.face.landmark_box for track in self.tracks), detected)
         expected = overlaps(_boxes(track.expected for track in self.tracks), detected)
         # where landmarks may have slid onto another face, the velocity has a say; alone, it does where they are lost

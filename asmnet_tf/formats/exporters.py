@@ -57,8 +57,11 @@ def write(model: keras.Model, path: Path, to: str, quantise: str, crops: np.ndar
         export_release(model, path)
 
 
-def describe(model: keras.Model, to: str, quantise: str) -> dict:
-    """Returns what the side-car of an export says of the file: what it takes, gives and costs."""
+def describe(model: keras.Model, to: str, quantise: str, has_pose: bool = True) -> dict:
+    """Returns what the side-car of an export says of the file: what it takes, gives and costs.
+
+    has_pose: whether the pose was trained; where it was not, the side-car goes on saying so.
+    """
     size, landmarks = model.input_shape[1], model.output_shape[0][1]
     release = to == "h5"
     return {
@@ -70,7 +73,7 @@ def describe(model: keras.Model, to: str, quantise: str) -> dict:
         f"(B, {size}, {size}, 3)",
         "outputs": [f"O_L float32 (B, {landmarks})", "O_P float32 (B, 3)"],
         "landmarks": f"O_L: {'(centre - p)' if release else '(p - centre)'} / size of the crop, x0, y0, x1, ...",
-        "pose": f"O_P: yaw, pitch, roll over {POSE_RANGE_DEG:g} degrees",
+        "pose": f"O_P: yaw, pitch, roll over {POSE_RANGE_DEG:g} degrees" if has_pose else None,
         "pose_range_deg": POSE_RANGE_DEG,
         "parameters": model.count_params(),
         "multiply_adds": count_multiply_adds(model),

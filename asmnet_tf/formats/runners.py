@@ -44,6 +44,11 @@ class RunnableModel:
     sidecar: dict = field(default_factory=dict)
     format: str = "keras"
 
+    @property
+    def has_pose(self) -> bool:
+        """Whether the pose was trained; of a layout without six rigid points the side-car says `null`."""
+        return self.sidecar.get("pose", "") is not None
+
 
 def open_model(path: str | Path, threads: int | None = None) -> RunnableModel:
     """Opens a model: `.tflite` or what begins so TFLite, `.onnx` ONNX, a folder a SavedModel, else `.keras` or `.h5`.

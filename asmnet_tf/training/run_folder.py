@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, crop_scale
-from asmnet_tf.data.layouts import DATASETS, DatasetSpec
+from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.readers import Sample
 from asmnet_tf.data.sidecars import find_model
 from asmnet_tf.files import InputError, make_folder, owned, read_arrays, read_json, replacing, sweep, write_text
@@ -95,10 +95,10 @@ def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str, ha
         "pose_range_deg": POSE_RANGE_DEG,
         **{key: flags[key] for key in ("recipe", "loss", "landmark_loss", "seed")},
         "hold_out": {
-            "by": "description" if "val" in (*spec.splits, *spec.shares) else "photograph",
+            "by": "description" if "val" in spec.split_names else "photograph",
             "fraction": flags["val_fraction"],
         },
-        **({} if spec.name in DATASETS else {"description": spec.description}),
+        **({} if spec.is_known else {"description": spec.description}),
         "commit": commit,
     }
 

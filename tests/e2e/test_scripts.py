@@ -468,6 +468,9 @@ def test_a_layout_of_ones_own_from_its_description_to_a_prediction(run_batch, fa
     scores = scores_of(ended.done[0])["m"]["all"]
     assert scores["n_scored"] == len(list((tmp_path / "testset").glob("*.pts")))
     assert scores["pose_mae_deg"] is not None
+    scale, _, y = json.loads(model.with_suffix(".json").read_text())["description"]["detector_box"]
+    assert 0.6 < scale < 1.1
+    assert abs(y) < 0.15
     predicted = json.loads((tmp_path / "out/predictions.json").read_text())
     assert predicted["points"].startswith("21 as in mine")
     for face in predicted["results"][0]["faces"]:

@@ -17,10 +17,10 @@ from asmnet_tf.data.annotations import Sample
 from asmnet_tf.data.geometry import landmark_box, read_image, transform
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.patches import FacePatches
+from asmnet_tf.data.pose import signed
 from asmnet_tf.data.sidecars import pretrained_path
 from asmnet_tf.evaluation.scoring import predict_faces
 from asmnet_tf.faces import aligner as module
-from asmnet_tf.faces.detector import signed
 from asmnet_tf.files import InputError
 from asmnet_tf.formats import runners
 

@@ -10,6 +10,8 @@ from conftest import REPO
 from matplotlib.cbook import get_sample_data
 
 from asmnet_tf.data.geometry import read_image, rotation, transform
+from asmnet_tf.data.pose import signed
+from asmnet_tf.data.readers import Sample
 from asmnet_tf.faces import detector
 from asmnet_tf.files import InputError
 
@@ -43,6 +45,27 @@ def test_the_fit_finds_the_correction_that_was_applied(monkeypatch):
     boxes = np.concatenate([low, low + rng.uniform(20, 60, (9, 2))], axis=1)
     scale, shift = fit_correction(boxes, detector.to_landmark_boxes(boxes, 0.9, (0.03, 0.15)))
     assert (scale, *shift) == pytest.approx((0.9, 0.03, 0.15))
+
+
+def test_the_box_of_another_layout_by_hand():
+    """Half the side, a tenth of it lower; on a face that lies on its left side "lower" is further left."""
+    boxes = np.array([[0.0, 0, 20, 20]] * 2)
+    placed = detector.place_boxes(boxes, np.array([0.0, 90.0]), (0.5, 0.0, 0.1))
+    assert placed == pytest.approx(np.array([[5.0, 7, 15, 17], [3, 5, 13, 15]]))
+    assert detector.place_boxes(boxes, np.zeros(2), None) is boxes
+
+
+def test_the_box_of_another_layout_is_measured(photograph, box, tmp_path):
+    """From a face whose landmarks fill the lower left quarter of the detector's box; too few faces tell nothing."""
+    middle = (box[:2] + box[2:]) / 2
+    corners = np.array([[box[0], middle[1]], [middle[0], box[3]]])
+    faces = {"seen": photograph, "blank": np.zeros_like(photograph)}
+    for name, image in faces.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image[..., ::-1])
+        faces[name] = Sample(name, tmp_path / f"{name}.png", corners, corners.ravel(), frozenset())
+    seen, blank = faces.values()
+    assert detector.measure_place([seen] * 5 + [blank] * 5) == pytest.approx((0.5, -0.25, 0.25), abs=2e-3)
+    assert detector.measure_place([seen] * 4 + [blank] * 9) is None
 
 
 def test_overlaps_by_hand():
@@ -85,7 +108,7 @@ def test_small_faces_need_the_second_view(photograph):
 def test_a_turned_face_is_found_with_its_angle(photograph, box, angle):
     turned, matrix = turn(photograph, angle)
     boxes, scores, angles = detector.detect_faces(turned)
-    assert abs(detector.signed(angles[0] - angle)) < 12
+    assert abs(signed(angles[0] - angle)) < 12
     centre = transform(matrix, (box[:2] + box[2:]) / 2)
     assert np.abs((boxes[0, :2] + boxes[0, 2:]) / 2 - centre).max() < 0.15 * (box[2] - box[0])
     assert scores[0] >= detector.MIN_SCORE

@@ -163,12 +163,14 @@ def test_calibration_faces(model, faces_300w, tmp_path):
         crops(tmp_path / "crops", 10)
 
 
-def test_a_spatial_head_too(tmp_path):
+def test_a_spatial_head_too_and_a_model_without_pose(tmp_path):
     model = build_asmnet(68, SIZE, head="spatial")
     start_at_mean(model, np.zeros(136), np.zeros(3))
-    save(model, tmp_path / "s.keras")
+    save(model, tmp_path / "s.keras", SIDECAR | {"pose": None})
     run(tmp_path / "s.keras", "--to", "tflite", "--faces", 2, "--output", tmp_path / "s_lite.tflite")
-    assert open_model(tmp_path / "s_lite.tflite").parameters == 1_477_715
+    exported = open_model(tmp_path / "s_lite.tflite")
+    assert exported.parameters == 1_477_715
+    assert not exported.has_pose
 
 
 def test_a_model_of_no_use_is_not_written(model, tmp_path):

@@ -20,7 +20,7 @@ from conftest import REPO
 
 from asmnet_tf import cli, files, predict
 from asmnet_tf.data.layouts import DATASETS
-from asmnet_tf.faces import aligner, overlay, tracking, video
+from asmnet_tf.faces import aligner, overlay, video
 from asmnet_tf.faces.aligner import Face
 
 POINTS = np.random.default_rng(0).uniform(10, 40, (68, 2))
@@ -33,6 +33,9 @@ class FakeAligner:
 
     def __init__(self, *_, **__):
         self.spec, self.min_score, self.detector_size, self.calls = DATASETS["300w"], 0.5, 256, 0
+
+    def find(self, image):
+        return np.array([[10.0, 10, 40, 40]]), np.ones(1), np.zeros(1)
 
     def detect(self, image, boxes=None, angles=None):
         self.calls += 1
@@ -49,7 +52,6 @@ def burst():
 def on_call(monkeypatch):
     monkeypatch.setattr(aligner, "FaceAligner", FakeAligner)
     monkeypatch.setattr(FakeAligner, "on_call", {})
-    monkeypatch.setattr(tracking, "detect_faces", lambda *_: (np.array([[10.0, 10, 40, 40]]), np.ones(1), np.zeros(1)))
     return FakeAligner.on_call
 
 

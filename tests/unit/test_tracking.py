@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from asmnet_tf.faces import tracking
 from asmnet_tf.faces.aligner import Face
 from asmnet_tf.faces.detector import overlaps
 from asmnet_tf.faces.tracking import FaceTracker, OneEuroFilter, match, still_there
@@ -20,12 +19,11 @@ def box_at(x, y=50.0, side=40.0):
 class Scene:
     """Stands for detector and network: `faces` are the boxes of the faces there are; both see them exactly."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self):
         self.faces, self.detections, self.hidden = [], 0, ()
-        self.aligner = SimpleNamespace(min_score=0.5, detector_size=256, detect=self.detect)
-        monkeypatch.setattr(tracking, "detect_faces", self.detect_faces)
+        self.aligner = SimpleNamespace(find=self.find, detect=self.detect)
 
-    def detect_faces(self, image, min_score, size):
+    def find(self, image):
         self.detections += 1
         seen = [face for i, face in enumerate(self.faces) if i not in self.hidden]
         return np.array(seen).reshape(-1, 4), np.full(len(seen), 0.9), np.zeros(len(seen))
@@ -72,8 +70,8 @@ def test_a_face_is_gone_when_it_leaves_its_box_or_the_image():
     assert not still_there(box_at(290), box_at(290), IMAGE.shape)
 
 
-def test_detection_every_few_frames_and_one_number_per_face(monkeypatch):
-    scene = Scene(monkeypatch)
+def test_detection_every_few_frames_and_one_number_per_face():
+    scene = Scene()
     tracker = FaceTracker(scene.aligner, detect_every=4)
     for step in range(8):
         scene.faces = [box_at(5.0 * step), box_at(200.0 - 5 * step, 100.0)]
@@ -84,8 +82,8 @@ def test_detection_every_few_frames_and_one_number_per_face(monkeypatch):
     assert scene.detections == 2
 
 
-def test_a_lost_face_is_dropped_and_looked_for_at_once(monkeypatch):
-    scene = Scene(monkeypatch)
+def test_a_lost_face_is_dropped_and_looked_for_at_once():
+    scene = Scene()
     tracker = FaceTracker(scene.aligner, detect_every=10)
     scene.faces = [box_at(20), box_at(150)]
     assert len(tracker.update(IMAGE, 0.04)) == 2
@@ -96,8 +94,8 @@ def test_a_lost_face_is_dropped_and_looked_for_at_once(monkeypatch):
     assert scene.detections == 2
 
 
-def test_an_unconfirmed_track_ends_and_an_empty_scene_is_empty(monkeypatch):
-    scene = Scene(monkeypatch)
+def test_an_unconfirmed_track_ends_and_an_empty_scene_is_empty():
+    scene = Scene()
     tracker = FaceTracker(scene.aligner, detect_every=1)
     assert tracker.update(IMAGE, 0.04) == []
     scene.faces = [box_at(20)]
@@ -106,11 +104,11 @@ def test_an_unconfirmed_track_ends_and_an_empty_scene_is_empty(monkeypatch):
     assert tracker.update(IMAGE, 0.04) == []
 
 
-def test_smoothing_does_not_depend_on_the_size_of_the_face(monkeypatch):
+def test_smoothing_does_not_depend_on_the_size_of_the_face():
     """The same jump by a tenth of the side, at 20 and at 40 px, is smoothed to the same share."""
     shares = []
     for side in (20.0, 40.0):
-        scene = Scene(monkeypatch)
+        scene = Scene()
         tracker = FaceTracker(scene.aligner, detect_every=100, smooth=True)
         scene.faces = [box_at(50, side=side)]
         tracker.update(IMAGE, 0.04)
@@ -124,9 +122,9 @@ def test_smoothing_does_not_depend_on_the_size_of_the_face(monkeypatch):
 
 @pytest.mark.parametrize("detect_every", [1, 10])
 @pytest.mark.parametrize("speed", [2.0, 6.0, -4.0])
-def test_a_face_at_rest_keeps_number_and_place_when_another_passes_in_front(monkeypatch, speed, detect_every):
+def test_a_face_at_rest_keeps_number_and_place_when_another_passes_in_front(speed, detect_every):
     """Where boxes overlap the detector sees the one in front alone, and the landmarks are those of the nearer face."""
-    scene = Scene(monkeypatch)
+    scene = Scene()
     tracker = FaceTracker(scene.aligner, detect_every)
     numbers = []
     for step in range(int(240 / abs(speed))):
@@ -142,8 +140,8 @@ def test_a_face_at_rest_keeps_number_and_place_when_another_passes_in_front(monk
     assert 2 in seen
 
 
-def test_a_face_that_the_detector_misses_for_a_second_keeps_its_number_while_the_camera_pans(monkeypatch):
-    scene = Scene(monkeypatch)
+def test_a_face_that_the_detector_misses_for_a_second_keeps_its_number_while_the_camera_pans():
+    scene = Scene()
     tracker = FaceTracker(scene.aligner, detect_every=5)
     for step in range(60):
         scene.faces = [box_at(250.0 - 3 * step), box_at(230.0 - 3 * step, 120.0)]
@@ -153,9 +151,9 @@ def test_a_face_that_the_detector_misses_for_a_second_keeps_its_number_while_the
     assert set(seen) == {1, 2}
 
 
-def test_after_two_seconds_or_outside_the_image_only_the_look_tells(monkeypatch):
+def test_after_two_seconds_or_outside_the_image_only_the_look_tells():
     """Three people as three patterns: the first leaves and comes back, the third comes where the first was."""
-    scene = Scene(monkeypatch)
+    scene = Scene()
     patterns = np.random.default_rng(0).integers(0, 256, (3, 41, 41, 3), np.uint8)
 
     def update(people):
