@@ -2,6 +2,7 @@
 
     python train.py --dataset 300w --data-dir data/300w --weights MOBILENET.h5 --name asmnet_300w   # the shipped model
     python train.py --dataset 300w --data-dir data/300w --weights MOBILENET.h5 --name asmnet_300w --resume
+    python train.py --dataset faces.toml --recipe finetune --name mine       # a shipped model, on one's own photographs
     python train.py --dataset 300w --data-dir data/300w --recipe paper --shape-model shape_models_tight/300w_pca90.npz
     python train.py --loss asm --input-size 64 --epochs 10                   # synthetic faces, after pca_builder.py
     srun bash worker.sh ...                    # several machines: see the first lines of training/distribution.py
@@ -107,8 +108,8 @@ def main(args: argparse.Namespace) -> None:
         is_whole = "O_L" in received
 
         # 4. The phases that are left.
-        scale = replicas.count if args.scale_lr else 1
-        phases = schedule.phases_of_run(args.phases, fine_tuning=is_whole and args.lr is None, scale=scale)
+        scale, gently = replicas.count if args.scale_lr else 1, args.lr is None and args.recipe != "finetune"
+        phases = schedule.phases_of_run(args.phases, fine_tuning=is_whole and gently, scale=scale)
         recipe, flags = replace(recipe, phases=phases), vars(args) | schedule.as_flags(phases)
         sidecar = run_folder.make_sidecar(flags, spec, commit=cli.commit(), has_pose=has_pose)
         content = run_folder.content_hashes([*faces, *validation], args.pose_labels, shape_model, args.weights)
@@ -151,6 +152,8 @@ def main(args: argparse.Namespace) -> None:
                 print(f"{folder}: {len(faces)} faces, {len(validation)} held out, {model.count_params():,} parameters")
             trainer.run(score_start=is_whole)
             progress = trainer.progress
+        if is_whole and validation and replicas.is_chief:
+            print(run_folder.before_and_after(progress.rows, len(validation)))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from asmnet_tf.config import (
     AUGMENTATIONS,
     CACHES,
     CROPS,
+    DEFAULT_MODEL,
     FROZEN_LR,
     HEADS,
     KERAS,
@@ -193,7 +194,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--weights", default="none", help="none, imagenet, .keras, .weights.h5, .h5 or a shipped NAME")
 
     recipe = parser.add_argument_group("recipe", "--recipe sets the defaults of all that follow")
-    recipe.add_argument("--recipe", choices=RECIPES, default="tuned")
+    told = f"finetune: goes on from --weights, default {DEFAULT_MODEL}, gently enough for 20 faces"
+    recipe.add_argument("--recipe", choices=RECIPES, default="tuned", help=told)
     told = "asm: with the ASM term, mse: without it; default: asm of paper or beside --alpha or --shape-model, else mse"
     recipe.add_argument("--loss", choices=LOSSES, help=told)
     recipe.add_argument("--landmark-loss", choices=LANDMARK_LOSSES, help="metric of both landmark terms")
@@ -205,7 +207,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--ema", type=fraction, help="momentum of the weights' moving average, e.g. 0.998")
     recipe.add_argument("--l2-heads", type=non_negative, help="the paper's 0.01 has no effect in the release")
     recipe.add_argument("--dropout", type=fraction)
-    add_crop_argument(parser, None, "tuned: square, paper: tight")
+    add_crop_argument(parser, None, "paper: tight, else square")
 
     planned = "; ".join(f"{name}: {', '.join(map(str, recipe.phases))}" for name, recipe in RECIPES.items())
     told = "with any of these, one phase: the recipe's first, at its last input size, changed so. A whole model of"
@@ -244,6 +246,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 def parse_training_arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Parses `add_training_arguments`; what the flags leave open is filled in, the flags of a phase as `phases`."""
     args = parser.parse_args(argv)
+    if args.recipe == "finetune" and args.weights == "none":
+        args.weights = DEFAULT_MODEL
     if args.freeze_batch_norm and args.weights == "none":
         parser.error("--freeze-batch-norm: keeps that of --weights, and there are none")
     if args.head != "pooled" and args.arch != "asmnet":

@@ -162,6 +162,12 @@ RECIPES: dict[str, Recipe] = {
         start_at_mean=True,
     ),
 }
+# from a shipped or own model, with its batch norm: a handful of faces cannot move that far
+RECIPES["finetune"] = replace(
+    RECIPES["tuned"],
+    phases=(Phase(40, augment="mild", freeze_batch_norm=True, pose_weight=2.0),),
+    batch_size=8,
+)
 LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing")
 ARCHITECTURES = ("asmnet", "mobilenet_v2")
 HEADS = ("pooled", "spatial")  # what the two linear heads of ASMNet see; pooled is the paper's

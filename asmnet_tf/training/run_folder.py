@@ -49,6 +49,7 @@ LOG_COLUMNS = (
     *("epoch", "loss", "loss_landmarks", "loss_asm", "loss_pose", "alpha", "lr", "images_per_s", "seconds"),
     *("val_nme_pct", "val_yaw_deg", "val_pitch_deg", "val_roll_deg"),
 )
+TELLING_FACES = 20  # fewer held-out faces tell little
 _AGAIN = "Start again under another --name."
 _FREE_ON_RESUME = {
     *("resume", "output", "name", "data_dir", "shape_model", "weights", "pose_labels", "cache", "cache_dir", "extra"),
@@ -363,3 +364,10 @@ def best_line(rows: Sequence[dict]) -> str:
             f"epoch {first_epoch}. Try a lower --lr"
         )
     return line
+
+
+def before_and_after(rows: Sequence[dict], faces: int) -> str:
+    """Returns what fine-tuning has brought, as a sentence: rows as of `best_line`, faces that were held out."""
+    scored = [row["val_nme_pct"] for row in rows if row["val_nme_pct"] is not None]
+    few = "" if faces >= TELLING_FACES else f"; {faces} tell little, see --val-fraction"
+    return f"NME on {faces} held-out faces: {scored[0]:.2f} % before, {min(scored):.2f} % after{few}"

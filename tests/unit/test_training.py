@@ -8,13 +8,13 @@ import pytest
 
 import train
 from asmnet_tf import cli
-from asmnet_tf.config import FROZEN_LR, RECIPES, Phase
+from asmnet_tf.config import DEFAULT_MODEL, FROZEN_LR, RECIPES, Phase
 from asmnet_tf.data.annotations import read_samples, with_pose
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
 from asmnet_tf.network.loss import alpha_at
 from asmnet_tf.shape.shape_model import ShapeModel
-from asmnet_tf.training.run_folder import check_flags, content_hashes, write_arguments
+from asmnet_tf.training.run_folder import before_and_after, check_flags, content_hashes, write_arguments
 from asmnet_tf.training.schedule import Plan, Schedule, as_flags, phase_at, phases_of_run
 
 
@@ -76,6 +76,21 @@ def test_flags_replace_the_phases_of_the_recipe_by_one():
     assert [recorded[key] for key in ("epochs", "lr", "input_size", "augment", "freeze_batch_norm", "pose_weight")] == [
         *(3, 1e-2, 224, "paper", False, 0.5)
     ]
+
+
+def test_fine_tuning_starts_from_the_shipped_model_with_its_batch_norm():
+    args = train.parse_args(["--recipe", "finetune"])
+    assert (args.weights, args.crop, args.batch_size) == (DEFAULT_MODEL, "square", 8)
+    assert args.phases == RECIPES["finetune"].phases
+    assert train.parse_args(["--recipe", "finetune", "--weights", "other.keras"]).weights == "other.keras"
+    (phase,) = train.parse_args(["--recipe", "finetune", "--input-size", "64", "--epochs", "3"]).phases
+    assert (phase.epochs, phase.input_size, phase.lr, phase.freeze_batch_norm) == (3, 64, FROZEN_LR, True)
+
+
+def test_fine_tuning_tells_before_and_after():
+    rows = [{"val_nme_pct": value} for value in (8.0, None, 6.0, 7.0)]
+    assert before_and_after(rows, 20) == "NME on 20 held-out faces: 8.00 % before, 6.00 % after"
+    assert before_and_after(rows, 2).endswith("2 tell little, see --val-fraction")
 
 
 def test_the_term_is_used_where_it_is_asked_for():
