@@ -137,8 +137,8 @@ def detected_boxes(samples: list[Sample], spec: DatasetSpec, models: Sequence[Pa
     A face is found where a detection covers its landmark box with an IoU of FOUND or more; the best one counts. Where
     the landmarks are in the detector's box the spec tells, else the side-car of the first of the models that does.
     """
-    described = (read_sidecar(find_model(model)).get("description") for model in models)
-    specs = [spec, *(read_spec(table, "side-car") for table in described if isinstance(table, dict))]
+    described = {sidecar_path(path): read_sidecar(path).get("description") for path in map(find_model, models)}
+    specs = [spec, *(read_spec(table, path) for path, table in described.items() if isinstance(table, dict))]
     place = next((each.detector_box for each in specs if each.detector_box), None)
     boxes = np.full((len(samples), 5), np.nan)
     seen: dict[Path, np.ndarray] = {}  # an image of many faces is looked at once

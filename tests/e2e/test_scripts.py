@@ -464,12 +464,15 @@ def test_a_layout_of_ones_own_from_its_description_to_a_prediction(run_batch, fa
     evaluate = [model, "--dataset", tmp_path / "moved.toml", "--output", tmp_path / "ev"]
     tune = ["--dataset", tmp_path / "moved.toml", "--recipe", "finetune", "--weights", model, "--name", "tuned"]
     tune += ["--input-size", "32", "--epochs", "1", "--output", tmp_path / "runs"]
-    ended = run_batch([("evaluate", evaluate), ("asmnet_tf.predict", flags), ("train", tune)], small=True)
+    seen = [*evaluate[:-1], tmp_path / "seen", "--boxes", "detector"]
+    programs = ("evaluate", "evaluate", "asmnet_tf.predict", "train")
+    ended = run_batch(list(zip(programs, (evaluate, seen, flags, tune))), small=True)
     for done in (*begun.done, *ended.done):
         assert done.returncode == 0, done.stderr
     scores = scores_of(ended.done[0])["m"]["all"]
     assert scores["n_scored"] == len(list((tmp_path / "testset").glob("*.pts")))
     assert scores["pose_mae_deg"] is not None
+    assert scores_of(ended.done[1])["m"]["all"]["n_scored"] > scores["n_scored"] / 2
     assert "held-out faces" in ended.done[-1].stdout.splitlines()[-1]
     scale, _, y = json.loads(model.with_suffix(".json").read_text())["description"]["detector_box"]
     assert 0.6 < scale < 1.1
