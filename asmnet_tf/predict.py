@@ -67,6 +67,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     many.add_argument("--resume", action="store_true", help="go on where a run into --output was ended")
     told = "every N-th input from the I-th, I from 1; writes predictions-I-of-N.*"
     many.add_argument("--shard", type=shard, metavar="I/N", default=(1, 1), help=told)
+    told = "leave out faces of less; 0 to 1, of models that have it (default: 0)"
+    parser.add_argument("--min-quality", type=cli.within(0, 1), default=0.0, metavar="Q", help=told)
     detector = parser.add_argument_group("detector")
     detector.add_argument("--min-score", type=cli.fraction, default=0.5, help="of a face (default: 0.5)")
     detector.add_argument(
@@ -147,11 +149,15 @@ def main(args: argparse.Namespace) -> None:
         # 2. The network on every face.
         opener = partial(open_aligner, str(args.model), args.min_score, args.detector_size, args.dataset)
         aligner = opener()
+        if args.min_quality and not aligner.judge:
+            raise InputError(f"--min-quality: {args.model} has no quality of its own. Leave it away.")
         formats = [*args.format, "jsonl"] if args.resume else args.format
         earlier = [path for path, _ in images] if args.resume else None
         results = ResultFiles(args.output, formats, aligner.spec, f"predictions{suffix}", earlier)
         signals = StopSignals()
-        work = FaceRun(aligner, results, not args.no_draw, failed, lambda: signals.received is not None, opener)
+        work = FaceRun(
+            aligner, results, not args.no_draw, failed, lambda: signals.received is not None, opener, args.min_quality
+        )
         workers = args.workers or (cli.cores() if len(images) - len(results.done) > MANY else 1)
         try:
             with signals:

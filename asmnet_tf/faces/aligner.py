@@ -17,6 +17,7 @@ from asmnet_tf.data.layouts import find_spec, spec_of
 from asmnet_tf.data.pose import unit_to_angles
 from asmnet_tf.data.sidecars import crop_of, find_runnable
 from asmnet_tf.faces import detector
+from asmnet_tf.faces.quality import Judge
 from asmnet_tf.files import InputError, first_line
 from asmnet_tf.formats.runners import check_process, open_model
 
@@ -34,7 +35,8 @@ class Face:
 
     box: float64 (4,), x_min, y_min, x_max, y_max, where the face was looked for. score: the detector's, 0..1; 1 for a
     box that was given. landmarks: float64 (L, 2). yaw > 0: towards the left edge of the image; pitch > 0: up;
-    roll > 0: clockwise.
+    roll > 0: clockwise. quality: probability that the NME of the landmarks is below 8 %, 0 where the yaw is larger than
+    in training; None for a model without a calibration of its own, or without a head pose (quality.py).
     """
 
     box: np.ndarray
@@ -43,6 +45,7 @@ class Face:
     yaw: float
     pitch: float
     roll: float
+    quality: float | None = None
 
     @property
     def angles(self) -> np.ndarray:
@@ -99,6 +102,7 @@ class FaceAligner:
         if self.spec.num_landmarks != self.model.num_landmarks:
             told = f"{self.model.num_landmarks} landmarks, {self.spec.title} has {self.spec.num_landmarks}"
             raise InputError(f"{path}: finds {told}. Is --dataset right?")
+        self.judge = Judge.of(path, self.model.sidecar, self.spec) if self.model.has_pose else None
         self.min_score = min_score
         self.detector_size = detector_size
         self._running = threading.Lock()  # a TFLite interpreter must not be run by two threads
@@ -132,7 +136,10 @@ class FaceAligner:
             if look is not None and look[2]:
                 looked_at[i], turned[i] = detector.place_boxes(look[0][None], look[2:], self.place)[0], look[2]
         faces = zip(boxes, scores.tolist(), *self.align(image, looked_at, turned))
-        return [Face(box, score, landmarks, *angles.tolist()) for box, score, landmarks, angles in faces]
+        return [
+            Face(box, score, landmarks, *angles.tolist(), None if np.isnan(quality) else float(quality))
+            for box, score, landmarks, angles, quality in faces
+        ]
 
     def find(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns boxes, scores and angles as `detector.detect_faces`, where the model's landmarks are in the face."""
@@ -141,14 +148,15 @@ class FaceAligner:
 
     def align(
         self, image: np.ndarray, boxes: np.ndarray, turned: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns landmarks float64 (N, L, 2), image pixels, and yaw, pitch, roll float64 (N, 3), degrees.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns landmarks (N, L, 2), image pixels, yaw, pitch, roll (N, 3), degrees, and quality (N,), all float64.
 
         Args: image: RGB uint8 (H, W, 3). boxes: (N, 4), bounding boxes of landmarks, image pixels. turned: (N,), by
             which angle each box is turned about its centre, degrees clockwise.
         """
         turned = np.zeros(len(boxes)) if turned is None else np.asarray(turned, np.float64)
         landmarks, angles = np.empty((len(boxes), self.spec.num_landmarks, 2)), np.empty((len(boxes), 3))
+        quality = np.full(len(boxes), np.nan)
         for first in range(0, len(boxes), MAX_BATCH):
             rows = slice(first, first + MAX_BATCH)
             frames = crop_frame(boxes[rows], self.crop, self.crop_scale)
@@ -157,10 +165,12 @@ class FaceAligner:
             check_process()  # before the lock: in a fork, nobody gives it back
             with self._running:
                 landmarks_norm, pose = (np.asarray(output, np.float64) for output in self.model.infer(crops))
+            if self.judge:
+                quality[rows] = self.judge(crops, landmarks_norm, unit_to_angles(pose))
             landmarks[rows], angles[rows] = denormalise(landmarks_norm, frames, turns), unit_to_angles(pose, turns)
         if not self.model.has_pose:
             angles[:] = np.nan
-        return landmarks, angles
+        return landmarks, angles, quality
 
 
 def to_rgb(image: Image, bgr: bool = False) -> np.ndarray:

@@ -148,6 +148,7 @@ class ResultFiles:
             "model": utf8(model),
             "points": f"{count} as in {self.spec.title}; image pixels, pixel centres at integers from 0",
             "point_names": self.spec.point_names or None,
+            "quality": "probability that the NME is below 8 %, 0 for a yaw beyond training; null: not calibrated",
             "angles": "degrees; yaw > 0 towards the left edge of the image, pitch > 0 up, roll > 0 clockwise",
             "face": "number of a face in its image; in a video of one face for as long as it is followed (tracking.py)",
         }
@@ -160,19 +161,20 @@ class ResultFiles:
 
     def _write_csv(self, path: Path) -> None:
         points = [f"{axis}{i}" for i in range(self.spec.num_landmarks) for axis in "xy"]
-        write_csv(path, ["image", "frame", "face", "score", *BOX_COLUMNS, *ANGLES, *points], self._rows())
+        write_csv(path, ["image", "frame", "face", "score", "quality", *BOX_COLUMNS, *ANGLES, *points], self._rows())
 
     def _rows(self) -> Iterator[list]:
         for entry in map(json.loads, self._lines()):
             for face in entry["faces"]:
-                numbers = [face["score"], *face["box"], *map(face.get, ANGLES), *itertools.chain(*face["landmarks"])]
+                numbers = [face["score"], face.get("quality"), *face["box"], *map(face.get, ANGLES)]
+                numbers += itertools.chain(*face["landmarks"])
                 texts = ("" if value is None else f"{value:.4f}" for value in numbers)
                 yield [entry["image"], entry.get("frame", ""), face["face"], *texts]
 
 
 def _entry(result: Result) -> dict:
     faces = [
-        {"face": number, "score": face.score, "box": face.box} | dict(zip(ANGLES, face.angles))
+        {"face": number, "score": face.score, "quality": face.quality, "box": face.box} | dict(zip(ANGLES, face.angles))
         | {"landmarks": face.landmarks}
         for number, face in result.faces
     ]  # fmt: skip

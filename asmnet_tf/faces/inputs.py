@@ -152,7 +152,13 @@ def open_videos(videos: list[tuple[Path | int | str, str]], failed: Failures) ->
 
 
 def _find(
-    csv: Path | None, folder: Path | None, aligner: FaceAligner | None, path: Path, stem: str, rows: list[BoxRow] | None
+    csv: Path | None,
+    folder: Path | None,
+    min_quality: float,
+    aligner: FaceAligner | None,
+    path: Path,
+    stem: str,
+    rows: list[BoxRow] | None,
 ) -> tuple[Result | None, InputError | None]:
     """Returns the faces of an image, drawn in `folder`, and what could not be done. aligner: None in a worker."""
     result, aligner = None, aligner or _aligner
@@ -160,6 +166,7 @@ def _find(
         image = read_image(path)
         size = (image.shape[1], image.shape[0])
         faces = aligner.detect(image, None if rows is None else boxes_inside(csv, rows, path, size))
+        faces = [face for face in faces if (face.quality or 0.0) >= min_quality]
         result = Result(str(path), stem, size, list(enumerate(faces, 1)))
         if folder:
             write_overlay(folder / f"{stem}_overlay.jpg", image, faces, aligner.spec)
@@ -199,6 +206,7 @@ class FaceRun:
 
     results, failed: what is done and what is not, whatever ends the run. `stopped` is asked before every image and
     after every frame. open_aligner: opens the aligner once more, with `threads` of its own, in worker processes.
+    min_quality: faces of less are left out.
     """
 
     aligner: FaceAligner
@@ -207,6 +215,7 @@ class FaceRun:
     failed: Failures
     stopped: Callable[[], bool]
     open_aligner: Callable[..., FaceAligner]
+    min_quality: float = 0.0
     _drawn: deque = field(default_factory=lambda: deque(maxlen=10_000))  # overlays of this run and what they are of
 
     def images(
@@ -216,7 +225,7 @@ class FaceRun:
         todo = [image for image in images if utf8(image[0]) not in self.results.done]
         tasks = ((*image, None if boxes is None else boxes.get(image[0], [])) for image in todo)
         tasks = itertools.takewhile(lambda _: not (self.stopped() or self.failed.disk_full), tasks)
-        find = partial(_find, csv, self.results.folder if self.draw else None)
+        find = partial(_find, csv, self.results.folder if self.draw else None, self.min_quality)
         found = self._in_workers(find, tasks, workers)
         if workers == 1:
             found = ((task, find(self.aligner, *task)) for task in tasks)
@@ -283,7 +292,7 @@ class FaceRun:
             return self.stopped()
 
         try:
-            tracker = FaceTracker(self.aligner, detect_every, smooth)
+            tracker = FaceTracker(self.aligner, detect_every, smooth, self.min_quality)
             frames, speed = follow_video(video, tracker, take, overlay, limit, show)
             if overlay:
                 self._drawn.append((overlay, video.name))

@@ -126,10 +126,14 @@ class FaceTracker:
     faces touch, every frame is detected, lest the landmarks of one slide onto another. Not for several threads.
 
     Args: detect_every: 1 detects in every frame. smooth: filter landmarks and angles (`OneEuroFilter`).
+        min_quality: faces of less are followed, but not reported.
     """
 
-    def __init__(self, aligner: FaceAligner, detect_every: int = 10, smooth: bool = False) -> None:
+    def __init__(
+        self, aligner: FaceAligner, detect_every: int = 10, smooth: bool = False, min_quality: float = 0.0
+    ) -> None:
         self.aligner, self.detect_every, self.smooth = aligner, detect_every, smooth
+        self.min_quality = min_quality
         self.tracks: list[Track] = []  # of the faces that are there
         self.lost: list[Track] = []
         self._frames_until_detection = 0
@@ -156,7 +160,8 @@ class FaceTracker:
         else:
             self._follow(image)
         self._frames_until_detection -= 1
-        return [(track.number, track.smoothed(dt) if self.smooth else track.face) for track in self.tracks]
+        faces = [(track.number, track.smoothed(dt) if self.smooth else track.face) for track in self.tracks]
+        return [(number, face) for number, face in faces if (face.quality or 0.0) >= self.min_quality]
 
     def _detect(self, image: np.ndarray, near: list[Track]) -> None:
         """Confirms, loses, finds again and adds tracks; a confirmed one is looked at where its landmarks were.
