@@ -82,6 +82,7 @@ def main(args: argparse.Namespace) -> None:
     facts |= exporters.describe(model, args.to, args.quantise, sidecar.get("pose", "") is not None)
     facts |= {"source_model": source.name, "export_commit": cli.commit(), "compared": away}
     if args.quantise == "int8":
+        facts.pop("quality", None)  # was fitted to the errors of the float network
         facts["calibration"] = without_absolute_paths(args.calibrate)
     write_text(sidecars.sidecar_path(output), json.dumps(facts, indent=2) + "\n")
     size = facts["input_size"]

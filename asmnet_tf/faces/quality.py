@@ -48,7 +48,7 @@ class Judge:
             return None
         try:
             numbers = np.array([*(stored["coefficients"][name] for name in FEATURES), stored["intercept"]], np.float64)
-            max_yaw, name = float(stored["max_yaw"]), str(stored["shape_model"])
+            max_yaw, scale, name = float(stored["max_yaw"]), float(sidecar["crop_scale"]), str(stored["shape_model"])
             if not np.isfinite([*numbers, max_yaw]).all():
                 raise ValueError("a number is not finite")
         except (LookupError, TypeError, ValueError) as error:
@@ -57,7 +57,7 @@ class Judge:
         shapes = ShapeModel.load(name)
         if shapes.num_landmarks != spec.num_landmarks:
             return None
-        return cls(shapes, spec, float(sidecar["crop_scale"]), numbers[:-1], float(numbers[-1]), max_yaw)
+        return cls(shapes, spec, scale, numbers[:-1], float(numbers[-1]), max_yaw)
 
     def __call__(self, crops: np.ndarray, landmarks_norm: np.ndarray, angles: np.ndarray) -> np.ndarray:
         """Returns the quality in [0, 1] of faces, float64 (N,); NaN where the landmarks have no pose by PnP.

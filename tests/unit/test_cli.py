@@ -43,6 +43,7 @@ LIMITS = [  # program, option, what is taken, what is refused
     (evaluate, "--thresholds", ["0.08", "1"], ["0", "0.001", "1.5", "-0.1"]),
     (predict, "--camera", ["0"], ["-1", "99999999999"]),
     (predict, "--min-score", ["0"], ["1", "-1"]),
+    (predict, "--min-quality", ["0", "1"], ["1.1", "-0.1", "high"]),
     (predict, "--frames", ["1"], ["0"]),
     (export, "--faces", ["2"], ["1", "1000000000"]),
 ]

@@ -31,7 +31,7 @@ def write_results(folder, results, formats, failed=()):
 
 @pytest.fixture
 def folder(tmp_path):
-    other = replace(FACE, landmarks=FACE.landmarks + 1)
+    other = replace(FACE, landmarks=FACE.landmarks + 1, quality=0.8125)
     results = [
         Result("in/a.jpg", "sub/a", (300, 200), [(1, FACE), (2, other)]),
         Result("clip.mp4", "clip", (64, 48), [(3, FACE)], frame=7),
@@ -73,6 +73,8 @@ def test_json_and_csv_say_the_same(folder):
     points = [[float(rows[2][f"{axis}{i}"]) for axis in "xy"] for i in range(68)]
     assert np.array(points) == pytest.approx(FACE.landmarks)
     assert float(rows[2]["pitch"]) == -5.5
+    assert [face["quality"] for face in image["faces"]] == [None, 0.8125]
+    assert [row["quality"] for row in rows] == ["", "0.8125", ""]
 
 
 @pytest.mark.parametrize("form", ["{}", "{};", " {} "])

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import REPO
+from matplotlib.cbook import get_sample_data
 
 from asmnet_tf import cli, files, predict
 from asmnet_tf.data.layouts import DATASETS
@@ -113,6 +114,38 @@ def test_it_never_reads_what_it_drew(photos, on_call, flags, capsys):
     assert run(photos / "holiday.jpg", "--output", "out") == 2
     assert capsys.readouterr().err.count("error: ") == 1
     assert names("out") == ["in/a.png", "in/b.png", "in/c.png"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_faces_of_less_than_the_minimal_quality_are_left_out(tmp_path, monkeypatch, workers):
+    """With the shipped model: the photograph and the same one blurred; as images and as a video."""
+    monkeypatch.chdir(tmp_path)
+    photograph = cv2.imread(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))[60:420, 80:440]
+    Path("in").mkdir()
+    blurred = cv2.GaussianBlur(photograph, (0, 0), 9)
+    for name, image in {"sharp": photograph, "blurred": blurred}.items():
+        cv2.imwrite(f"in/{name}.png", image)
+        writer = cv2.VideoWriter(f"in/{name}.mp4", cv2.VideoWriter_fourcc(*"mp4v"), 25, (360, 360))
+        for _ in range(3):
+            writer.write(image)
+        writer.release()
+    kept = {}
+    for least in ("0", "0.5"):
+        assert run("in", "--min-quality", least, "--workers", workers, "--no-draw", "--min-score", "0.2") == 0
+        for result in document()["results"]:
+            key = result["image"], result.get("frame")
+            kept.setdefault(key, []).append([face["quality"] for face in result["faces"]])
+    assert len(kept) == 8
+    for (image, _), (every, good) in kept.items():
+        assert len(every) == 1
+        assert good == (every if "sharp" in image else []), image
+        assert 0 <= every[0] <= 1
+
+
+def test_a_model_without_a_quality_has_no_minimal_one(photos, capsys):
+    assert run(photos, "--model", "asmnet_300w_112_60", "--min-quality", "0.5") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "--min-quality: asmnet_300w_112_60 has no quality" in line
 
 
 def test_a_photograph_called_like_an_overlay_is_read_and_kept(photos, on_call):
