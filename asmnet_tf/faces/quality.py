@@ -81,7 +81,7 @@ class Judge:
         the spread of the crop's Laplacian, which blur, darkness and few pixels take away.
         """
         points = landmarks_norm.reshape(len(landmarks_norm), -1, 2)
-        by_pnp = estimate_pose(points, self.spec)
+        by_pnp = estimate_pose(points, self.spec, refine=False)
         pose = np.log(np.abs(signed(angles - by_pnp)).mean(axis=1) + 0.5)
         half = 0.5 / self.crop_scale
         place = overlaps(landmark_box(points), np.array([[-half, -half, half, half]]))[:, 0]

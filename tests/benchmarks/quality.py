@@ -8,7 +8,7 @@ covered, blurred, dark and noisy, small, in the detector's boxes and in the true
 15 %, and boxes where no face is, which count as wrong. The detector's nearest face counts; faces it misses have no
 quality. Photographs are split into halves; each half is judged by the fit to the other, the side-car gets that to both.
 
-max_yaw: of the yaw by PnP on what the model finds in all training faces the 99.5th percentile of the size. AFLW2000-3D
+max_yaw: the 99.5th percentile of the size of the yaw by PnP on what the model finds in all training faces. AFLW2000-3D
 (<data-dir>/aflw2000) shows what becomes of profiles. Time: a face with and without it, in turns, in a given box.
 """
 

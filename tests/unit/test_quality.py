@@ -48,7 +48,7 @@ def covered(share):
     return cover
 
 
-@pytest.mark.parametrize(("distort", "shares"), [(blurred, (0, 0.05, 0.15)), (covered, (0, 0.4, 0.8))])
+@pytest.mark.parametrize(("distort", "shares"), [(blurred, (0, 0.05, 0.15)), (covered, (0, 0.5))])
 def test_quality_falls_with_every_step_and_goes_with_the_true_error(aligner, distort, shares):
     steps = [judged(aligner, distort(share)) for share in shares]
     quality, nme = (np.array(column) for column in zip(*steps))
