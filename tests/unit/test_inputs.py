@@ -122,7 +122,7 @@ def test_faces_of_less_than_the_minimal_quality_are_left_out(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     photograph = cv2.imread(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))[60:420, 80:440]
     Path("in").mkdir()
-    blurred = cv2.GaussianBlur(photograph, (0, 0), 9)
+    blurred = cv2.GaussianBlur(photograph, (0, 0), 18)
     for name, image in {"sharp": photograph, "blurred": blurred}.items():
         cv2.imwrite(f"in/{name}.png", image)
         writer = cv2.VideoWriter(f"in/{name}.mp4", cv2.VideoWriter_fourcc(*"mp4v"), 25, (360, 360))
