@@ -473,13 +473,15 @@ def read_csv(
     name: str,
     numbers: Sequence[str],
     each: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    optional: str | None = None,
 ) -> Iterator[tuple[int, str, list[float]]]:
     """Yields line number, the text of column `name` and the finite numbers of columns `numbers` of every row of a csv.
 
     Commas, semicolons or tabs part the columns, whose names may be in any case; further columns are let be. A decimal
     comma is read where it cannot be anything else.
 
-    Args:   each: a context for every row, by its name, which may take the InputError of that row.
+    Args:   each: a context for every row, by its name, which may take the InputError of that row. optional: one more
+            column of numbers, the last of a row, NaN where it or the field is left out.
     Raises: InputError naming the line that cannot be used.
     """
     lines = read_text(path).split("\n")
@@ -502,6 +504,7 @@ def read_csv(
                 if not set(wanted) <= set(columns):
                     raise InputError(f"{path}: columns {', '.join(row)[:80]}, expected {expected}.")
                 places = [columns.index(column) for column in wanted]
+                places += [columns.index(optional)] if optional in columns else []
                 continue
             with each(f"{Path(path).name}, line {reader.line_num}"):
                 if len(row) < count or any(map(str.strip, row[count:])):
@@ -510,6 +513,8 @@ def read_csv(
                     )
                     raise wrong(f"{len(row)} fields for {count} columns{hint}")
                 text, *fields = (row[place].strip() for place in places)
+                left_out = optional is not None and (len(fields) == len(numbers) or not fields[-1])
+                fields = fields[: len(numbers)] if left_out else fields
                 seen |= {mark for mark in ",." if mark in "".join(fields)}
                 if len(seen) == 2:
                     raise wrong("a comma as decimal point in one number, a point in another")
@@ -519,7 +524,7 @@ def read_csv(
                     raise wrong(error) from error
                 if not all(map(math.isfinite, values)):
                     raise wrong(f"{', '.join(fields)[:40]!r} has a number that is not finite")
-                yield reader.line_num, text, values
+                yield reader.line_num, text, [*values, math.nan] if left_out else values
     except csv.Error as error:
         raise wrong(error) from error
     if not places:

@@ -21,7 +21,9 @@ again (give the same model and flags), those that failed and videos are.
 What is done is written when Ctrl-C, SIGTERM, a full disk or a closed pipe ends it. `failed` in predictions.json names
 every input of which something is missing, and why; the exit code then is 2, or 128 + the signal. Overlays of earlier
 runs are never read. The rows of --boxes find their image by path, else by a file name that is unique; an image without
-a row gets no face.
+a row gets no face. A box is about where the landmarks are, brows to chin. A column `angle` may say by how many degrees
+clockwise the face is turned, and the box with it about its centre: a face on its head has 180. Where the column or the
+field is left out, the detector looks there and says it.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .tflite, .onnx, .keras, .h5"
     )
     parser.add_argument("--dataset", type=cli.dataset, metavar="NAME|FILE", help="whose points: default its side-car's")
-    parser.add_argument("--boxes", type=Path, metavar="CSV", help="own boxes: image, x_min, y_min, x_max, y_max")
+    parser.add_argument("--boxes", type=Path, metavar="CSV", help="own boxes: image, x_min, y_min, x_max, y_max, angle")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder (default: predictions)")
     parser.add_argument("--no-draw", action="store_true", help="no overlay images or videos")
     parser.add_argument("--format", nargs="+", choices=FACE_FORMATS, default=["json", "csv"], help="default: json csv")

@@ -117,7 +117,8 @@ class FaceAligner:
                  y_min, x_max, y_max, about where the landmarks' bounding boxes are (brows to chin;
                  `detector.to_landmark_boxes` for boxes from forehead to chin); None: the detector's. bgr: the
                  channels of the array are in OpenCV's order. angles: (N,) by which the faces of `boxes` are turned,
-                 degrees clockwise; None: the detector looks at each box and says it.
+                 and the boxes with them about their centres, degrees clockwise; None, or NaN for one box: the detector
+                 looks there and says it.
         Raises:  ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
                  a process that has opened a model of TensorFlow.
         """
@@ -128,11 +129,12 @@ class FaceAligner:
         else:
             boxes = check_boxes(boxes)
             scores = np.ones(len(boxes))
-        if angles is not None and np.shape(angles) != (len(boxes),):
-            raise ValueError(f"angles of shape {np.shape(angles)}, expected ({len(boxes)},): one for each box")
-        looked_at, turned = boxes.copy(), np.zeros(len(boxes)) if angles is None else angles
-        for i, box in enumerate(boxes if angles is None else ()):
-            look = detector.look_again(image, box)
+        angles = np.full(len(boxes), np.nan) if angles is None else np.asarray(angles, np.float64)
+        if angles.shape != (len(boxes),):
+            raise ValueError(f"angles of shape {angles.shape}, expected ({len(boxes)},): one for each box")
+        looked_at, turned = boxes.copy(), np.nan_to_num(angles)
+        for i in np.flatnonzero(np.isnan(angles)):
+            look = detector.look_again(image, boxes[i])
             if look is not None and look[2]:
                 looked_at[i], turned[i] = detector.place_boxes(look[0][None], look[2:], self.place)[0], look[2]
         faces = zip(boxes, scores.tolist(), *self.align(image, looked_at, turned))

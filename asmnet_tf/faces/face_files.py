@@ -194,23 +194,31 @@ def _write_pts(folder: Path, result: Result) -> None:
 
 @dataclass(frozen=True, eq=False)
 class BoxRow:
-    """A row of a boxes file. line: its number, from 1. image: as written there. box: float64 (4,)."""
+    """A row of a boxes file. line: its number, from 1. image: as written there. box: float64 (4,).
+
+    angle: degrees clockwise by which face and box are turned about the box's centre, NaN where the file does not tell.
+    """
 
     line: int
     image: str
     box: np.ndarray
+    angle: float
 
 
 def read_boxes(path: Path) -> list[BoxRow]:
     """Reads one's own detector's boxes, a csv with the columns image, x_min, y_min, x_max, y_max, pixels from 0.
 
+    A column `angle`, from -360 to 360 degrees, may be there and may be empty: see `BoxRow`.
+
     Raises: InputError naming the line that cannot be used.
     """
     rows = []
-    for line, image, box in read_csv(path, "image", BOX_COLUMNS):
+    for line, image, (*box, angle) in read_csv(path, "image", BOX_COLUMNS, optional="angle"):
         if box[0] >= box[2] or box[1] >= box[3]:
             raise InputError(f"{path}, line {line}: {box}, expected x_min < x_max and y_min < y_max.")
-        rows.append(BoxRow(line, image, np.array(box)))
+        if abs(angle) > 360:
+            raise InputError(f"{path}, line {line}: angle {angle:g}, expected -360 to 360 degrees.")
+        rows.append(BoxRow(line, image, np.array(box), angle))
     return rows
 
 
@@ -270,7 +278,7 @@ def match_boxes(
         of_image = matched.setdefault(found[row.image], []) if row.image in found else None
         if of_image is None:
             unmatched.append(f"line {row.line}, {row.image}")
-        elif any(np.array_equal(row.box, other.box) for other in of_image):
+        elif any(np.array_equal([*row.box, row.angle], [*other.box, other.angle], True) for other in of_image):
             repeated.append(f"line {row.line}, {row.image}")
         else:
             of_image.append(row)

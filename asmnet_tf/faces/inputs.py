@@ -165,7 +165,8 @@ def _find(
     try:
         image = read_image(path)
         size = (image.shape[1], image.shape[0])
-        faces = aligner.detect(image, None if rows is None else boxes_inside(csv, rows, path, size))
+        boxes = None if rows is None else boxes_inside(csv, rows, path, size)
+        faces = aligner.detect(image, boxes, angles=None if rows is None else np.array([row.angle for row in rows]))
         faces = [face for face in faces if (face.quality or 0.0) >= min_quality]
         result = Result(str(path), stem, size, list(enumerate(faces, 1)))
         if folder:

@@ -259,7 +259,7 @@ def pose_csv(path: Path) -> None:
     _finite(*pose.read_pose_labels(path).values())
 
 
-@reader("boxes.csv", lambda: [b"image,x_min,y_min,x_max,y_max,score\na.jpg,1,2,3.5,4,1\nb/c.png,0,0,9,9,1\n"], slow=700)
+@reader("boxes.csv", lambda: [b"image,x_min,y_min,x_max,y_max,angle\na.jpg,1,2,3.5,4,1\nb/c.png,0,0,9,9,\n"], slow=700)
 def boxes_csv(path: Path) -> None:
     _finite(*(row.box for row in face_files.read_boxes(path)))
 

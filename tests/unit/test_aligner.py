@@ -71,6 +71,22 @@ def test_a_face_that_lies_or_stands_on_its_head(aligner, photograph, face, angle
         assert faces[0].yaw == pytest.approx(face.yaw, abs=4)
 
 
+def test_boxes_with_an_angle_and_without(aligner, photograph, face):
+    """A given angle is taken as it is: the crop is the upright one's; where it is NaN the detector looks."""
+    turned, matrix = turn(photograph, 180)
+    centre, half = transform(matrix, (face.box[:2] + face.box[2:]) / 2), (face.box[2:] - face.box[:2]) / 2
+    boxes = np.tile(np.concatenate([centre - half, centre + half]), (3, 1))
+    given, told, wrong = aligner.detect(turned, boxes, angles=np.array([180.0, np.nan, 0.0]))
+    expected, eyes = transform(matrix, face.landmarks), np.linalg.norm(face.landmarks[45] - face.landmarks[36])
+    off = [np.linalg.norm(found.landmarks - expected, axis=1).mean() / eyes for found in (given, told, wrong)]
+    assert off[0] < 0.005
+    assert off[1] < 0.04
+    assert off[2] > 0.2
+    assert abs(signed(given.roll - face.roll - 180)) < 0.5
+    with pytest.raises(ValueError, match=r"angles of shape \(2,\), expected \(3,\)"):
+        aligner.detect(turned, boxes, angles=np.zeros(2))
+
+
 def test_a_given_box_is_cropped_as_evaluate_crops_it(aligner, photograph, face):
     path = get_sample_data("grace_hopper.jpg", asfileobj=False)
     sample = Sample("face", path, np.zeros((68, 2), np.float32), face.box.astype(np.float32), frozenset())

@@ -86,6 +86,16 @@ def test_a_boxes_file_of_a_spreadsheet(tmp_path, form):
     ]
 
 
+def test_a_boxes_file_may_tell_angles(tmp_path):
+    path = tmp_path / "boxes.csv"
+    path.write_text("Angle,image,x_min,y_min,x_max,y_max\n-90,a.jpg,1,2,3,4\n,a.jpg,1,2,3,4\n ,a.jpg,1,2,3,4\n")
+    rows = read_boxes(path)
+    assert [row.angle for row in rows] == pytest.approx([-90, np.nan, np.nan], nan_ok=True)
+    matched, notes = match_boxes(path, rows, [Path("a.jpg")], [])
+    assert [row.line for row in matched[Path("a.jpg")]] == [2, 3]
+    assert "line 4, a.jpg" in notes[-1]
+
+
 def test_what_is_missing_is_listed_and_no_name_spoils_a_file(tmp_path):
     names = ["caf\udce9.jpg", 'new\nline "quoted".jpg', "\x1b[31mred.jpg"]
     results = [Result(name, f"stem{i}", (300, 200), [(1, FACE)]) for i, name in enumerate(names)]
@@ -220,6 +230,9 @@ def test_a_box_outside_its_image_is_refused_by_line(tmp_path, box):
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,nan,4\n", "line 2"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,1e999,4\n", "line 2"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,3,2\n", "line 2"),
+        ("image,x_min,y_min,x_max,y_max,angle\na.jpg,1,2,3,4,361\n", "line 2: angle 361, expected -360 to 360"),
+        ("image,x_min,y_min,x_max,y_max,angle\na.jpg,1,2,3,4,left\n", "line 2: .*not all numbers"),
+        ("image,x_min,y_min,x_max,y_max,angle\na.jpg,1,2,3,4,nan\n", "line 2: .*not finite"),
     ],
 )
 def test_a_boxes_file_that_cannot_be_used_is_named(tmp_path, text, words):

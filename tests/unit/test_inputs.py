@@ -42,7 +42,8 @@ class FakeAligner:
         self.calls += 1
         self.on_call.get(self.calls, lambda: None)()
         boxes = np.array([[10, 10, 40, 40]]) if boxes is None else boxes
-        return [Face(box, 1.0, POINTS, 1.0, 2.0, 3.0) for box in boxes]
+        angles = np.full(len(boxes), 3.0) if angles is None else angles.tolist()
+        return [Face(box, 1.0, POINTS, 1.0, 2.0, roll) for box, roll in zip(boxes, angles)]
 
 
 def burst():
@@ -445,3 +446,11 @@ def test_own_boxes_are_told_where_they_do_not_fit(photos, on_call, capsys):
     assert "in/c.png: no row in boxes.csv" in out
     assert [line for line in err.splitlines() if "line 4, d.png" in line]
     assert [line for line in err.splitlines() if "image without a row" in line and "in/c.png" in line]
+
+
+def test_own_boxes_bring_their_angles(photos, on_call):
+    rows = [f"{name}.png,1,1,9,9,{angle}" for name, angle in (("b", 180), ("a", ""), ("a", -45))]
+    Path("boxes.csv").write_text("\n".join(["image,x_min,y_min,x_max,y_max,angle", *rows]))
+    assert run(photos, "--boxes", "boxes.csv", "--no-draw", "--format", "json") == 0
+    rolls = [[face["roll"] for face in result["faces"]] for result in document()["results"]]
+    assert rolls == [[None, -45], [180], []]  # None: the aligner was asked to look
