@@ -28,9 +28,18 @@ def rotation(angle: np.ndarray | float) -> np.ndarray:
     return np.stack([np.stack([cos, -sin], axis=-1), np.stack([sin, cos], axis=-1)], axis=-2)
 
 
-def landmark_box(landmarks: np.ndarray) -> np.ndarray:
-    """Returns bounding boxes (..., 4), x_min, y_min, x_max, y_max, of landmarks (..., L, 2), in their units."""
-    return np.concatenate([landmarks.min(axis=-2), landmarks.max(axis=-2)], axis=-1)
+def landmark_box(landmarks: np.ndarray, angle: float = 0.0) -> np.ndarray:
+    """Returns bounding boxes (..., 4), x_min, y_min, x_max, y_max, of landmarks (..., L, 2), in their units.
+
+    Args: angle: of the box that bounds them, which is returned turned back about its centre; degrees clockwise.
+    """
+    turn = rotation(angle)
+    upright = landmarks @ turn if angle else landmarks
+    low, high = upright.min(axis=-2), upright.max(axis=-2)
+    if not angle:
+        return np.concatenate([low, high], axis=-1)
+    centre, half = (low + high) / 2 @ turn.T, (high - low) / 2
+    return np.concatenate([centre - half, centre + half], axis=-1)
 
 
 def crop_frame(box: np.ndarray, crop: str, scale: float | None = None) -> np.ndarray:

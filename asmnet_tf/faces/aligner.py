@@ -53,9 +53,17 @@ class Face:
         return np.array([self.yaw, self.pitch, self.roll])
 
     @property
+    def turned(self) -> float:
+        """By how many degrees its crop is to be turned: its roll, 0 where the network takes that as it is."""
+        return self.roll if abs(self.roll) > detector.UPRIGHT else 0.0  # NaN, of a layout without a head pose: 0
+
+    @property
     def landmark_box(self) -> np.ndarray:
-        """The bounding box of the landmarks, float64 (4,): where to look for this face in the next frame."""
-        return landmark_box(self.landmarks)
+        """Where to look for this face in the next frame, float64 (4,): the landmarks' bounding box in the face's frame.
+
+        That is turned about its centre by `turned`, as `FaceAligner.detect` takes boxes with their angles.
+        """
+        return landmark_box(self.landmarks, self.turned)
 
 
 class FaceAligner:

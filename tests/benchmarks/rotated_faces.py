@@ -40,6 +40,21 @@ def turn(image: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
     return cv2.warpAffine(image, matrix, tuple(map(int, extent)), flags=cv2.INTER_LINEAR), matrix
 
 
+def spin(image: np.ndarray, landmarks: np.ndarray, frames: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Turns an image once around, clockwise, in the middle of a black square that holds it at every angle.
+
+    Returns: the frames, (T,) angles in degrees from 0, (T, L, 2) where the landmarks (L, 2) of the image are in them.
+    """
+    side, angles = int(np.ceil(np.hypot(*image.shape[:2]))), 360.0 * np.arange(frames) / frames
+    matrices = []
+    for angle in angles:
+        matrix = cv2.getRotationMatrix2D(((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2), -angle, 1.0)
+        matrix[:, 2] += (side - np.array(image.shape[1::-1])) / 2
+        matrices.append(matrix)
+    turned = [cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR) for matrix in matrices]
+    return turned, angles, np.stack([transform(matrix, landmarks.astype(np.float64)) for matrix in matrices])
+
+
 def main() -> None:
     """Prints a line for each angle."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,9 +1,10 @@
-"""A rendered face turns its head from side to side: its exact yaw against what the video path says, as a plot.
+"""A rendered head turns: its exact angle against what the video path says, as a plot.
 
-    python tests/benchmarks/turning_head.py [--model MODEL] [--output turning_head]
+    python tests/benchmarks/turning_head.py [--model MODEL] [--output FOLDER]           # yaw, from side to side
+    python tests/benchmarks/turning_head.py --spin [--person N] [--output FOLDER]       # roll: the picture turns once
 
-Writes turning_head.mp4, its overlay, and turning_head.png: exact yaw, the output `O_P`, and PnP on the landmarks found.
-The renderer's faces are not what a network trained on photographs has seen.
+Writes NAME.mp4, its overlay, and NAME.png: exact angle, the output `O_P`, PnP on the landmarks found, and the NME; NAME
+is turning_head or spin. The renderer's faces are not what a network trained on photographs has seen.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import clips
 import harness
 import matplotlib.pyplot as plt
 import numpy as np
+from rotated_faces import spin
 
-from asmnet_tf.config import DEFAULT_MODEL
-from asmnet_tf.data.pose import estimate_pose
+from asmnet_tf.config import ANGLES, DEFAULT_MODEL
+from asmnet_tf.data.pose import estimate_pose, signed
+from asmnet_tf.evaluation import metrics
 from asmnet_tf.faces.aligner import FaceAligner
 from asmnet_tf.faces.tracking import FaceTracker
 from asmnet_tf.faces.video import Video, follow_video
@@ -26,6 +29,7 @@ from asmnet_tf.files import make_folder
 from asmnet_tf.synthetic import renderer
 
 FRAMES, PERIOD, YAW, PITCH = 100, 100, 45.0, 5.0  # frames; degrees
+SPIN = 72  # frames: 5 degrees each
 SEED, PERSON, SIZE = 0, 3, 400
 
 
@@ -35,44 +39,62 @@ def poses() -> np.ndarray:
     return np.stack([YAW * np.sin(phase), PITCH * np.sin(2 * phase), np.zeros(FRAMES)], axis=1)
 
 
-def render(pose: np.ndarray) -> np.ndarray:
-    """Returns the same person, light and background as ever, with the head at `pose`; RGB uint8 (SIZE, SIZE, 3)."""
+def render(pose: np.ndarray, person: int) -> renderer.SyntheticFace:
+    """Returns the same person, light and background as ever, with the head at `pose`; SIZE x SIZE pixels."""
     draw = renderer._draw_person
 
     def posed(rng: np.random.Generator, hard: bool) -> dict:
         return draw(rng, hard) | {"pose": pose, "occluder": False, "blur": 0.3}
 
     with patch.object(renderer, "_draw_person", posed):
-        return renderer.render_face(SEED, PERSON, size=SIZE).image
+        return renderer.render_face(SEED, person, size=SIZE)
 
 
 def main(args: argparse.Namespace) -> None:
     """Renders, follows, plots; prints mean absolute errors."""
     make_folder(args.output)
-    exact = poses()
-    clip = clips.write(args.output / "turning_head.mp4", [render(pose) for pose in exact])
+    if args.spin:
+        name, shown = "spin", ANGLES.index("roll")
+        face = render(np.array([0.0, 5.0, 0.0]), args.person)
+        images, turned, truth = spin(face.image, face.landmarks_68, SPIN)
+        exact = face.pose + turned[:, None] * [0, 0, 1]
+    else:
+        name, shown, exact = "turning_head", ANGLES.index("yaw"), poses()
+        faces = [render(pose, args.person) for pose in exact]
+        images, truth = [face.image for face in faces], np.stack([face.landmarks_68 for face in faces])
+    clip = clips.write(args.output / f"{name}.mp4", images)
     tracker = FaceTracker(FaceAligner(args.model), smooth=args.smooth)
-    said, by_landmarks = np.full((2, FRAMES, 3), np.nan)
+    said, by_landmarks = np.full((2, len(exact), 3), np.nan)
+    landmarks, numbers = np.full_like(truth, np.nan), set()
 
     def take(frame, faces) -> None:
-        for number, face in faces:
-            if number == 1:
-                said[frame.number] = face.angles
-                by_landmarks[frame.number] = estimate_pose(face.landmarks, tracker.aligner.spec)
+        numbers.update(number for number, _ in faces)
+        for _, face in faces[:1]:
+            said[frame.number], landmarks[frame.number] = face.angles, face.landmarks
+            by_landmarks[frame.number] = estimate_pose(face.landmarks, tracker.aligner.spec)
 
-    frames, speed = follow_video(Video(clip), tracker, take, args.output / "turning_head_overlay.mp4")
+    frames, speed = follow_video(Video(clip), tracker, take, args.output / f"{name}_overlay.mp4")
+    spec = tracker.aligner.spec
+    nme = 100 * metrics.nme(landmarks, truth, metrics.normaliser(truth, spec))
     print(harness.machine())
-    print(f"{frames} frames, {speed:.1f} frames/s, face 1 seen in {np.isfinite(said[:, 0]).sum()}")
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    axes.plot(exact[:, 0], "k", label="exact yaw")
-    for name, angles in (("O_P", said), ("PnP on O_L", by_landmarks)):
-        error = np.nanmean(np.abs(angles - exact), axis=0)
-        print(f"{name}: mean error of yaw / pitch / roll {error[0]:.1f} / {error[1]:.1f} / {error[2]:.1f} degrees")
-        axes.plot(angles[:, 0], ".-", lw=0.8, ms=3, label=f"{name}, mean error {error[0]:.1f} degrees")
-    axes.set(xlabel="frame", ylabel="yaw, degrees (+: towards the left edge)", title=f"{args.model} on a rendered face")
-    axes.grid(alpha=0.3)
+    print(f"{frames} frames, {speed:.1f} frames/s, a face in {np.isfinite(nme).sum()}, {len(numbers)} number(s)")
+    print(f"NME {np.nanmean(nme):.2f} %, {nme[0]:.2f} in the first frame, {np.nanmax(nme):.2f} at most")
+    figure, (axes, below) = plt.subplots(2, figsize=(8, 5.5), layout="constrained", sharex=True, height_ratios=(3, 1))
+    axes.plot(exact[:, shown], "k", label=f"exact {ANGLES[shown]}")
+    for label, angles in (("O_P", said), ("PnP on O_L", by_landmarks)):
+        off = signed(angles - exact)
+        error, most = np.nanmean(np.abs(off), axis=0), np.nanmax(np.abs(off), axis=0)
+        for kind, values in (("mean", error), ("largest", most)):
+            print(f"{label}: {kind} error of yaw / pitch / roll {' / '.join(f'{v:.1f}' for v in values)} degrees")
+        axes.plot((exact + off)[:, shown], ".-", lw=0.8, ms=3, label=f"{label}, mean error {error[shown]:.1f} degrees")
+    towards = {"yaw": "+: towards the left edge", "roll": "+: clockwise"}[ANGLES[shown]]
+    axes.set(ylabel=f"{ANGLES[shown]}, degrees ({towards})", title=f"{args.model} on a rendered face")
+    below.plot(nme, ".-", lw=0.8, ms=3)
+    below.set(xlabel="frame", ylabel="NME, %", ylim=(0, None))
+    for part in (axes, below):
+        part.grid(alpha=0.3)
     axes.legend()
-    path = args.output / "turning_head.png"
+    path = args.output / f"{name}.png"
     figure.savefig(path, dpi=120)
     print(path)
 
@@ -80,6 +102,8 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--spin", action="store_true", help="the picture turns in its plane, once around")
+    parser.add_argument("--person", type=int, default=PERSON, metavar="N", help=f"of the renderer (default: {PERSON})")
     parser.add_argument("--smooth", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("turning_head"))
     main(parser.parse_args())

@@ -36,6 +36,18 @@ def test_normalise_and_denormalise_are_inverse(crop):
     assert geometry.denormalise(geometry.normalise(landmarks, frames), frames) == pytest.approx(landmarks)
 
 
+def test_the_box_of_a_turned_face_is_the_upright_one_turned_about_its_centre():
+    rng = np.random.default_rng(0)
+    landmarks = rng.uniform(0, 300, (5, 68, 2)) * [1, 0.6]
+    upright = geometry.landmark_box(landmarks)
+    for angle in (-135.0, 30.0, 45.0, 180.0):
+        turn, about = geometry.rotation(angle), np.array([7.0, -20.0])
+        boxes = geometry.landmark_box((landmarks - about) @ turn.T + about, angle)
+        assert boxes[:, 2:] - boxes[:, :2] == pytest.approx(upright[:, 2:] - upright[:, :2])
+        centres = (upright[:, :2] + upright[:, 2:]) / 2
+        assert (boxes[:, :2] + boxes[:, 2:]) / 2 == pytest.approx((centres - about) @ turn.T + about)
+
+
 def test_network_units_of_a_crop_pixel():
     """(q - (S - 1) / 2) / S: the pixel of the crop and the image point it came from agree in network units."""
     frame, size = np.array([40.0, 60.0, 80.0, 50.0]), 112

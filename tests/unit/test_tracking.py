@@ -4,10 +4,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from benchmarks.rotated_faces import spin
 
-from asmnet_tf.faces.aligner import Face
+from asmnet_tf.data.geometry import crop_frame
+from asmnet_tf.data.pose import signed
+from asmnet_tf.evaluation import metrics
+from asmnet_tf.faces.aligner import Face, FaceAligner
 from asmnet_tf.faces.detector import overlaps
-from asmnet_tf.faces.tracking import FaceTracker, OneEuroFilter, match, still_there
+from asmnet_tf.faces.tracking import FaceTracker, OneEuroFilter, look_of, match, still_there
+from asmnet_tf.synthetic.renderer import render_face
 
 IMAGE = np.zeros((200, 300, 3), np.uint8)
 
@@ -20,7 +25,7 @@ class Scene:
     """Stands for detector and network: `faces` are the boxes of the faces there are; both see them exactly."""
 
     def __init__(self):
-        self.faces, self.detections, self.hidden = [], 0, ()
+        self.faces, self.detections, self.hidden, self.roll = [], 0, (), 3.0
         self.aligner = SimpleNamespace(find=self.find, detect=self.detect)
 
     def find(self, image):
@@ -34,7 +39,7 @@ class Scene:
         for box in boxes:
             near = [face for face in self.faces if np.abs(face - box).max() < 30]
             low, high = np.split(near[0] if near else np.array([*box[:2], *(box[:2] + 5)]), 2)
-            found.append(Face(box, 1.0, np.array([low, high]), 1.0, 2.0, 3.0))
+            found.append(Face(box, 1.0, np.array([low, high]), 1.0, 2.0, self.roll))
         return found
 
 
@@ -169,3 +174,61 @@ def test_after_two_seconds_or_outside_the_image_only_the_look_tells():
         assert update([(1, 200)]) == [2]
     assert update([(2, 40), (1, 200)]) == [2, 3]
     assert update([(2, 40), (0, 120), (1, 200)]) == [1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def spinning():
+    """A rendered face that turns once around: frames, angles, landmarks, and its roll in the first frame."""
+    face = render_face(0, 3, size=300)
+    return *spin(face.image, face.landmarks_68, 72), float(face.pose[2])
+
+
+def test_a_spinning_photograph_is_one_face_whose_roll_goes_around(spinning, monkeypatch):
+    """A crop turned with the face has the size of the upright one; in the image's frame its box would be up to 11 %
+    larger here, sqrt(2) for a square face."""
+    frames, turned, truth, roll = spinning
+    aligner = FaceAligner()
+    tracker, sides, align = FaceTracker(aligner, detect_every=10), [], aligner.align
+
+    def watched(image, boxes, angles):
+        sides.append(crop_frame(boxes[0], "square", 1.0)[2])
+        return align(image, boxes, angles)
+
+    monkeypatch.setattr(aligner, "align", watched)
+    seen = [tracker.update(frame, 0.04) for frame in frames]
+    assert [[number for number, _ in faces] for faces in seen] == [[1]] * len(frames)
+    faces = [faces[0][1] for faces in seen]
+    nme = 100 * metrics.nme(np.array([f.landmarks for f in faces]), truth, metrics.normaliser(truth, aligner.spec))
+    assert nme.max() < 1.3 * nme[0]
+    assert np.abs(signed(np.array([f.roll for f in faces]) - turned - roll)).max() < 2
+    upright = crop_frame(faces[0].landmark_box, "square", 1.0)[2]
+    beyond = np.abs(signed(turned)) > 35
+    assert np.array(sides)[beyond] / upright == pytest.approx(1, abs=0.05)
+
+
+def test_a_face_that_has_turned_in_the_plane_looks_as_before(spinning):
+    frames, turned, truth, roll = spinning
+    looks = [
+        look_of(frame, Face(np.zeros(4), 1.0, landmarks, 0.0, 0.0, float(signed(angle + roll))))
+        for frame, landmarks, angle in zip(frames, truth, turned)
+    ]
+    assert (np.array(looks) @ looks[0]).min() > 0.95
+
+
+def test_smoothed_roll_goes_on_beyond_180_degrees():
+    """It lags while a face goes around, never the other way; one that stands on its head is as steady as another."""
+
+    def smoothed(rolls):
+        scene, found = Scene(), []
+        tracker = FaceTracker(scene.aligner, detect_every=1000, smooth=True)
+        scene.faces = [box_at(50)]
+        for scene.roll in signed(np.asarray(rolls, float)).tolist():
+            found.append(tracker.update(IMAGE, 0.04)[0][1].roll)
+        assert -180 < min(found) < max(found) <= 180
+        return np.array(found)
+
+    rolls = smoothed(10 * np.arange(72))
+    assert (np.diff(np.unwrap(rolls, period=360)) >= 0).all()
+    assert 0 < signed(10 * np.arange(72) - rolls).max() < 30
+    noise = np.random.default_rng(0).normal(0, 1.5, 100)
+    assert signed(smoothed(180 + noise) - 180) == pytest.approx(smoothed(noise))
