@@ -474,6 +474,7 @@ def read_csv(
     numbers: Sequence[str],
     each: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
     optional: str | None = None,
+    without: str | None = None,
 ) -> Iterator[tuple[int, str, list[float]]]:
     """Yields line number, the text of column `name` and the finite numbers of columns `numbers` of every row of a csv.
 
@@ -481,7 +482,8 @@ def read_csv(
     comma is read where it cannot be anything else.
 
     Args:   each: a context for every row, by its name, which may take the InputError of that row. optional: one more
-            column of numbers, the last of a row, NaN where it or the field is left out.
+            column of numbers, the last of a row, NaN where it or the field is left out. without: a column that tells
+            another kind of file.
     Raises: InputError naming the line that cannot be used.
     """
     lines = read_text(path).split("\n")
@@ -490,7 +492,7 @@ def read_csv(
     wanted, places, count = [name, *numbers], [], 0
     seen: set[str] = set()
 
-    expected = ", ".join(wanted[:5]) + (", ..." if len(wanted) > 5 else "")
+    expected = ", ".join(wanted if len(wanted) < 7 else [*wanted[:5], "...", wanted[-1]])
 
     def wrong(what: object) -> InputError:
         return InputError(f"{path}, line {reader.line_num}: {what}; expected {expected}.")
@@ -503,6 +505,8 @@ def read_csv(
                 columns, count = [field.strip().casefold() for field in row], len(row)
                 if not set(wanted) <= set(columns):
                     raise InputError(f"{path}: columns {', '.join(row)[:80]}, expected {expected}.")
+                if without in columns:
+                    raise InputError(f"{path}: there is a column {without}, expected {expected} as the last of these.")
                 places = [columns.index(column) for column in wanted]
                 places += [columns.index(optional)] if optional in columns else []
                 continue

@@ -45,6 +45,7 @@ _KINDS = {
     **dict.fromkeys(("splits", "subsets", "counts", "published"), dict),
     **{"points": (int, list), "normaliser": (list, str), "synthetic": bool},
 }
+_WORDS = {str: "a text", list: "a list", dict: "a table", bool: "true or false"}
 _INHERITED = ("points", "flip", "normaliser", "pupils", "pose", "contours", "thresholds", "detector_box")
 
 
@@ -151,7 +152,8 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
     """Returns the spec of a description. Args: where: its file. Raises: InputError naming file, key and what came."""
 
     def wrong(key: str, came: object, expected: str) -> InputError:
-        return InputError(f"{where}: {key} is {str(came)[:80]!r}, expected {expected}.")
+        of = f", of based_on {own['based_on']}," if key in _INHERITED and key not in own else ""
+        return InputError(f"{where}: {key}{of} is {str(came)[:80]!r}, expected {expected}.")
 
     own = table
     if "based_on" in table:
@@ -164,7 +166,8 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
         if key not in _KINDS:
             raise InputError(f"{where}: unknown key {key[:60]!r}. There are {', '.join(_KINDS)}.")
         if not isinstance(value, _KINDS[key]) or (isinstance(value, bool) and _KINDS[key] is not bool):
-            raise wrong(key, value, "another type; see asmnet_tf/data/layouts.py")
+            kinds = {"points": "names or their number", "normaliser": 'two points or "box"'}
+            raise wrong(key, value, kinds.get(key) or _WORDS[_KINDS[key]])
     for key in ("name", "points", "flip", "normaliser"):
         if key not in table:
             raise InputError(
@@ -177,8 +180,8 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
     count = len(names) or points
     if not isinstance(count, int) or not 2 <= count <= 2000 or not all(isinstance(n, str) for n in names):
         raise wrong("points", points, "names, or their number, from 2 to 2000")
-    if len(set(names)) < len(names) or any(re.fullmatch(r"[\d-]*", n) for n in names):
-        raise wrong("points", points, "names that differ and are no numbers")
+    if unfit := [n for n in names if names.count(n) > 1 or re.fullmatch(r"[\d-]*", n)]:
+        raise wrong("points", unfit[0], "names that differ and are no numbers")
 
     def run(key: str, items: object) -> tuple[int, ...]:
         found: list[int] = []
@@ -219,8 +222,12 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
         raise wrong("contours", table["contours"], "lists of points")
     lines = tuple((line[:-1], True) if len(line) > 2 and line[0] == line[-1] else (line, False) for line in contours)
     thresholds = table.get("thresholds", [0.08, 0.10])
-    if not all(isinstance(t, float) and 0 < t <= 1 for t in thresholds):
+    if not thresholds or not all(isinstance(t, float) and 0 < t <= 1 for t in thresholds):
         raise wrong("thresholds", thresholds, "fractions like 0.08")
+    if not all(type(faces) is int and faces > 0 for faces in table.get("counts", {}).values()):
+        raise wrong("counts", table["counts"], "numbers of faces")
+    if not table.get("title", name).isprintable():
+        raise wrong("title", table["title"], "one line")
     layout = table.get("layout", "300w")
     if layout not in LAYOUTS:
         raise wrong("layout", layout, f"one of {', '.join(LAYOUTS)}")
@@ -237,6 +244,8 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
         else:
             listed = sources if isinstance(sources, list) else [sources]
             splits[split] = tuple(_source(split, item, wrong) for item in listed)
+            if not listed:
+                raise wrong(f"splits.{split}", sources, "a path, or a list of such")
     if sum(shares.values()) >= 1 or (shares and "train" not in splits):
         raise wrong("splits", table["splits"], "shares of train that leave something of it")
     subsets = {}
@@ -279,8 +288,8 @@ def _table(path: Path) -> dict:
 def _source(split: str, item: object, wrong: Callable[[str, object, str], InputError]) -> Source:
     entry = {"path": item} if not isinstance(item, dict) else item
     path, faces = entry.get("path"), entry.get("faces", 0)
-    fits = isinstance(path, str) and path and set(entry) <= {"path", "tag", "faces"} and type(faces) is int
-    if not fits or not isinstance(entry.get("tag", ""), str):
+    fits = isinstance(path, str) and path and set(entry) <= {"path", "tag", "faces"}
+    if not fits or type(faces) is not int or faces < 0 or not isinstance(entry.get("tag", ""), str):
         raise wrong(f"splits.{split}", item, "a path, a list of such, or a share of train like 0.1")
     if any(kind(path).anchor or ".." in kind(path).parts for kind in (PurePosixPath, PureWindowsPath)):
         raise wrong(f"splits.{split}", path, "a path below the data folder")

@@ -217,6 +217,8 @@ def _read_list(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
 
 def _find_image(path: Path, data_dir: Path, name: str) -> Path:
     """Returns the image that an annotation file names, from the file's folder or the data folder; nowhere else."""
+    if not name.strip():
+        raise InputError(f"{path}: a face whose image has no name or is not listed.")
     roots = [os.path.abspath(root) for root in (path.parent, data_dir)]
     places = [os.path.abspath(os.path.join(root, name.replace("\\", "/"))) for root in roots]
     inside = [place for place in places if any(place.startswith(root + os.sep) for root in roots)]
@@ -235,7 +237,7 @@ def _name(image: Path, data_dir: Path) -> str:
 def _csv_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
     """Yields where a face stands, its image and what gives its points, (2L,) or another number of them."""
     columns = [f"{axis}{i}" for i in range(spec.num_landmarks) for axis in "xy"]
-    for line, image, values in read_csv(path, "image", columns, bad.catch):
+    for line, image, values in read_csv(path, "image", columns, bad.catch, without=f"x{spec.num_landmarks}"):
         yield f"{path}, line {line}", image, functools.partial(np.array, values)
 
 
@@ -247,6 +249,8 @@ def _dlib_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tupl
 
     def points(box: ElementTree.Element) -> np.ndarray:
         parts = {part.get("name", ""): [float(part.get(axis, "nan")) for axis in "xy"] for part in box.iter("part")}
+        if set(parts) != set(spec.point_names) and not all(map(str.isdecimal, parts)):
+            raise ValueError(f"parts {', '.join(parts)[:60]} are neither all numbers nor the description's points")
         order = spec.point_names if set(parts) == set(spec.point_names) else sorted(parts, key=int)
         return np.array([parts[name] for name in order]).reshape(-1)
 
@@ -259,9 +263,13 @@ def _coco_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tupl
     try:
         content = json.loads(read_text(path, MAX_LIST_BYTES))
         images = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        faces = [(face["id"], images[face["image_id"]], face["keypoints"]) for face in content["annotations"]]
+        faces = [(face["id"], images.get(face["image_id"], ""), face["keypoints"]) for face in content["annotations"]]
+        if len(images) < len(content["images"]):
+            raise ValueError("two images have the same id")
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: not COCO keypoints ({type(error).__name__}: {first_line(error)}).") from error
+        told = f"no {error}" if isinstance(error, KeyError) else first_line(error)
+        known = "images with id and file_name, annotations with id, image_id and keypoints"
+        raise InputError(f"{path}: not COCO keypoints ({told}). Expected {known}.") from error
 
     def points(keypoints: list) -> np.ndarray:
         table = np.array(keypoints, np.float64).reshape(-1, 3)

@@ -143,7 +143,17 @@ def test_a_pose_from_places_of_ones_own_is_that_of_the_mean_face(tmp_path):
         ("contours", "detector_box = [0.5, 0.0]\ncontours"),
         ("contours", "detector_box = [0.0, 0.0, 0.0]\ncontours"),
         ("contours", "detector_box = [0.5, nan, '0']\ncontours"),
-        ("contours", "points = 0\ncontours"),
+        ('["eye_a", "eye_b", "nose", "mouth_a", "mouth_b"]', "0"),
+        ('["eye_a", "eye_b", "nose", "mouth_a", "mouth_b"]', "5.0"),
+        ('"nose"', '"1-2"'),
+        ("[[0, 1], [", "[[nan, 1], ["),
+        ("contours", "pupils = [[0], [9]]\ncontours"),
+        ("contours", "thresholds = []\ncontours"),
+        ("contours", "counts = {test = 1.5}\ncontours"),
+        ("contours", 'title = "of\\ntwo lines"\ncontours'),
+        ('"train"', "[]"),
+        ('"train"', '{path = "train", faces = -1}'),
+        ('"train"', '"train'),
         ("[splits]", "[splits"),
         (TOML, ""),
     ],
@@ -236,6 +246,29 @@ def test_points_that_are_missing_or_of_another_number_are_refused(tmp_path):
     bad = BadSamples(skip=True)
     assert len(read_samples(spec, tmp_path, "test", bad=bad)) == 1
     assert len(bad.reasons) == 1
+
+
+@pytest.mark.parametrize(
+    ("ending", "change", "told"),
+    [
+        (".csv", ("y4", "y4,x5,y5"), "column x5"),  # of another layout, of which the first points would be taken
+        (".csv", ("x4,y4", "more"), r"expected image, x0, .*, y4"),
+        (".xml", ("name='03'", "name='mouth'"), "neither all numbers"),
+        (".xml", ("name='03'", "name='02'"), "4 points"),
+        (".xml", ("file='two.png'", ""), "no name"),
+        (".json", ('"image_id": 8', '"image_id": 5'), "not listed"),
+        (".json", ('"id": 8', '"id": 7'), "same id"),
+        (".json", ('"keypoints"', '"points"'), "no 'keypoints'"),
+        (".txt", ("two.png", "labels"), "no image"),
+    ],
+)
+def test_a_bad_annotation_file_is_one_line_that_says_what_is_wrong(tmp_path, ending, change, told):
+    spec, path = annotated(tmp_path, ending)
+    assert change[0] in path.read_text()
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(InputError, match=told) as caught:
+        read_samples(spec, tmp_path, "test")
+    assert "\n" not in str(caught.value)
 
 
 def test_faces_of_one_image_have_a_number_each(tmp_path):
