@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from asmnet_tf import cli
-from asmnet_tf.config import AUGMENTATIONS, VAL_FRACTION, crop_scale
+from asmnet_tf.config import AUGMENTATIONS, HEAD_FACES, VAL_FRACTION, crop_scale
 from asmnet_tf.files import InputError
 
 
@@ -97,7 +97,8 @@ def main(args: argparse.Namespace) -> None:
             with replicas.strategy.scope():
                 return asmnet.BUILDERS[args.arch](spec.num_landmarks, input_size, **built)
 
-        model = build(args.phases[0].input_size)
+        size, frame = args.phases[0].input_size, {"crop": args.crop, "crop_scale": crop_scale(args.crop)}
+        model = build(size)
         if recipe.start_at_mean:
             pose = angles_to_unit([face.pose for face in faces]).mean(axis=0) if has_pose else np.zeros(3)
             asmnet.start_at_mean(model, shapes_of(faces, args.crop)[0].mean(axis=0), pose)
@@ -105,7 +106,14 @@ def main(args: argparse.Namespace) -> None:
             received = checkpoints.set_weights(model, start, (args.crop, crop_scale(args.crop)))
             told = "" if pixels == recipe.input_range else f", pixels become {pixels[0]:g} to {pixels[1]:g}"
             print(f"{args.weights}: weights for {len(received)} layers{told}")
-        is_whole = "O_L" in received
+        is_whole = has_head = "O_L" in received
+        if start and "O_L" in start.layers and not is_whole:  # of other points
+            some = FacePatches(faces[:: 1 + len(faces) // HEAD_FACES], **frame, size=size, margin=1.0, cache="none")
+            fitted_to = some.batches_of_crops(64), some.landmarks_norm
+            if has_head := checkpoints.fit_landmark_head(model, start, *fitted_to, flip_map=spec.flip_map):
+                print(f"{args.weights}: of other points, so its landmark head was fitted anew to {len(some)} faces")
+            for variable in model.get_layer("O_L").weights:  # the last bits differ between machines
+                variable.assign(replicas.total(np.asarray(variable) * replicas.is_chief))
 
         # 4. The phases that are left.
         scale, gently = replicas.count if args.scale_lr else 1, args.lr is None and args.recipe != "finetune"
@@ -122,7 +130,6 @@ def main(args: argparse.Namespace) -> None:
             return
 
         # 5. In each of them: augmented batches, the multi-task loss and the schedules; train.
-        frame = {"crop": args.crop, "crop_scale": crop_scale(args.crop)}
         patches_of = functools.partial(FacePatches, **frame, cache=args.cache, cache_dir=args.cache_dir)
         how = {key: flags[key] for key in ("alpha_schedule", "validate_every", "mixed_precision", "xla")}
         more = {"part": replicas.part, "extra": len(extra), "extra_weight": args.extra_weight}
@@ -150,9 +157,9 @@ def main(args: argparse.Namespace) -> None:
                 run_folder.write_arguments(folder, flags, counts | {"skipped": len(bad.reasons)}, **record)
                 bad.write(folder)
                 print(f"{folder}: {len(faces)} faces, {len(validation)} held out, {model.count_params():,} parameters")
-            trainer.run(score_start=is_whole)
+            trainer.run(score_start=has_head)
             progress = trainer.progress
-        if is_whole and validation and replicas.is_chief:
+        if has_head and validation and replicas.is_chief:
             print(run_folder.before_and_after(progress.rows, len(validation)))
 
 

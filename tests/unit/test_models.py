@@ -191,6 +191,34 @@ def test_weights_by_name_from_each_format(asmnet, tmp_path):
                 assert np.array_equal(a, b), (path.name, name)
 
 
+@pytest.mark.parametrize("head", ["pooled", "spatial"])
+def test_a_head_for_other_points_is_fitted_to_what_the_old_head_says(asmnet, tmp_path, head):
+    """On images that are their own mirror image: heights that the old head knows are found, and what is symmetric."""
+    rng = np.random.default_rng(0)
+    half = np.repeat(np.repeat(rng.integers(0, 256, (60, 8, 4, 3), np.uint8), 8, axis=1), 8, axis=2)
+    images = np.concatenate([half, half[:, :, ::-1]], axis=2)
+    old = keras.models.clone_model(asmnet)
+    start_at_mean(old, rng.uniform(-0.4, 0.4, 136), np.zeros(3))
+    features = keras.Model(old.input, old.get_layer("features").output).predict(images, verbose=0)
+    old.get_layer("O_L").kernel.assign(rng.normal(size=(536, 136)) * 0.02 / features.std())
+    heights = old.predict(images, verbose=0)[0].reshape(60, 68, 2)[:, [3, 40, 60], 1]
+    shapes = np.zeros((60, 3, 2), np.float32)
+    shapes[..., 1] = heights
+    shapes[:, :2, 0] = [-0.3, 0.25]
+    shapes[:, :2, 1] = shapes[:, :1, 1]
+    checkpoints.save_model(old, tmp_path / "old.keras", {})
+    start = checkpoints.read_weights(str(tmp_path / "old.keras"), (-1.0, 1.0))
+    new = build_asmnet(3, 64, dropout=0.0, head=head)
+    checkpoints.set_weights(new, start, ("tight", 1.0))
+    batches, shapes = [images[:40], images[40:]], shapes.reshape(60, 6)
+    assert checkpoints.fit_landmark_head(new, start, batches, shapes, [1, 0, 2])
+    found = new.predict(images, verbose=0)[0]
+    np.testing.assert_allclose(found[:, 1::2], shapes[:, 1::2], atol=0.02 * np.ptp(heights))
+    np.testing.assert_allclose(found[:, [0, 2]], np.tile([-0.275, 0.275], (60, 1)), atol=1e-3)
+    other = build_mobilenet_v2(3, 64)
+    assert not checkpoints.fit_landmark_head(other, start, batches, shapes, [1, 0, 2])  # it has other features
+
+
 def test_weights_say_their_input_range_and_crop(tmp_path, capsys):
     """Else a network would be fed other numbers than it was trained with, or find landmarks in other units."""
     model = build_asmnet(68, 32, input_range=(0.0, 1.0))
