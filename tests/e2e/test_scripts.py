@@ -443,7 +443,7 @@ def test_real_faces_are_read_and_scored(run_batch, real_data, tmp_path):
 
 
 def test_a_layout_of_ones_own_from_its_description_to_a_prediction(run_batch, faces_300w, tmp_path):
-    """21 points of the 68: described, fitted, trained, scored and predicted; the model needs no description later."""
+    """21 points of the 68: described, fitted, trained, scored, predicted, exported; the model needs no description."""
     chosen = [17, 19, 21, 22, 24, 26, 36, 37, 39, 42, 44, 45, 0, 31, 30, 35, 16, 48, 62, 54, 8]
     for split in ("trainset", "testset"):
         (tmp_path / split).mkdir()
@@ -462,21 +462,24 @@ def test_a_layout_of_ones_own_from_its_description_to_a_prediction(run_batch, fa
     photo = next((tmp_path / "testset").glob("*.jpg"))
     flags = [photo, "--model", model, "--output", tmp_path / "out", "--min-score", "0.3"]
     evaluate = [model, "--dataset", tmp_path / "moved.toml", "--output", tmp_path / "ev"]
-    tune = ["--dataset", tmp_path / "moved.toml", "--recipe", "finetune", "--weights", model, "--name", "tuned"]
+    tune = ["--dataset", "300w", "--data-dir", faces_300w, "--recipe", "finetune", "--weights", model, "--name", "68"]
     tune += ["--input-size", "32", "--epochs", "1", "--output", tmp_path / "runs"]
     seen = [*evaluate[:-1], tmp_path / "seen", "--boxes", "detector"]
-    programs = ("evaluate", "evaluate", "asmnet_tf.predict", "train")
-    ended = run_batch(list(zip(programs, (evaluate, seen, flags, tune))), small=True)
+    export = [model, "--to", "tflite", "--faces", "4", "--output", tmp_path / "m.tflite"]
+    programs = ("evaluate", "evaluate", "asmnet_tf.predict", "asmnet_tf.export", "train")
+    ended = run_batch(list(zip(programs, (evaluate, seen, flags, export, tune))), small=True)
     for done in (*begun.done, *ended.done):
         assert done.returncode == 0, done.stderr
     scores = scores_of(ended.done[0])["m"]["all"]
     assert scores["n_scored"] == len(list((tmp_path / "testset").glob("*.pts")))
     assert scores["pose_mae_deg"] is not None
     assert scores_of(ended.done[1])["m"]["all"]["n_scored"] > scores["n_scored"] / 2
+    assert "landmark head was fitted anew to" in ended.done[-1].stdout  # 68 points, from a model of 21
     assert "held-out faces" in ended.done[-1].stdout.splitlines()[-1]
     scale, _, y = json.loads(model.with_suffix(".json").read_text())["description"]["detector_box"]
     assert 0.6 < scale < 1.1
     assert abs(y) < 0.15
+    assert json.loads((tmp_path / "m.json").read_text())["description"]["name"] == "mine"
     predicted = json.loads((tmp_path / "out/predictions.json").read_text())
     assert predicted["points"].startswith("21 as in mine")
     for face in predicted["results"][0]["faces"]:
