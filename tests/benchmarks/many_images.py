@@ -1,9 +1,11 @@
 """`predict` on a folder of photographs: two processes against one, the memory of many images, a kill and --resume.
 
     python tests/benchmarks/many_images.py [IMAGES]         # default 1000; nothing is drawn
+    python tests/benchmarks/many_images.py 10000 --memory   # one run of two processes, 128 px: memory on the way
 
 The images are 200 rendered faces, 320 px, under many names. The ratio is images/s of the whole command, start and end
-included; the two ways take turns, and each also tells its processor time, which another load does not change.
+included; the two ways take turns, and each also tells its processor time, which another load does not change. Memory
+is that of all processes of the command together.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from peak_memory import anonymous_mb
 
 from asmnet_tf.synthetic.renderer import render_face
 
-IMAGES, RENDERED, TURNS = 1000, 200, 2
+IMAGES, RENDERED, TURNS, FEW = 1000, 200, 2, 1000
 
 
 def make_folder(folder: Path, faces: Path, count: int) -> Path:
@@ -37,12 +39,13 @@ def make_folder(folder: Path, faces: Path, count: int) -> Path:
 
 
 def predict(images: Path, output: Path, *flags: object, kill_at: int = 0) -> dict[str, float]:
-    """Runs the command. Returns seconds, seconds of processors, peak MB of all its processes together.
+    """Runs the command. Returns seconds, seconds of processors, peak MB, and that of the first FEW images.
 
     Args: kill_at: kill -9 the process, not its workers, once so many images are done.
     """
     command = [sys.executable, "-m", "asmnet_tf.predict", images, "--no-draw", "--output", output, *flags]
-    before, start, peak = sum(os.times()[2:4]), time.perf_counter(), 0.0
+    before, start, peak, early, lines = sum(os.times()[2:4]), time.perf_counter(), 0.0, 0.0, 0
+    journal = output / "predictions.partial.jsonl"
     with subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while process.poll() is None:
@@ -51,19 +54,38 @@ def predict(images: Path, output: Path, *flags: object, kill_at: int = 0) -> dic
             except OSError:  # it has just ended
                 continue
             peak = max(peak, sum(map(anonymous_mb, pids)))
-            journal = output / "predictions.partial.jsonl"
-            if kill_at and journal.is_file() and journal.read_bytes().count(b"\n") >= kill_at:
+            if (kill_at or lines < FEW) and journal.is_file():
+                lines, early = journal.read_bytes().count(b"\n"), peak
+            if kill_at and lines >= kill_at:
                 process.kill()
             time.sleep(0.05)
     if process.returncode not in (0, -signal.SIGKILL if kill_at else 0):
         raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}")
     cpu = sum(os.times()[2:4]) - before
-    return {"seconds": time.perf_counter() - start, "cpu": cpu, "peak_mb": peak}
+    return {"seconds": time.perf_counter() - start, "cpu": cpu, "peak_mb": peak, "early_mb": early}
+
+
+def memory_rows(count: int) -> list[Row]:
+    """One run over so many images of 128 px."""
+    with tempfile.TemporaryDirectory(prefix="many-") as name:
+        folder = Path(name)
+        for i in range(RENDERED):
+            cv2.imwrite(str(folder / f"{i}.jpg"), render_face(0, i, size=128).image[..., ::-1])
+        many = make_folder(folder / str(count), folder, count)
+        run = predict(many, folder / "out", "--workers", 2, "--format", "json", "csv", "jsonl")
+        lines = len((folder / "out/predictions.jsonl").read_text().splitlines())
+    if lines != count:
+        raise SystemExit(f"{lines} results of {count} images")
+    detail = f"{run['peak_mb']:.0f} against {run['early_mb']:.0f} MB; {count / run['seconds']:.1f} images/s"
+    what = f"{count:,} images of 128 px, memory of 2 processes"
+    return [Row(what, f"its first {FEW:,}", run["early_mb"] / run["peak_mb"], "about 1", detail)]
 
 
 def rows() -> list[Row]:
     """Raises: SystemExit if an image is there twice or missing after a kill, or is another than of one process."""
     count = int(next((argument for argument in sys.argv[1:] if argument.isdecimal()), IMAGES))
+    if "--memory" in sys.argv:
+        return memory_rows(count)
     with tempfile.TemporaryDirectory(prefix="many-") as name:
         folder = Path(name)
         for i in range(RENDERED):
