@@ -107,7 +107,7 @@ def main(args: argparse.Namespace) -> None:
             told = "" if pixels == recipe.input_range else f", pixels become {pixels[0]:g} to {pixels[1]:g}"
             print(f"{args.weights}: weights for {len(received)} layers{told}")
         is_whole = has_head = "O_L" in received
-        if start and "O_L" in start.layers and not is_whole:  # of other points
+        if start and "O_L" in start.layers and not is_whole and not args.resume:  # of other points
             some = FacePatches(faces[:: 1 + len(faces) // HEAD_FACES], **frame, size=size, margin=1.0, cache="none")
             fitted_to = some.batches_of_crops(64), some.landmarks_norm
             if has_head := checkpoints.fit_landmark_head(model, start, *fitted_to, flip_map=spec.flip_map):
@@ -159,7 +159,7 @@ def main(args: argparse.Namespace) -> None:
                 print(f"{folder}: {len(faces)} faces, {len(validation)} held out, {model.count_params():,} parameters")
             trainer.run(score_start=has_head)
             progress = trainer.progress
-        if has_head and validation and replicas.is_chief:
+        if validation and replicas.is_chief and progress.rows[0]["epoch"] == 0:
             print(run_folder.before_and_after(progress.rows, len(validation)))
 
 

@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
                 f"from those of {source}. Does evaluate.py score that model well?"
             )
     facts = {key: value for key, value in sidecar.items() if key != "stored"}
-    facts |= exporters.describe(model, args.to, args.quantise, sidecar.get("pose", "") is not None)
+    facts |= exporters.describe(model, args.to, args.quantise, sidecars.has_pose(sidecar))
     facts |= {"source_model": source.name, "export_commit": cli.commit(), "compared": away}
     if args.quantise == "int8":
         facts.pop("quality", None)  # was fitted to the errors of the float network

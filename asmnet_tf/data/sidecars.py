@@ -83,6 +83,11 @@ def read_sidecar(model_path: str | Path) -> dict:
     return sidecar
 
 
+def has_pose(sidecar: dict) -> bool:
+    """Says whether the model's pose was trained: of a layout without six rigid points the side-car has `null`."""
+    return sidecar.get("pose", "") is not None
+
+
 def crop_of(path: Path, sidecar: dict, crop: str | None = None) -> tuple[str, float]:
     """Returns the crop and its scale that a side-car names, or those of `crop` instead; says where there is none.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from asmnet_tf.data.sidecars import read_sidecar
+from asmnet_tf.data.sidecars import has_pose, read_sidecar
 from asmnet_tf.files import InputError, first_line
 
 _process: int | None = None  # that opened the first model of TensorFlow
@@ -46,8 +46,8 @@ class RunnableModel:
 
     @property
     def has_pose(self) -> bool:
-        """Whether the pose was trained; of a layout without six rigid points the side-car says `null`."""
-        return self.sidecar.get("pose", "") is not None
+        """Whether the pose was trained."""
+        return has_pose(self.sidecar)
 
 
 def open_model(path: str | Path, threads: int | None = None) -> RunnableModel:
