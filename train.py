@@ -18,24 +18,15 @@ import argparse
 import contextlib
 import functools
 from dataclasses import replace
-from pathlib import Path
 
 from asmnet_tf import cli
-from asmnet_tf.config import AUGMENTATIONS, HEAD_FACES, VAL_FRACTION, crop_scale
-from asmnet_tf.files import InputError
+from asmnet_tf.config import AUGMENTATIONS, HEAD_FACES, crop_scale
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv; what --recipe leaves open is filled in from it."""
     parser = cli.new_parser(__doc__)
     cli.add_data_arguments(parser)
-    parser.add_argument("--pose-labels", type=Path, help="csv or folder of .npy instead of PnP on the landmarks")
-    parser.add_argument("--val-fraction", type=cli.fraction, default=VAL_FRACTION, help="held out of training (0.1)")
-    told = "further training faces, with the dataset's points: a folder of images and .pts, a .csv, .xml, .json or list"
-    parser.add_argument("--extra", type=Path, metavar="FOLDER", help=told)
-    told = "how often an epoch has each of them (1)"
-    parser.add_argument("--extra-weight", type=cli.within(0.01, 100), default=1.0, metavar="W", help=told)
-    parser.add_argument("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz, else shipped")
     cli.add_training_arguments(parser)
     return cli.parse_training_arguments(parser, argv)
 
@@ -44,9 +35,9 @@ def main(args: argparse.Namespace) -> None:
     """Trains, as one of the workers of --strategy; raises InputError for what the user can mend."""
     import numpy as np
 
-    from asmnet_tf.data.annotations import BadSamples, read_folder, trainable, training_faces, with_pose
+    from asmnet_tf.data.annotations import BadSamples, faces_of_run
     from asmnet_tf.data.pose import angles_to_unit
-    from asmnet_tf.faces.detector import measure_place
+    from asmnet_tf.faces.detector import with_detector_box
     from asmnet_tf.shape.training_shapes import load_for, shapes_of
     from asmnet_tf.training import distribution, run_folder, schedule
 
@@ -61,19 +52,9 @@ def main(args: argparse.Namespace) -> None:
         # 1. Faces with landmarks and pose; a fixed part of the training faces is held out for validation.
         spec, data_dir = cli.find_data(args)
         bad = BadSamples(args.on_bad_sample == "skip")
-        faces, validation = training_faces(spec, data_dir, args.val_fraction, args.limit, bad=bad)
-        posed = with_pose([*faces, *validation], spec, data_dir, args.pose_labels)
-        faces, validation = trainable(posed[: len(faces)], bad), posed[len(faces) :]
-        has_pose = faces[0].pose is not None
-        extra = []
-        if args.extra:
-            extra = trainable(with_pose(read_folder(args.extra, spec, bad), spec, args.extra, None), bad)
-            if (extra[0].pose is None) and has_pose:
-                raise InputError(f"{args.extra}: these faces have no head pose, those of the dataset have.")
-        if not spec.is_known and spec.detector_box is None:  # so that predict.py crops as is done here
-            if place := measure_place(faces):
-                spec = replace(spec, detector_box=place, description=spec.description | {"detector_box": list(place)})
-            print("landmarks in the face detector's box:", place or "unknown, it sees too few of these faces")
+        sources = {"labels": args.pose_labels, "extra": args.extra, "limit": args.limit, "bad": bad}
+        faces, extra, validation = faces_of_run(spec, data_dir, args.val_fraction, **sources)
+        spec, has_pose = with_detector_box(spec, faces), faces[0].pose is not None
         faces += extra
 
         # 2. The eigen-shapes of these faces in this crop.
@@ -104,16 +85,13 @@ def main(args: argparse.Namespace) -> None:
             asmnet.start_at_mean(model, shapes_of(faces, args.crop)[0].mean(axis=0), pose)
         if start:
             received = checkpoints.set_weights(model, start, (args.crop, crop_scale(args.crop)))
-            told = "" if pixels == recipe.input_range else f", pixels become {pixels[0]:g} to {pixels[1]:g}"
-            print(f"{args.weights}: weights for {len(received)} layers{told}")
         is_whole = has_head = "O_L" in received
-        if start and "O_L" in start.layers and not is_whole and not args.resume:  # of other points
+        if start and not is_whole and not args.resume:
             some = FacePatches(faces[:: 1 + len(faces) // HEAD_FACES], **frame, size=size, margin=1.0, cache="none")
-            fitted_to = some.batches_of_crops(64), some.landmarks_norm
-            if has_head := checkpoints.fit_landmark_head(model, start, *fitted_to, flip_map=spec.flip_map):
-                print(f"{args.weights}: of other points, so its landmark head was fitted anew to {len(some)} faces")
-            for variable in model.get_layer("O_L").weights:  # the last bits differ between machines
-                variable.assign(replicas.total(np.asarray(variable) * replicas.is_chief))
+            has_head = checkpoints.fit_landmark_head(
+                model, start, some.batches_of_crops(64), some.landmarks_norm, flip_map=spec.flip_map
+            )
+            replicas.take_from_chief(model.get_layer("O_L").weights)
 
         # 4. The phases that are left.
         scale, gently = replicas.count if args.scale_lr else 1, args.lr is None and args.recipe != "finetune"
@@ -159,8 +137,6 @@ def main(args: argparse.Namespace) -> None:
                 print(f"{folder}: {len(faces)} faces, {len(validation)} held out, {model.count_params():,} parameters")
             trainer.run(score_start=has_head)
             progress = trainer.progress
-        if validation and replicas.is_chief and progress.rows[0]["epoch"] == 0:
-            print(run_folder.before_and_after(progress.rows, len(validation)))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from asmnet_tf.config import (
     LANDMARK_LOSSES,
     LOSSES,
     RECIPES,
+    VAL_FRACTION,
     Recipe,
 )
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, find_spec
@@ -187,7 +188,16 @@ def add_crop_argument(parser: argparse.ArgumentParser, default: str | None, help
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what only train.py takes: the model, the recipe and what it sets the defaults of, the run, its devices."""
+    """Adds what only train.py takes: faces, model, recipe and what it sets the defaults of, run, devices."""
+    faces = parser.add_argument_group("faces")
+    faces.add_argument("--pose-labels", type=Path, help="csv or folder of .npy instead of PnP on the landmarks")
+    faces.add_argument("--val-fraction", type=fraction, default=VAL_FRACTION, help="held out of training (0.1)")
+    told = "further training faces, with the dataset's points: a folder of images and .pts, a .csv, .xml, .json or list"
+    faces.add_argument("--extra", type=Path, metavar="FOLDER", help=told)
+    told = "how often an epoch has each of them (1)"
+    faces.add_argument("--extra-weight", type=within(0.01, 100), default=1.0, metavar="W", help=told)
+    faces.add_argument("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz, else shipped")
+
     model = parser.add_argument_group("model")
     model.add_argument("--arch", choices=ARCHITECTURES, default="asmnet")
     model.add_argument("--head", choices=HEADS, default="pooled", help="spatial: keeps position, beside the paper's")

@@ -187,6 +187,30 @@ def trainable(samples: list[Sample], bad: BadSamples) -> list[Sample]:
     return chosen
 
 
+def faces_of_run(
+    spec: DatasetSpec,
+    data_dir: str | Path,
+    fraction: float,
+    labels: str | Path | None = None,
+    extra: Path | None = None,
+    limit: int | None = None,
+    bad: BadSamples | None = None,
+) -> tuple[list[Sample], list[Sample], list[Sample]]:
+    """Returns the faces to train on, further ones of `extra` (see `read_folder`), and those held out, with their pose.
+
+    Raises: InputError as `training_faces`, `pose_of` and `trainable`; where only those of `extra` have no pose.
+    """
+    bad = bad or BadSamples()
+    faces, validation = training_faces(spec, data_dir, fraction, limit, bad=bad)
+    posed = with_pose([*faces, *validation], spec, data_dir, labels)
+    faces, validation, further = trainable(posed[: len(faces)], bad), posed[len(faces) :], []
+    if extra:
+        further = trainable(with_pose(read_folder(extra, spec, bad), spec, extra, None), bad)
+        if further[0].pose is None and faces[0].pose is not None:
+            raise InputError(f"{extra}: these faces have no head pose, those of the dataset have.")
+    return faces, further, validation
+
+
 def with_pose(
     samples: list[Sample], spec: DatasetSpec, data_dir: str | Path, labels: str | Path | None
 ) -> list[Sample]:

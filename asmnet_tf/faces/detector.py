@@ -14,6 +14,7 @@ import functools
 import lzma
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,7 @@ import numpy as np
 
 from asmnet_tf.config import DETECTOR_SCALE, DETECTOR_SHIFT, DETECTOR_SIZE
 from asmnet_tf.data.geometry import crop_image, crop_to_image, rotation, transform
+from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.pose import signed
 from asmnet_tf.data.readers import Sample
 from asmnet_tf.files import InputError, first_line
@@ -171,11 +173,14 @@ def place_boxes(boxes: np.ndarray, angles: np.ndarray, place: tuple[float, float
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def measure_place(samples: Sequence[Sample]) -> tuple[float, float, float] | None:
-    """Returns `DatasetSpec.detector_box` by the upright faces among up to PLACE_FACES samples; None: too few are seen.
+def with_detector_box(spec: DatasetSpec, samples: Sequence[Sample]) -> DatasetSpec:
+    """Returns a layout of the user's own with its `detector_box`, so that faces are cropped as in training.
 
-    The box counts that holds the centre of the landmarks' box and lies best about it; the places' median is taken.
+    That is measured on the upright faces among up to PLACE_FACES samples, and stays open if too few are seen. The box
+    counts that holds the centre of the landmarks' box and lies best about it; the places' median is taken.
     """
+    if spec.is_known or spec.detector_box is not None:
+        return spec
     places = []
     for sample in samples[:: max(1, len(samples) // PLACE_FACES)][:PLACE_FACES]:
         boxes, _, angles = detect_faces(sample.read_image())
@@ -185,7 +190,12 @@ def measure_place(samples: Sequence[Sample]) -> tuple[float, float, float] | Non
         if fits.any():
             i = np.where(fits, overlaps(own[None], boxes)[0], -1.0).argmax()
             places.append([(own[2:] - own[:2]).max() / side[i], *(away[i] / side[i])])
-    return tuple(np.median(places, axis=0).round(3).tolist()) if len(places) >= PLACE_LEAST else None
+    if len(places) < PLACE_LEAST:
+        print("landmarks in the face detector's box: unknown, it sees too few of these faces")
+        return spec
+    place = tuple(np.median(places, axis=0).round(3).tolist())
+    print("landmarks in the face detector's box:", place)
+    return replace(spec, detector_box=place, description=spec.description | {"detector_box": list(place)})
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

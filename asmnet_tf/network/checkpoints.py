@@ -102,6 +102,8 @@ def set_weights(model: keras.Model, start: StartWeights, crop: tuple[str, float]
             f"{start.source}: finds landmarks in {start.crop[0]} crops of {start.crop[1]:g} x the box, this run has "
             f"{crop[0]} ones of {crop[1]:g}. Train with --crop {start.crop[0]}, or start from other weights."
         )
+    low, high = start.input_range
+    print(f"{start.source}: weights for {len(received)} layers, pixels become {low:g} to {high:g}")
     return received
 
 
@@ -121,7 +123,7 @@ def fit_landmark_head(
     their mirror images, its strength chosen by leaving one out. No correspondence of the points is needed.
 
     Args:    crops: network inputs of N training faces, RGB uint8 (n, S, S, 3). shapes: (N, 2L), network units.
-    Returns: whether it did; not where `start` has no landmark head, or one that sees other features.
+    Returns: whether it did, which it says; not where `start` has no landmark head, or one that sees other features.
     """
     from sklearn.linear_model import RidgeCV
 
@@ -135,6 +137,7 @@ def fit_landmark_head(
     targets = np.concatenate([shapes, flip_landmarks(shapes, flip_map)])
     ridge = RidgeCV(RIDGES).fit(features @ old[0] + old[1], targets)
     head.set_weights([old[0] @ ridge.coef_.T, old[1] @ ridge.coef_.T + ridge.intercept_])
+    print(f"{start.source}: of other points, so its landmark head was fitted anew to {len(shapes)} faces")
     return True
 
 

@@ -24,7 +24,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -124,6 +124,11 @@ class Replicas:
 
         shares = self.strategy.experimental_distribute_values_from_function(of_first)
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None).numpy()
+
+    def take_from_chief(self, variables: Iterable[keras.Variable]) -> None:
+        """Gives variables that each worker computed the chief's values: the last bits differ between machines."""
+        for variable in variables:
+            variable.assign(self.total(np.asarray(variable) * self.is_chief))
 
     def check_agreement(self, **values: int) -> None:
         """Raises: InputError, in every worker, if a value is not the same in all of them."""

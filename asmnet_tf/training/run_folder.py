@@ -349,13 +349,17 @@ def _validation_words(row: dict) -> str:
     return f"val NME {row['val_nme_pct']:.2f} %{told}"
 
 
-def best_line(rows: Sequence[dict]) -> str:
-    """Returns the best validation NME as text, and whether training ended worse than it began."""
+def best_line(rows: Sequence[dict], faces: int) -> str:
+    """Returns the best NME on so many held-out faces as text, that of the weights it began with, what is odd in it."""
     scored = [(row["val_nme_pct"], row["epoch"]) for row in rows if row["val_nme_pct"] is not None]
     if not scored:
-        return "not measured: no face was held out"
+        return "no validation NME: no face was held out"
     (first, first_epoch), (last, last_epoch), (best, epoch) = scored[0], scored[-1], min(scored)
-    line = f"{best:.2f} % (epoch {epoch})"
+    line = f"best validation NME {best:.2f} % (epoch {epoch}) on {faces} held-out faces"
+    if epoch and not first_epoch:
+        line += f", {first:.2f} % before"
+    if faces < TELLING_FACES:
+        line += ", which tell little: see --val-fraction"
     if not epoch:
         line += "; no epoch was better than the weights it started from, and best.keras holds these"
     if last > first:
@@ -364,10 +368,3 @@ def best_line(rows: Sequence[dict]) -> str:
             f"epoch {first_epoch}. Try a lower --lr"
         )
     return line
-
-
-def before_and_after(rows: Sequence[dict], faces: int) -> str:
-    """Returns what fine-tuning has brought, as a sentence: rows as of `best_line`, faces that were held out."""
-    scored = [row["val_nme_pct"] for row in rows if row["val_nme_pct"] is not None]
-    few = "" if faces >= TELLING_FACES else f"; {faces} tell little, see --val-fraction"
-    return f"NME on {faces} held-out faces: {scored[0]:.2f} % before, {min(scored):.2f} % after{few}"

@@ -82,6 +82,7 @@ class Trainer:
             self.stop = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="stop")  # 1: a signal came
         self.infer = self.replicas.spread(compiled(model))
         self.progress = Progress()
+        self.faces_validated = 0  # of all workers
         self.building_s = 0.0  # what the step took that builds the graph
         self.is_time_told = False
         self.signals = StopSignals()
@@ -149,7 +150,7 @@ class Trainer:
         if self.replicas.is_chief and self.plan.end == self.plan.epochs:
             since = self.plan.best_from
             rows = [row for row in self.progress.rows if row["epoch"] > since or not since]
-            print(f"{self.folder / 'best.keras'}: best validation NME {run_folder.best_line(rows)}")
+            print(f"{self.folder / 'best.keras'}: {run_folder.best_line(rows, self.faces_validated)}")
 
     def _train(self, writer: tf.summary.SummaryWriter | None, stream: Iterator[dict[str, tf.Tensor]]) -> None:
         for epoch in range(self.progress.epoch, self.plan.end):
@@ -280,8 +281,9 @@ class Trainer:
             errors = np.column_stack([nme, metrics.pose_errors(poses, self.validation.poses)])
         known = ~np.isnan(errors)
         sums, counts, faces = self.replicas.total([np.nansum(errors, 0), known.sum(0), np.full(4, len(errors))])
+        self.faces_validated = int(faces[0])
         names = ("val_nme_pct", *(f"val_{name}_deg" for name in ANGLES))
-        if not faces.any():
+        if not self.faces_validated:
             return dict.fromkeys(names)
         means = (sums / np.maximum(counts, 1) * (100, 1, 1, 1)).tolist()
         return {name: mean if count else None for name, mean, count in zip(names, means, counts)}

@@ -10,6 +10,7 @@ from conftest import REPO
 from matplotlib.cbook import get_sample_data
 
 from asmnet_tf.data.geometry import read_image, rotation, transform
+from asmnet_tf.data.layouts import read_spec
 from asmnet_tf.data.pose import signed
 from asmnet_tf.data.readers import Sample
 from asmnet_tf.faces import detector
@@ -64,8 +65,12 @@ def test_the_box_of_another_layout_is_measured(photograph, box, tmp_path):
         cv2.imwrite(str(tmp_path / f"{name}.png"), image[..., ::-1])
         faces[name] = Sample(name, tmp_path / f"{name}.png", corners, corners.ravel(), frozenset())
     seen, blank = faces.values()
-    assert detector.measure_place([seen] * 5 + [blank] * 5) == pytest.approx((0.5, -0.25, 0.25), abs=2e-3)
-    assert detector.measure_place([seen] * 4 + [blank] * 9) is None
+    spec = read_spec(
+        {"name": "mine", "points": 2, "flip": [], "normaliser": [0, 1], "splits": {"train": "."}}, "mine.toml"
+    )
+    place = detector.with_detector_box(spec, [seen] * 5 + [blank] * 5).detector_box
+    assert place == pytest.approx((0.5, -0.25, 0.25), abs=2e-3)
+    assert detector.with_detector_box(spec, [seen] * 4 + [blank] * 9) is spec
 
 
 def test_overlaps_by_hand():

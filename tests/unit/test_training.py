@@ -14,7 +14,7 @@ from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.files import InputError
 from asmnet_tf.network.loss import alpha_at
 from asmnet_tf.shape.shape_model import ShapeModel
-from asmnet_tf.training.run_folder import before_and_after, check_flags, content_hashes, write_arguments
+from asmnet_tf.training.run_folder import best_line, check_flags, content_hashes, write_arguments
 from asmnet_tf.training.schedule import Plan, Schedule, as_flags, phase_at, phases_of_run
 
 
@@ -88,9 +88,9 @@ def test_fine_tuning_starts_from_the_shipped_model_with_its_batch_norm():
 
 
 def test_fine_tuning_tells_before_and_after():
-    rows = [{"val_nme_pct": value} for value in (8.0, None, 6.0, 7.0)]
-    assert before_and_after(rows, 20) == "NME on 20 held-out faces: 8.00 % before, 6.00 % after"
-    assert before_and_after(rows, 2).endswith("2 tell little, see --val-fraction")
+    rows = [{"epoch": epoch, "val_nme_pct": value} for epoch, value in enumerate((8.0, None, 6.0, 7.0))]
+    assert best_line(rows, 20) == "best validation NME 6.00 % (epoch 2) on 20 held-out faces, 8.00 % before"
+    assert "--val-fraction" in best_line(rows, 2)
 
 
 def test_the_term_is_used_where_it_is_asked_for():

@@ -245,7 +245,7 @@ def test_the_weights_it_starts_from_are_epoch_0_and_may_stay_the_best(new_traine
     assert trainer.progress.best_nme == start < last
     for ours, theirs in zip(before, keras.models.load_model(tmp_path / "best.keras").get_weights()):
         assert np.array_equal(ours, theirs)
-    line = best_line(trainer.progress.rows)
+    line = best_line(trainer.progress.rows, trainer.faces_validated)
     assert f"{start:.2f} % (epoch 0)" in line
     assert f"ended worse than it began: {last:.2f} %" in line
     assert "epoch 0" in capsys.readouterr().out
