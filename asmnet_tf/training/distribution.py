@@ -92,24 +92,6 @@ class Replicas:
 
         return self.strategy.experimental_distribute_values_from_function(rows)
 
-    def spread(self, infer: Callable[[np.ndarray], Sequence]) -> Callable[[np.ndarray], Sequence]:
-        """Returns an inference that splits its images among this worker's replicas; see `runners.Infer`."""
-        if self.count == self.workers:
-            return infer
-
-        import tensorflow as tf
-
-        @tf.function(reduce_retracing=True)
-        def on_replicas(images: tf.Tensor) -> Any:
-            # a lambda: a function with an input signature would be checked against the values of all replicas
-            return self.strategy.run(lambda part: infer(part), args=(images,))
-
-        def run(images: np.ndarray) -> list[np.ndarray]:
-            outputs = on_replicas(self.split(images))
-            return [np.concatenate(self.strategy.experimental_local_results(output)) for output in outputs]
-
-        return run
-
     def total(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """Returns the sum of `values` over all workers, float64, the same in all of them."""
         import tensorflow as tf

@@ -80,7 +80,7 @@ class Trainer:
             self.optimizer = _build_optimizer(plan, model)
             self.alpha = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="alpha")
             self.stop = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="stop")  # 1: a signal came
-        self.infer = self.replicas.spread(compiled(model))
+        self.infer = compiled(model)
         self.progress = Progress()
         self.faces_validated = 0  # of all workers
         self.building_s = 0.0  # what the step took that builds the graph
