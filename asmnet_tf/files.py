@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -207,8 +206,7 @@ def owned(
 ) -> Iterator[Path]:
     """Makes a folder and keeps it for this process alone; yields its path. One that stays empty is removed again.
 
-    The system frees the lock of a process that is killed; where it has no such locks (Windows, some network folders),
-    the lock file tells which process, begun when, has to be running for it to count.
+    The system frees the lock of a process that is killed.
 
     Args:   waiting: wait for the other process, and after two seconds say this on stderr. part: only what this names is
             kept, so that several processes fill a folder.
@@ -250,61 +248,39 @@ def owned(
 
 def _lock(path: Path) -> int | None:
     """Returns the open lock file of this process, None where another one holds it. Raises: OSError."""
-    here, pid = socket.gethostname(), os.getpid()
-    owner = {"pid": pid, "host": here, "since": time.strftime("%Y-%m-%d %H:%M:%S"), "started": _started(pid)}
-    text = json.dumps(owner).encode()
-    with contextlib.suppress(ImportError):
-        import fcntl
-
-        while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(handle), os.stat(path)):
-                    os.ftruncate(handle, 0)
-                    os.write(handle, text)
-                    return handle
-                os.close(handle)
-            except FileNotFoundError:  # its owner has just ended, and the next one must not lock what has no name
-                os.close(handle)
-            except OSError as error:
-                os.close(handle)
-                if isinstance(error, BlockingIOError):
-                    return None
-                break
-    for _ in range(2):  # only the existence of the file can say it
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            os.write(handle, text)
-            return handle
-        except FileExistsError:
-            owner = _lock_owner(path)
-            alive = owner and _started(owner.get("pid")) == owner.get("started") is not None
-            if alive or owner.get("host", here) != here:
-                return None
-            path.unlink(missing_ok=True)
-    return None
+            if os.name == "nt":
+                import msvcrt
+
+                os.lseek(handle, 1 << 20, os.SEEK_SET)  # others cannot read what is locked, and are to read the owner
+                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+                os.lseek(handle, 0, os.SEEK_SET)
+            else:
+                import fcntl
+
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), os.stat(path)):  # else its owner has just ended and removed it
+                os.ftruncate(handle, 0)
+                os.write(handle, json.dumps(owner).encode())
+                return handle
+            os.close(handle)
+        except FileNotFoundError:
+            os.close(handle)
+        except (BlockingIOError, PermissionError):
+            os.close(handle)
+            return None
 
 
 def _lock_owner(path: Path) -> dict:
-    """Returns pid, host, since and started of the process that wrote a lock file; {} where it says nothing."""
+    """Returns pid, host and since of the process that wrote a lock file; {} where it says nothing."""
     for _ in range(5):  # it may be about to write them
         with contextlib.suppress(OSError, ValueError, TypeError):
             return dict(read_json(path))
         time.sleep(0.02)
     return {}
-
-
-def _started(pid: object) -> str | None:
-    """Returns when a process started, in the system's own words; None where none of this number runs."""
-    with contextlib.suppress(OSError, IndexError, ValueError, TypeError):
-        if sys.platform.startswith("linux"):
-            return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-        ask = ("ps", "-o", "lstart=", "-p", str(pid))
-        if sys.platform == "win32":
-            ask = ("powershell", "-NoProfile", "-Command", f"(Get-Process -Id {int(pid)}).StartTime.Ticks")
-        return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or None
-    return None
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
