@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
 import math
 import re
@@ -17,10 +18,11 @@ import cv2
 import numpy as np
 
 from asmnet_tf.config import ANGLES
-from asmnet_tf.evaluation import comparison, metrics
+from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.records import Faces, Measured, Method, number, one_line
 from asmnet_tf.files import InputError, make_folder, plain, utf8, write_csv, write_text
 
+ALL_PAIRS_UP_TO = 4  # methods; of more, the first is compared with each of the others
 CED_STEP_PCT = 0.05  # grid of ced.csv and failure_rate.csv
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 92rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -97,6 +99,31 @@ def _score(measured: list[Measured], faces: Faces, thresholds: Sequence[float]) 
     return scores
 
 
+def compare(errors: dict[str, np.ndarray], subsets: dict[str, np.ndarray]) -> dict[str, list[dict]]:
+    """Compares methods in pairs on the same faces; of many methods the first with each of the others.
+
+    Args:    errors: method -> NME of each face, fractions (N,). subsets: name -> bool (N,).
+    Returns: subset -> for each pair a, b, n, left_out, nme_difference_pct (A - B) with ci95, a_better_pct and
+        b_better_pct, see `metrics.paired_bootstrap`; plain values, None where no face tells.
+    """
+    pairs = itertools.combinations(errors, 2)
+    if len(errors) > ALL_PAIRS_UP_TO:
+        first, *others = errors
+        pairs = ((first, other) for other in others)
+
+    def row(a: str, b: str, mask: np.ndarray) -> dict:
+        found = metrics.paired_bootstrap(errors[a][mask], errors[b][mask])
+        difference, *rest = (
+            None if value is None else 100 * value
+            for value in (found.difference, *found.interval, found.share_a_better, found.share_b_better)
+        )
+        told = {"a": a, "b": b, "n": int(np.sum(mask)), "left_out": found.left_out, "nme_difference_pct": difference}
+        return told | {"ci95": rest[:2], "a_better_pct": rest[2], "b_better_pct": rest[3]}
+
+    pairs = list(pairs)
+    return {subset: [row(a, b, mask) for a, b in pairs] for subset, mask in subsets.items()}
+
+
 def json_line(scores: dict[str, dict[str, dict]]) -> str:
     """Returns the scores without their intervals as one line of JSON, numbers rounded to 6 decimals, never NaN."""
     short = {
@@ -164,7 +191,7 @@ def write_report(
     scores = _score(measured, faces, thresholds)
     compared: dict[str, list[dict]] = {}
     if len(measured) > 1:
-        compared = comparison.compare({one.method.name: one.nme for one in measured}, faces.masks)
+        compared = compare({one.method.name: one.nme for one in measured}, faces.masks)
     document = {
         "protocol": protocol,
         "thresholds": list(thresholds),

@@ -8,7 +8,7 @@ import pytest
 
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.pose import estimate_pose, mean_face
-from asmnet_tf.evaluation import comparison, metrics, report
+from asmnet_tf.evaluation import metrics, report
 from asmnet_tf.evaluation.records import Faces, Method
 
 SPEC = DATASETS["300w"]
@@ -134,7 +134,7 @@ def test_faces_without_landmarks_are_counted(tmp_path):
 @pytest.mark.parametrize(("count", "pairs"), [(2, 1), (3, 3), (4, 6), (5, 4), (7, 6)])
 def test_all_pairs_of_few_methods_and_the_first_against_each_of_many(count, pairs):
     errors = {f"m{i}": np.full(3, 0.01 * i) for i in range(count)}
-    found = comparison.compare(errors, {"all": np.ones(3, bool)})["all"]
+    found = report.compare(errors, {"all": np.ones(3, bool)})["all"]
     assert len(found) == pairs
     if count > 4:
         assert {pair["a"] for pair in found} == {"m0"}

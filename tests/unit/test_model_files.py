@@ -1,7 +1,7 @@
 """Every kind of model file gives the numbers of the `.keras` model it was made from, or one line on what is wrong.
 
 The network is one convolution with random heads, so that a mix-up of outputs, pixels or scales moves landmarks by many
-pixels; tests/e2e/test_comparison.py does the same with a trained ASMNet.
+pixels; tests/e2e/test_model_comparison.py does the same with a trained ASMNet.
 """
 
 import json
