@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -24,7 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     import h5py
@@ -207,103 +206,66 @@ def owned(
 ) -> Iterator[Path]:
     """Makes a folder and keeps it for this process alone; yields its path. One that stays empty is removed again.
 
-    The system frees the lock of a process that is killed; where it has no such locks (Windows, some network folders),
-    the lock file tells which process, begun when, has to be running for it to count.
+    The system frees the lock of a process that is killed.
 
     Args:   waiting: wait for the other process, and after two seconds say this on stderr. part: only what this names is
             kept, so that several processes fill a folder.
     Raises: InputError that names the process whose the folder is, with `hint`; OutputError if it cannot be written.
     """
     folder = Path(folder)
-    path, made, waited = folder / f"{_LOCK}{part}", False, 0
-    while True:
-        made = made or not folder.exists()
-        make_folder(folder)
-        try:
-            handle = _lock(path)
-        except FileNotFoundError:  # its last owner has just removed it
-            continue
-        except OSError as error:
-            raise OutputError.of(path, error) from error
-        if handle is not None or not waiting:
-            break
-        waited += 1
-        if waited == 20:
-            print(f"{waiting}; waiting", file=sys.stderr)
-        time.sleep(0.1)
-    if handle is None:
-        owner = _lock_owner(path)
-        told = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
-        raise InputError(f"{folder}: in use by {told if owner else 'another process'} ({path.name} in it). {hint}")
+    path, made, tries = folder / f"{_LOCK}{part}", not folder.exists(), 0
+    try:
+        while not (file := _lock(path)):
+            tries += 1
+            if tries == 3 and not waiting:  # it may just have ended, or be about to write who it is
+                owner = path.read_text("utf-8", "replace") or "another process"
+                raise InputError(f"{folder}: in use by {owner} ({path.name} in it). {hint}")
+            if tries == 20:
+                print(f"{waiting}; waiting", file=sys.stderr)
+            time.sleep(0.1)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+    except OSError as error:
+        raise OutputError.of(path, error) from error
     try:
         yield folder
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()  # before it is freed: who opened it meanwhile sees that its name is gone
-        os.close(handle)
-        if os.name == "nt":  # there an open file keeps its name
-            path.unlink(missing_ok=True)
+            if os.name == "nt":
+                file.close()  # there an open file keeps its name
+            path.unlink()  # elsewhere before it is freed: who opened it meanwhile sees that its name is gone
+        file.close()
         if made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
-def _lock(path: Path) -> int | None:
-    """Returns the open lock file of this process, None where another one holds it. Raises: OSError."""
-    here, pid = socket.gethostname(), os.getpid()
-    owner = {"pid": pid, "host": here, "since": time.strftime("%Y-%m-%d %H:%M:%S"), "started": _started(pid)}
-    text = json.dumps(owner).encode()
-    with contextlib.suppress(ImportError):
-        import fcntl
-
-        while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(handle), os.stat(path)):
-                    os.ftruncate(handle, 0)
-                    os.write(handle, text)
-                    return handle
-                os.close(handle)
-            except FileNotFoundError:  # its owner has just ended, and the next one must not lock what has no name
-                os.close(handle)
-            except OSError as error:
-                os.close(handle)
-                if isinstance(error, BlockingIOError):
-                    return None
-                break
-    for _ in range(2):  # only the existence of the file can say it
+def _lock(path: Path) -> TextIO | None:
+    """Returns the lock file, open and locked; None where another process has it or has just removed it."""
+    make_folder(path.parent)
+    try:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            os.write(handle, text)
-            return handle
-        except FileExistsError:
-            owner = _lock_owner(path)
-            alive = owner and _started(owner.get("pid")) == owner.get("started") is not None
-            if alive or owner.get("host", here) != here:
+            if os.name == "nt":
+                import msvcrt
+
+                os.lseek(file.fileno(), 1 << 20, os.SEEK_SET)  # others could not read the byte that is locked
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                file.close()
                 return None
-            path.unlink(missing_ok=True)
-    return None
-
-
-def _lock_owner(path: Path) -> dict:
-    """Returns pid, host, since and started of the process that wrote a lock file; {} where it says nothing."""
-    for _ in range(5):  # it may be about to write them
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return dict(read_json(path))
-        time.sleep(0.02)
-    return {}
-
-
-def _started(pid: object) -> str | None:
-    """Returns when a process started, in the system's own words; None where none of this number runs."""
-    with contextlib.suppress(OSError, IndexError, ValueError, TypeError):
-        if sys.platform.startswith("linux"):
-            return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-        ask = ("ps", "-o", "lstart=", "-p", str(pid))
-        if sys.platform == "win32":
-            ask = ("powershell", "-NoProfile", "-Command", f"(Get-Process -Id {int(pid)}).StartTime.Ticks")
-        return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or None
+            print(f"{path.parent}: has no locks ({error.strerror}); let no other process write there", file=sys.stderr)
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            return file
+        file.close()
+    except FileNotFoundError:
+        pass
     return None
 
 
