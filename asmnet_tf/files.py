@@ -13,14 +13,11 @@ import re
 import shutil
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
-import tokenize
 import uuid
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -29,10 +26,9 @@ if TYPE_CHECKING:
     import h5py
     import numpy as np
 
-# what h5py, numpy.load and zipfile raise for a file that is cut short, damaged or of another kind
+# what h5py raises for a file that is cut short, damaged or of another kind
 BROKEN_HDF5 = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 BROKEN_HDF5 += (MemoryError, RuntimeError, SystemError)
-BROKEN_ARRAY_FILE = (*BROKEN_HDF5, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error)
 
 # a small file can unpack to any size; genuine ones of ours take a few times their size on disk
 MAX_UNPACKED_BYTES = 256 << 20
@@ -269,6 +265,17 @@ def _lock(path: Path) -> TextIO | None:
     return None
 
 
+@contextlib.contextmanager
+def _one_line(path: str | os.PathLike, expected: str) -> Iterator[None]:
+    """Turns whatever numpy and zipfile raise for a file that is cut short, damaged or of another kind into one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: not a whole {expected} ({first_line(error)}).") from error
+
+
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads all arrays of an `.npz`, never unpickling; a `.npy` is not accepted.
 
@@ -276,7 +283,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     import numpy as np  # here, so that `--help` does not wait for it
 
-    try:
+    with _one_line(path, ".npz file of plain arrays"):
         with np.load(path, allow_pickle=False) as file:
             check_archive(path)
             arrays = {name: file[name] for name in file.files}
@@ -284,10 +291,6 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
             if not isinstance(array, np.ndarray):  # numpy gives other members of the archive as bytes
                 raise ValueError(f"its member {name} is no array")
         return arrays
-    except FileNotFoundError:
-        raise
-    except BROKEN_ARRAY_FILE as error:
-        raise InputError(f"{path}: not a whole .npz file of plain arrays ({first_line(error)}).") from error
 
 
 def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
@@ -298,17 +301,12 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     """
     import numpy as np
 
-    try:
-        with np.errstate(over="raise"):  # of a shape that no file can have
-            array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
+    with _one_line(path, ".npy file of one plain array"), np.errstate(over="raise"):  # of a shape that no file can have
+        array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
         if not isinstance(array, np.ndarray):
             array.close()
             raise ValueError("an archive of arrays")
         return array
-    except FileNotFoundError:
-        raise
-    except BROKEN_ARRAY_FILE as error:
-        raise InputError(f"{path}: not a whole .npy file of one plain array ({first_line(error)}).") from error
 
 
 def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
@@ -451,33 +449,27 @@ def read_csv(
     lines = read_text(path).split("\n")
     separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=separator != "\t")
-    wanted, places, count = [name, *numbers], [], 0
-    seen: set[str] = set()
-
+    rows = (row for row in reader if any(map(str.strip, row)))
+    wanted = [name, *numbers]
     expected = ", ".join(wanted if len(wanted) < 7 else [*wanted[:5], "...", wanted[-1]])
+    seen: set[str] = set()
 
     def wrong(what: object) -> InputError:
         return InputError(f"{path}, line {reader.line_num}: {what}; expected {expected}.")
 
     try:
-        for row in reader:
-            if not any(map(str.strip, row)):
-                continue
-            if not places:
-                columns, count = [field.strip().casefold() for field in row], len(row)
-                if not set(wanted) <= set(columns):
-                    raise InputError(f"{path}: columns {', '.join(row)[:80]}, expected {expected}.")
-                if without in columns:
-                    raise InputError(f"{path}: there is a column {without}, expected {expected} as the last of these.")
-                places = [columns.index(column) for column in wanted]
-                places += [columns.index(optional)] if optional in columns else []
-                continue
+        header = next(rows, [])
+        columns = [field.strip().casefold() for field in header]
+        if not set(wanted) <= set(columns):
+            raise InputError(f"{path}: columns {', '.join(header)[:80] or 'none'}, expected {expected}.")
+        if without in columns:
+            raise InputError(f"{path}: there is a column {without}, expected {expected} as the last of these.")
+        places = [columns.index(column) for column in [*wanted, optional] if column in columns]
+        for row in rows:
             with each(f"{Path(path).name}, line {reader.line_num}"):
-                if len(row) < count or any(map(str.strip, row[count:])):
-                    hint = (
-                        " (a comma as decimal point? Then part the columns by semicolons)" if separator == "," else ""
-                    )
-                    raise wrong(f"{len(row)} fields for {count} columns{hint}")
+                if len(row) < len(header) or any(map(str.strip, row[len(header) :])):
+                    hint = " (a comma as decimal point? Then part the columns by semicolons)" * (separator == ",")
+                    raise wrong(f"{len(row)} fields for {len(header)} columns{hint}")
                 text, *fields = (row[place].strip() for place in places)
                 left_out = optional is not None and (len(fields) == len(numbers) or not fields[-1])
                 fields = fields[: len(numbers)] if left_out else fields
@@ -493,8 +485,6 @@ def read_csv(
                 yield reader.line_num, text, [*values, math.nan] if left_out else values
     except csv.Error as error:
         raise wrong(error) from error
-    if not places:
-        raise InputError(f"{path}: columns none, expected {expected}.")
 
 
 # --- how a program ends ---
