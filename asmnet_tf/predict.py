@@ -50,41 +50,33 @@ MANY = 50  # images; with fewer, starting processes takes longer than they save
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv."""
     parser = cli.new_parser(__doc__)
+    add = parser.add_argument
     told = "images, folders, videos, addresses of videos"
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", type=path_or_address, help=told)
-    parser.add_argument(
-        "--camera", type=cli.within(0, 9999, whole=True), metavar="N", help="number of a camera, from 0"
-    )
-    parser.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .tflite, .onnx, .keras, .h5"
-    )
-    parser.add_argument("--dataset", type=cli.dataset, metavar="NAME|FILE", help="whose points: default its side-car's")
-    parser.add_argument("--boxes", type=Path, metavar="CSV", help="own boxes: image, x_min, y_min, x_max, y_max, angle")
-    parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder (default: predictions)")
-    parser.add_argument("--no-draw", action="store_true", help="no overlay images or videos")
-    parser.add_argument("--format", nargs="+", choices=FACE_FORMATS, default=["json", "csv"], help="default: json csv")
-    many = parser.add_argument_group("many images")
-    told = f"processes (default: the cores for more than {MANY} images, else 1)"
-    many.add_argument("--workers", type=cli.within(1, 1024, whole=True), metavar="N", help=told)
-    many.add_argument("--resume", action="store_true", help="go on where a run into --output was ended")
-    told = "every N-th input from the I-th, I from 1; writes predictions-I-of-N.*"
-    many.add_argument("--shard", type=shard, metavar="I/N", default=(1, 1), help=told)
+    add("inputs", nargs="*", metavar="INPUT", type=path_or_address, help=told)
+    add("--camera", type=cli.within(0, 9999, whole=True), metavar="N", help="number of a camera, from 0")
+    add("--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .tflite, .onnx, .keras, .h5")
+    add("--dataset", type=cli.dataset, metavar="NAME|FILE", help="whose points: default its side-car's")
+    add("--boxes", type=Path, metavar="CSV", help="own boxes: image, x_min, y_min, x_max, y_max, angle")
+    add("--output", type=Path, default=Path("predictions"), help="folder (default: predictions)")
+    add("--no-draw", action="store_true", help="no overlay images or videos")
+    add("--format", nargs="+", choices=FACE_FORMATS, default=["json", "csv"], help="default: json csv")
     told = "leave out faces of less; 0 to 1, of models that have it (default: 0)"
-    parser.add_argument("--min-quality", type=cli.within(0, 1), default=0.0, metavar="Q", help=told)
-    detector = parser.add_argument_group("detector")
-    detector.add_argument("--min-score", type=cli.fraction, default=0.5, help="of a face (default: 0.5)")
-    detector.add_argument(
-        "--detector-size",
-        type=cli.positive_int,
-        default=DETECTOR_SIZE,
-        metavar="PX",
-        help=f"longest side it sees; larger finds smaller faces, 256 is quick (default: {DETECTOR_SIZE})",
-    )
-    video = parser.add_argument_group("video")
-    video.add_argument("--detect-every", type=cli.positive_int, default=10, metavar="N", help="frames (default: 10)")
-    video.add_argument("--smooth", action="store_true", help="One-Euro filter on landmarks and angles")
-    video.add_argument("--show", action="store_true", help="in a window; q or closing it ends the video")
-    video.add_argument("--frames", type=cli.positive_int, metavar="N", help="stop after N frames")
+    add("--min-quality", type=cli.within(0, 1), default=0.0, metavar="Q", help=told)
+    add = parser.add_argument_group("many images").add_argument
+    told = f"processes (default: the cores for more than {MANY} images, else 1)"
+    add("--workers", type=cli.within(1, 1024, whole=True), metavar="N", help=told)
+    add("--resume", action="store_true", help="go on where a run into --output was ended")
+    told = "every N-th input from the I-th, I from 1; writes predictions-I-of-N.*"
+    add("--shard", type=shard, metavar="I/N", default=(1, 1), help=told)
+    add = parser.add_argument_group("detector").add_argument
+    add("--min-score", type=cli.fraction, default=0.5, help="of a face (default: 0.5)")
+    told = f"longest side it sees; larger finds smaller faces, 256 is quick (default: {DETECTOR_SIZE})"
+    add("--detector-size", type=cli.positive_int, default=DETECTOR_SIZE, metavar="PX", help=told)
+    add = parser.add_argument_group("video").add_argument
+    add("--detect-every", type=cli.positive_int, default=10, metavar="N", help="frames (default: 10)")
+    add("--smooth", action="store_true", help="One-Euro filter on landmarks and angles")
+    add("--show", action="store_true", help="in a window; q or closing it ends the video")
+    add("--frames", type=cli.positive_int, metavar="N", help="stop after N frames")
     args = parser.parse_args(argv)
     if args.camera is not None and (args.inputs or args.boxes):
         parser.error("--camera: no INPUT and no --boxes with it")
@@ -157,9 +149,7 @@ def main(args: argparse.Namespace) -> None:
         earlier = [path for path, _ in images] if args.resume else None
         results = ResultFiles(args.output, formats, aligner.spec, f"predictions{suffix}", earlier)
         signals = StopSignals()
-        work = FaceRun(
-            aligner, results, not args.no_draw, failed, lambda: signals.received is not None, opener, args.min_quality
-        )
+        work = FaceRun(aligner, results, not args.no_draw, failed, signals, opener, args.min_quality)
         workers = args.workers or (cli.cores() if len(images) - len(results.done) > MANY else 1)
         try:
             with signals:

@@ -30,7 +30,7 @@ from asmnet_tf.faces.face_files import BoxRow, Result, ResultFiles, boxes_inside
 from asmnet_tf.faces.overlay import is_overlay, write_overlay
 from asmnet_tf.faces.tracking import FaceTracker
 from asmnet_tf.faces.video import Frame, Video, follow_video, video_name
-from asmnet_tf.files import InputError, printable, utf8
+from asmnet_tf.files import InputError, StopSignals, printable, utf8
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import Face, FaceAligner
@@ -41,6 +41,8 @@ OTHER_ENDINGS = (  # of pictures and videos that are not read: to be told, not p
     *(".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"),
     *(".3gp", ".flv", ".mts", ".m2ts", ".ogv", ".vob"),
 )
+Task = tuple[Path, str, list[BoxRow] | None]  # an image, the stem of its output files, its own boxes
+Found = tuple[Result | None, InputError | None]
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
@@ -65,10 +67,8 @@ class Failures(list):
     def add_missing(self, names: list[str], done: set[str]) -> int:
         """Notes those of `names` of which there is neither a result nor a failure; returns how many."""
         told = {failure["image"] for failure in self}
-        missing = [
-            {"image": name, "reason": "not reached"} for name in names if name not in told and utf8(name) not in done
-        ]
-        self.extend(missing)
+        missing = [name for name in names if name not in told and utf8(name) not in done]
+        self.extend({"image": name, "reason": "not reached"} for name in missing)
         return len(missing)
 
 
@@ -122,22 +122,18 @@ def find_inputs(
         say(f"skipped {', '.join(f'{count} {kind}' for kind, count in skipped.items())}", sys.stderr)
     if not found and not failed:
         raise InputError(f"{inputs[0]}: not a photograph or video but what predict wrote. Give what it was made from.")
-    taken: set[str] = set()
-    images, videos = [], []
+    taken, images, videos = set(), [], []
     for path, name in found.values():
         stem = name.with_suffix("").as_posix()
         # a.jpg and a.png, or one name in two folders; and a picture of the user's may be called as the overlay would
-        names = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
-        stem = next(other for other in names if other not in taken and _is_free(output, other))
-        taken.add(stem)
+        for free in itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2))):
+            overlays = [output / f"{free}_overlay{ending}" for ending in (".jpg", ".mp4")]
+            if free not in taken and all(is_overlay(drawn) or not os.path.lexists(drawn) for drawn in overlays):
+                break
+        taken.add(free)
         is_video = isinstance(path, str) or path.suffix.lower() in VIDEO_ENDINGS
-        (videos if is_video else images).append((path, stem))
+        (videos if is_video else images).append((path, free))
     return images, videos
-
-
-def _is_free(output: Path, stem: str) -> bool:
-    overlays = [output / f"{stem}_overlay{ending}" for ending in (".jpg", ".mp4")]
-    return all(is_overlay(path) or not os.path.lexists(path) for path in overlays)
 
 
 def open_videos(videos: list[tuple[Path | int | str, str]], failed: Failures) -> list[tuple[Video, str]]:
@@ -151,29 +147,21 @@ def open_videos(videos: list[tuple[Path | int | str, str]], failed: Failures) ->
     return opened
 
 
-def _find(
-    csv: Path | None,
-    folder: Path | None,
-    min_quality: float,
-    aligner: FaceAligner | None,
-    path: Path,
-    stem: str,
-    rows: list[BoxRow] | None,
-) -> tuple[Result | None, InputError | None]:
+def _find(csv: Path | None, folder: Path | None, min_quality: float, aligner: FaceAligner | None, task: Task) -> Found:
     """Returns the faces of an image, drawn in `folder`, and what could not be done. aligner: None in a worker."""
-    result, aligner = None, aligner or _aligner
+    result, aligner, (path, stem, rows) = None, aligner or _aligner, task
     try:
         image = read_image(path)
         size = (image.shape[1], image.shape[0])
         boxes = None if rows is None else boxes_inside(csv, rows, path, size)
         faces = aligner.detect(image, boxes, angles=None if rows is None else np.array([row.angle for row in rows]))
-        faces = [face for face in faces if (face.quality or 0.0) >= min_quality]
+        faces = [face for face in faces if face.is_good(min_quality)]
         result = Result(str(path), stem, size, list(enumerate(faces, 1)))
         if folder:
             write_overlay(folder / f"{stem}_overlay.jpg", image, faces, aligner.spec)
+        return result, None
     except InputError as error:
         return result, error
-    return result, None
 
 
 def _start_worker(open_aligner: Callable[..., FaceAligner]) -> None:
@@ -205,8 +193,8 @@ def _without_signals() -> Iterator[None]:
 class FaceRun:
     """Finds the faces of images and videos, and says so; an input that cannot be used does not stop the others.
 
-    results, failed: what is done and what is not, whatever ends the run. `stopped` is asked before every image and
-    after every frame. open_aligner: opens the aligner once more, with `threads` of its own, in worker processes.
+    results, failed: what is done and what is not, whatever ends the run. signals: what is received ends it after the
+    image or frame. open_aligner: opens the aligner once more, with `threads` of its own, in worker processes.
     min_quality: faces of less are left out.
     """
 
@@ -214,7 +202,7 @@ class FaceRun:
     results: ResultFiles
     draw: bool
     failed: Failures
-    stopped: Callable[[], bool]
+    signals: StopSignals
     open_aligner: Callable[..., FaceAligner]
     min_quality: float = 0.0
     _drawn: deque = field(default_factory=lambda: deque(maxlen=10_000))  # overlays of this run and what they are of
@@ -225,11 +213,10 @@ class FaceRun:
         """Adds a result per image, in order. boxes: of each image, as the file `csv` has them; None: the detector's."""
         todo = [image for image in images if utf8(image[0]) not in self.results.done]
         tasks = ((*image, None if boxes is None else boxes.get(image[0], [])) for image in todo)
-        tasks = itertools.takewhile(lambda _: not (self.stopped() or self.failed.disk_full), tasks)
+        tasks = itertools.takewhile(lambda _: not (self.signals.received or self.failed.disk_full), tasks)
         find = partial(_find, csv, self.results.folder if self.draw else None, self.min_quality)
-        found = self._in_workers(find, tasks, workers)
-        if workers == 1:
-            found = ((task, find(self.aligner, *task)) for task in tasks)
+        one_by_one = ((task, find(self.aligner, task)) for task in tasks)
+        found = one_by_one if workers == 1 else self._in_workers(find, tasks, workers)
         counts: Counter[int] = Counter()
         done = len(images) - len(todo)
         hidden = None if len(todo) > 1 else True
@@ -258,7 +245,7 @@ class FaceRun:
             before = f"; {done} were done before" if done else ""
             say(f"{counts.total()} images, {faces} faces, {counts[0]} images without a face{before}")
 
-    def _in_workers(self, find: Callable, tasks: Iterator[tuple], workers: int) -> Iterator[tuple[tuple, tuple]]:
+    def _in_workers(self, find: Callable, tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, Found]]:
         """Yields every task and what `find` returns for it, in order; few are under way at a time."""
         pending: deque = deque()
         spawn = multiprocessing.get_context("spawn")
@@ -267,7 +254,7 @@ class FaceRun:
                 for task in itertools.chain(tasks, itertools.repeat(None, 4 * workers)):
                     if task:
                         with _without_signals():
-                            pending.append((task, pool.submit(find, None, *task)))
+                            pending.append((task, pool.submit(find, None, task)))
                     if pending and (not task or len(pending) == 4 * workers):
                         task, found = pending.popleft()
                         yield task, found.result()
@@ -281,29 +268,28 @@ class FaceRun:
         self, video: Video, stem: str, detect_every: int, smooth: bool, limit: int | None, show: bool = False
     ) -> None:
         """Follows the faces of an open video; adds one result a frame. limit, show: see `follow_video`."""
-        if self.stopped() or self.failed.disk_full:
+        if self.signals.received or self.failed.disk_full:
             return
         overlay = self.results.folder / f"{stem}_overlay.mp4" if self.draw else None
-        numbers: set[int] = set()
+        numbers = set()
 
         def take(frame: Frame, faces: list[tuple[int, Face]]) -> bool:
             size = (frame.pixels.shape[1], frame.pixels.shape[0])
             self._with_room(self.results.add, Result(video.name, stem, size, faces, frame.number))
             numbers.update(number for number, _ in faces)
-            return self.stopped()
+            return bool(self.signals.received)
 
         try:
             tracker = FaceTracker(self.aligner, detect_every, smooth, self.min_quality)
             frames, speed = follow_video(video, tracker, take, overlay, limit, show)
             if overlay:
                 self._drawn.append((overlay, video.name))
-            if self.stopped() and not video.is_camera:
+            if self.signals.received and not video.is_camera:
                 raise InputError(f"{video.name}: stopped after {frames} frames.")
+            told = f"{frames} frames, {_counted(len(numbers))}, {speed:.1f} frames/s"
+            say(f"{video.name}: {told}" + (f"; {overlay}" if overlay else ""))
         except InputError as error:
             self.failed.add(video.name, error)
-            return
-        told = f"{len(numbers)} face{'' if len(numbers) == 1 else 's'}" if numbers else "no face found"
-        say(f"{video.name}: {frames} frames, {told}, {speed:.1f} frames/s" + (f"; {overlay}" if overlay else ""))
 
     def write(self, model: str, unfinished: bool) -> list[Path]:
         """Writes the results, see `ResultFiles.write`."""
@@ -319,15 +305,16 @@ class FaceRun:
                     raise
                 path, source = self._drawn.pop()
                 path.unlink()
-                reason = f"{path}: removed, for the disk is full and the landmarks need space."
-                self.failed.add(source, InputError(reason))
+                self.failed.add(source, InputError(f"{path}: removed, for the disk is full, the landmarks need space."))
 
 
 def _in_words(faces: list[Face]) -> str:
-    if not faces:
-        return "no face found"
-    first = faces[0]
-    if not np.isfinite(first.angles).all():  # of a layout without a head pose
-        return f"{len(faces)} face{'' if len(faces) == 1 else 's'}"
-    angles = f"yaw {first.yaw:.1f}, pitch {first.pitch:.1f}, roll {first.roll:.1f} degrees"
-    return f"1 face, {angles}" if len(faces) == 1 else f"{len(faces)} faces, of the first {angles}"
+    told = _counted(len(faces))
+    if faces and np.isfinite(faces[0].angles).all():  # NaN: of a layout without a head pose
+        first = "of the first " * (len(faces) > 1)
+        told += ", {}yaw {:.1f}, pitch {:.1f}, roll {:.1f} degrees".format(first, *faces[0].angles)
+    return told
+
+
+def _counted(faces: int) -> str:
+    return f"{faces} face{'s' * (faces > 1)}" if faces else "no face found"

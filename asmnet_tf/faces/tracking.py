@@ -166,7 +166,7 @@ class FaceTracker:
             self._follow(image)
         self._frames_until_detection -= 1
         faces = [(track.number, track.smoothed(dt) if self.smooth else track.face) for track in self.tracks]
-        return [(number, face) for number, face in faces if (face.quality or 0.0) >= self.min_quality]
+        return [(number, face) for number, face in faces if face.is_good(self.min_quality)]
 
     def _detect(self, image: np.ndarray, near: list[Track]) -> None:
         """Confirms, loses, finds again and adds tracks; a confirmed one is looked at where its landmarks were.

@@ -47,10 +47,8 @@ def video_name(source: Path | int | str) -> str:
 
 def check_window() -> None:
     """Raises: InputError if OpenCV cannot open a window: without a display, that may end the process."""
-    opened = subprocess.run(
-        [sys.executable, "-c", "import cv2; cv2.namedWindow('x')"], capture_output=True, check=False
-    )
-    if opened.returncode:
+    command = [sys.executable, "-c", "import cv2; cv2.namedWindow('x')"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
         reason = "OpenCV opens no window here. Is there a display, and is it opencv-python, not opencv-python-headless?"
         raise InputError(f"--show: {reason}")
 
@@ -107,18 +105,16 @@ class VideoFile:
         if self._writer is None:
             codec = cv2.VideoWriter_fourcc(*CODEC)
             self._writer = cv2.VideoWriter(str(self.path), codec, self.fps, frame.shape[1::-1])
-            if not self._writer.isOpened():
-                self._writer = None
-                raise self._error()
+        if not self._writer.isOpened():
+            raise self._error()
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         self.frames += 1
 
     def close(self) -> None:
         """Ends the file. Raises: OSError if not all frames are in it: OpenCV does not tell when a write fails."""
-        if self._writer is None:
+        if self._writer is None or not self._writer.isOpened():
             return
         self._writer.release()
-        self._writer = None
         if int(cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT)) != self.frames:
             raise self._error()
         with open(self.path, "ab") as file:
@@ -149,8 +145,7 @@ def follow_video(
     total = min(filter(None, (video.frames, limit)), default=None)
     with contextlib.ExitStack() as stack:
         stack.callback(video.close)
-        bar = tqdm(video, printable(video.name), total, unit="frame", disable=None, leave=False)
-        frames = stack.enter_context(bar)
+        frames = stack.enter_context(tqdm(video, printable(video.name), total, False, unit="frame", disable=None))
         if overlay is not None:
             _check_name(overlay)
             writer = VideoFile(stack.enter_context(replacing(overlay)), video.fps)
