@@ -137,22 +137,19 @@ def find_boxes(
         small = (fine[0][:, 2:] - fine[0][:, :2]).max(axis=1) * size / longest <= FINE_MAX_FACE
         found = tuple(np.concatenate([coarse, more[small]]) for coarse, more in zip(found, fine))
     boxes, scores, _ = found
-    if not len(boxes):
-        return found
     corner_and_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     keep = np.asarray(cv2.dnn.NMSBoxes(corner_and_size.tolist(), scores.tolist(), min_score, MAX_OVERLAP), int)
     return tuple(values[keep] for values in found)
 
 
 def to_landmark_boxes(
-    boxes: np.ndarray, scale: float = DETECTOR_SCALE, shift: tuple[float, float] = DETECTOR_SHIFT
+    boxes: np.ndarray, scale: float = DETECTOR_SCALE, shift: np.ndarray | tuple[float, float] = DETECTOR_SHIFT
 ) -> np.ndarray:
     """Moves and shrinks the detector's boxes (N, 4) to squares whose side is the longer one of the landmark box.
 
-    With side d = sqrt(width height): the square has the side `scale` d and its centre moves by `shift` d.
+    With side d = sqrt(width height): the square has the side `scale` d and its centre moves by `shift` (2,) d.
     """
-    extent = boxes[:, 2:] - boxes[:, :2]
-    side = np.sqrt(extent.prod(axis=1, keepdims=True))
+    side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1, keepdims=True))
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + np.asarray(shift) * side
     half = scale * side / 2
     return np.concatenate([centre - half, centre + half], axis=1)
@@ -163,12 +160,7 @@ def place_boxes(boxes: np.ndarray, angles: np.ndarray, place: tuple[float, float
 
     Args: place: `DatasetSpec.detector_box`.
     """
-    if place is None:
-        return boxes
-    side = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True)
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + (rotation(angles) @ place[1:]) * side
-    half = place[0] * side / 2
-    return np.concatenate([centre - half, centre + half], axis=1)
+    return boxes if place is None else to_landmark_boxes(boxes, place[0], rotation(angles) @ place[1:])
 
 
 def measure_place(samples: Sequence[Sample]) -> tuple[float, float, float] | None:

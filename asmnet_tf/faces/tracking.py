@@ -51,16 +51,14 @@ class OneEuroFilter:
         """Returns the smoothed `value`, any shape; `dt`: seconds since the last one. The first comes back as it is."""
         if self.value is None:
             self.value = np.array(value, np.float64)
-            return self.value
-        speed = (value - self.value) / dt
-        self._speed = self._speed + _alpha(self.speed_cutoff, dt) * (speed - self._speed)
-        weight = _alpha(self.min_cutoff + self.beta * np.abs(self._speed), dt)
-        self.value = self.value + weight * (value - self.value)
+
+        def alpha(cutoff: np.ndarray | float) -> np.ndarray | float:
+            return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff * dt))
+
+        change = value - self.value
+        self._speed = self._speed + alpha(self.speed_cutoff) * (change / dt - self._speed)
+        self.value = self.value + alpha(self.min_cutoff + self.beta * np.abs(self._speed)) * change
         return self.value
-
-
-def _alpha(cutoff: np.ndarray | float, dt: float) -> np.ndarray | float:
-    return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff * dt))
 
 
 @dataclass(eq=False)
@@ -217,22 +215,16 @@ class FaceTracker:
         boxes = [track.face.landmark_box for track in self.tracks]
         angles = np.array([track.face.turned for track in self.tracks])
         faces = self._faces(image, boxes, [track.face.score for track in self.tracks], angles)
-        kept = []
-        for track, box, angle, face in zip(self.tracks, boxes, angles, faces):
+        tracks, self.tracks = self.tracks, []
+        for track, box, angle, face in zip(tracks, boxes, angles, faces):
             there = still_there(box, landmark_box(face.landmarks, angle), image.shape)
-            if there:
-                track.face = face
-                kept.append(track)
-            else:
-                self.lost.append(track)
+            (self.tracks if there else self.lost).append(track)
+            track.face = face if there else track.face
             if not there or overlaps(face.landmark_box[None], track.expected[None]) < STEADY:  # it slides, bit by bit
                 self._frames_until_detection = 0
-        self.tracks = kept
 
     def _faces(self, image: np.ndarray, boxes: list[np.ndarray], scores: list[float], angles: np.ndarray) -> list[Face]:
-        if not boxes:
-            return []
-        faces = self.aligner.detect(image, np.array(boxes), angles=angles)
+        faces = self.aligner.detect(image, _boxes(boxes), angles=angles)
         return [replace(face, score=float(score)) for face, score in zip(faces, scores)]
 
 
