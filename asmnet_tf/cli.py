@@ -116,28 +116,22 @@ def _wants_notes() -> bool:
 
 @contextlib.contextmanager
 def without_notes() -> Iterator[None]:
-    """Keeps back what comes to stderr meanwhile, then writes what is no note of TensorFlow; all where that fails."""
+    """Keeps back what comes to stderr meanwhile, then writes what is no note of TensorFlow."""
     try:
-        if _wants_notes():
-            raise OSError
         notes, stderr = tempfile.TemporaryFile(), os.dup(2)  # noqa: SIM115
-    except OSError:  # or no place for it, or no stderr
+    except OSError:  # no place for it, or no stderr
         yield
         return
     with notes:
         os.dup2(notes.fileno(), 2)
-        hidden = _NOTE
         try:
             yield
-        except Exception as error:
-            hidden = hidden if isinstance(error, InputError) else None
-            raise
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             notes.seek(0)
             for line in notes:
-                if hidden is None or not hidden.match(line):
+                if _wants_notes() or not _NOTE.match(line):
                     os.write(2, line)
 
 

@@ -194,19 +194,14 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 
 @contextlib.contextmanager
-def owned(
-    folder: str | os.PathLike,
-    hint: str = "Wait until it has ended, or choose another output.",
-    waiting: str = "",
-    part: str = "",
-) -> Iterator[Path]:
+def owned(folder: str | Path, hint: str = "another output", waiting: str = "", part: str = "") -> Iterator[Path]:
     """Makes a folder and keeps it for this process alone; yields its path. One that stays empty is removed again.
 
     The system frees the lock of a process that is killed.
 
-    Args:   waiting: wait for the other process, and after two seconds say this on stderr. part: only what this names is
-            kept, so that several processes fill a folder.
-    Raises: InputError that names the process whose the folder is, with `hint`; OutputError if it cannot be written.
+    Args:   hint: what else to choose. waiting: wait for the other process, and after two seconds say this on stderr.
+            part: only what this names is kept, so that several processes fill a folder.
+    Raises: InputError that names the process whose the folder is; OutputError if it cannot be written.
     """
     folder = Path(folder)
     path, made, tries = folder / f"{_LOCK}{part}", not folder.exists(), 0
@@ -215,7 +210,8 @@ def owned(
             tries += 1
             if tries == 3 and not waiting:  # it may just have ended, or be about to write who it is
                 owner = path.read_text("utf-8", "replace") or "another process"
-                raise InputError(f"{folder}: in use by {owner} ({path.name} in it). {hint}")
+                told = f"in use by {owner} ({path.name} in it)"
+                raise InputError(f"{folder}: {told}. Wait until it has ended, or choose {hint}.")
             if tries == 20:
                 print(f"{waiting}; waiting", file=sys.stderr)
             time.sleep(0.1)
@@ -240,8 +236,8 @@ def owned(
 def _lock(path: Path) -> TextIO | None:
     """Returns the lock file, open and locked; None where another process has it or has just removed it."""
     make_folder(path.parent)
-    try:
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+    with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(path, "a+", encoding="utf-8"))
         try:
             if os.name == "nt":
                 import msvcrt
@@ -254,14 +250,11 @@ def _lock(path: Path) -> TextIO | None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                file.close()
                 return None
             print(f"{path.parent}: has no locks ({error.strerror}); let no other process write there", file=sys.stderr)
         if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            stack.pop_all()
             return file
-        file.close()
-    except FileNotFoundError:
-        pass
     return None
 
 
@@ -505,15 +498,12 @@ class Stopped(Exception):
 class StopSignals:
     """A context that notes SIGTERM and Ctrl-C in `received`, for a run to end at its next step; a second one kills."""
 
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Callable | int | None] = {}
+    received: int | None = None
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            for number in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and the like
-                    self._before[number] = signal.signal(number, self._note)
+        main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+        numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if main and signal.getsignal(n) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in numbers}  # SIG_IGN: nohup and the like
         return self
 
     def _note(self, number: int, frame: object) -> None:

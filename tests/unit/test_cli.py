@@ -115,9 +115,9 @@ def test_a_folder_has_one_owner_until_that_is_killed(tmp_path):
     repo = os.path.dirname(train.__file__)
     with subprocess.Popen([sys.executable, "-c", OWNER, folder], stdout=subprocess.PIPE, cwd=repo) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(InputError) as error, owned(folder, "Choose another."):
+        with pytest.raises(InputError) as error, owned(folder, "another --name"):
             pass
-        told = [str(folder), str(other.pid), os.uname().nodename, "since 20", "Choose another."]
+        told = [str(folder), str(other.pid), os.uname().nodename, "since 20", "choose another --name."]
         assert [words for words in told if words not in str(error.value)] == []
         other.send_signal(signal.SIGKILL)
     assert (folder / files._LOCK).exists()  # a killed process leaves it, and it counts no more
