@@ -8,22 +8,20 @@
     python -m asmnet_tf.predict million/ --no-draw --resume --shard 3/8 --format jsonl    # part 3 of 8: of a job array
     python -m asmnet_tf.predict photo.jpg --boxes boxes.csv --format pts --no-draw --model runs/mine/best.keras
 
-Writes to --output: NAME_overlay.jpg or .mp4 (points, contours, head axes), predictions.json and predictions.csv
-(pixels from 0, degrees), with --format jsonl one JSON line an image or frame, as in the `results` of the json, and with
-pts one NAME_K.pts per face (pixels from 1, as in 300W). `face` numbers the faces of an image; in a video a number is
-one face for as long as it is followed (tracking.py says when it is lost). Any number of images takes the same memory;
-of very many, read the jsonl: the json is as long, but one document.
+Writes to --output: NAME_overlay.jpg or .mp4 (points, contours, head axes), predictions.json and .csv (pixels from 0,
+degrees), with --format jsonl one JSON line an image or frame, as in the `results` of the json, and with pts one
+NAME_K.pts per face (pixels from 1, as in 300W). `face` numbers the faces of an image; in a video a number is one face
+for as long as it is followed (tracking.py says when it is lost). Any number of images takes the same memory.
 
 Results come first into predictions.partial.jsonl, a line each; json and csv are made of it in the end. After a kill,
 --resume goes on from it, or from predictions.jsonl, which it also keeps: images that have a result there are not done
-again (give the same model and flags), those that failed and videos are.
+again (give the same model and flags), those that failed and videos are. What is done is written when Ctrl-C, SIGTERM, a
+full disk or a closed pipe ends it. `failed` in predictions.json names every input of which something is missing, and
+why; the exit code then is 2, or 128 + the signal. Overlays of earlier runs are never read.
 
-What is done is written when Ctrl-C, SIGTERM, a full disk or a closed pipe ends it. `failed` in predictions.json names
-every input of which something is missing, and why; the exit code then is 2, or 128 + the signal. Overlays of earlier
-runs are never read. The rows of --boxes find their image by path, else by a file name that is unique; an image without
-a row gets no face. A box is about where the landmarks are, brows to chin. A column `angle` may say by how many degrees
-clockwise the face is turned, and the box with it about its centre: a face on its head has 180. Where the column or the
-field is left out, the detector looks there and says it.
+The rows of --boxes find their image by path, else by a file name that is unique; an image without a row gets no face. A
+box is about where the landmarks are, brows to chin. A column `angle` may say by how many degrees clockwise the face is
+turned, and the box with it about its centre: a face on its head has 180. Where it is left out, the detector looks.
 """
 
 from __future__ import annotations

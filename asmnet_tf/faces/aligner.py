@@ -113,15 +113,14 @@ class FaceAligner:
     ) -> list[Face]:
         """Returns the faces of an image, the surest first; of `boxes`, in their order.
 
-        Args:    image: a path or PIL image, turned as its EXIF orientation says; or an array (H, W), (H, W, 1),
-                 (H, W, 3) or (H, W, 4), uint8 or uint16, RGB; alpha is ignored. boxes: (N, 4) image pixels, x_min,
-                 y_min, x_max, y_max, about where the landmarks' bounding boxes are (brows to chin;
-                 `detector.to_landmark_boxes` for boxes from forehead to chin); None: the detector's. bgr: the
-                 channels of the array are in OpenCV's order. angles: (N,) by which the faces of `boxes` are turned,
-                 and the boxes with them about their centres, degrees clockwise; None, or NaN for one box: the detector
-                 looks there and says it.
-        Raises:  ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
-                 a process that has opened a model of TensorFlow.
+        Args:   image: a path or PIL image, turned as its EXIF orientation says; or an array (H, W) or (H, W, 1, 3 or 4),
+                uint8 or uint16, RGB; alpha is ignored. boxes: (N, 4) image pixels, x_min, y_min, x_max, y_max, about
+                where the landmarks are, brows to chin (`detector.to_landmark_boxes` for boxes from forehead to chin);
+                None: the detector's. bgr: an array's channels are in OpenCV's order. angles: (N,) degrees clockwise by
+                which the faces of `boxes` are turned, and the boxes with them about their centres; None, or NaN for one
+                box: the detector looks there and says it.
+        Raises: ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
+                a process that has opened a model of TensorFlow.
         """
         check_process()  # the detector, too, waits for ever
         image = to_rgb(image, bgr)
@@ -152,8 +151,8 @@ class FaceAligner:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns landmarks (N, L, 2), image pixels, yaw, pitch, roll (N, 3), degrees, and quality (N,), all float64.
 
-        Args: image: RGB uint8 (H, W, 3). boxes: (N, 4), bounding boxes of landmarks, image pixels. turned: (N,), by
-            which angle each box is turned about its centre, degrees clockwise.
+        Args: image: RGB uint8 (H, W, 3). boxes: (N, 4), bounding boxes of landmarks, image pixels, turned about their
+            centres by `turned` (N,), degrees clockwise.
         """
         turned = np.zeros(len(boxes)) if turned is None else turned
         landmarks, angles = np.empty((len(boxes), self.spec.num_landmarks, 2)), np.empty((len(boxes), 3))

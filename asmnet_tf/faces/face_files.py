@@ -296,10 +296,8 @@ def boxes_inside(path: Path, rows: list[BoxRow], image: Path, size: tuple[int, i
     inside = np.clip(np.minimum(boxes[:, 2:], size) - np.maximum(boxes[:, :2], 0), 0, None)
     for row, share in zip(rows, (inside / (boxes[:, 2:] - boxes[:, :2])).prod(axis=1)):
         if share < 0.5:
-            raise InputError(
-                f"{path}, line {row.line}: the box {row.box.tolist()} lies outside {image}, {size[0]} x {size[1]} "
-                "pixels. Is it of another size of this image?"
-            )
+            told = f"the box {row.box.tolist()} lies outside {image}, {size[0]} x {size[1]} pixels"
+            raise InputError(f"{path}, line {row.line}: {told}. Is it of another size of this image?")
     return boxes
 
 

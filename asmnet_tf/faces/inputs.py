@@ -29,7 +29,7 @@ from asmnet_tf.data.geometry import read_image
 from asmnet_tf.faces.face_files import BoxRow, Result, ResultFiles, boxes_inside
 from asmnet_tf.faces.overlay import is_overlay, write_overlay
 from asmnet_tf.faces.tracking import FaceTracker
-from asmnet_tf.faces.video import Frame, Video, follow_video, video_name
+from asmnet_tf.faces.video import Video, follow_video, video_name
 from asmnet_tf.files import InputError, StopSignals, printable, utf8
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _find(csv: Path | None, folder: Path | None, min_quality: float, aligner: Fa
     result, aligner, (path, stem, rows) = None, aligner or _aligner, task
     try:
         image = read_image(path)
-        size = (image.shape[1], image.shape[0])
+        size = image.shape[1::-1]
         boxes = None if rows is None else boxes_inside(csv, rows, path, size)
         faces = aligner.detect(image, boxes, angles=None if rows is None else np.array([row.angle for row in rows]))
         faces = [face for face in faces if face.is_good(min_quality)]
@@ -217,9 +217,7 @@ class FaceRun:
         find = partial(_find, csv, self.results.folder if self.draw else None, self.min_quality)
         one_by_one = ((task, find(self.aligner, task)) for task in tasks)
         found = one_by_one if workers == 1 else self._in_workers(find, tasks, workers)
-        counts: Counter[int] = Counter()
-        done = len(images) - len(todo)
-        hidden = None if len(todo) > 1 else True
+        counts, done, hidden = Counter(), len(images) - len(todo), None if len(todo) > 1 else True
         with tqdm(None, "images", len(images), False, initial=done, unit="image", disable=hidden) as bar:
             for (path, stem, _), (result, error) in found:
                 bar.update()
@@ -273,9 +271,8 @@ class FaceRun:
         overlay = self.results.folder / f"{stem}_overlay.mp4" if self.draw else None
         numbers = set()
 
-        def take(frame: Frame, faces: list[tuple[int, Face]]) -> bool:
-            size = (frame.pixels.shape[1], frame.pixels.shape[0])
-            self._with_room(self.results.add, Result(video.name, stem, size, faces, frame.number))
+        def take(number: int, pixels: np.ndarray, faces: list[tuple[int, Face]]) -> bool:
+            self._with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, number))
             numbers.update(number for number, _ in faces)
             return bool(self.signals.received)
 

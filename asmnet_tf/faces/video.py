@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,15 +30,6 @@ CODEC = "mp4v"
 FULL_BYTES = 1 << 20  # a disk with less left is full: what failed to be written was longer
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One frame. pixels: RGB uint8 (H, W, 3). number: from 0. dt: seconds since the frame before."""
-
-    pixels: np.ndarray
-    number: int
-    dt: float
-
-
 def video_name(source: Path | int | str) -> str:
     """Returns what to call a video file, a camera by its number, or an address, without the password in it."""
     return f"camera {source}" if isinstance(source, int) else re.sub("(?<=://)[^/]*@", "", str(source))
@@ -54,15 +44,16 @@ def check_window() -> None:
 
 
 class Video:
-    """The frames of a video file, of a camera by its number, or of an address, a text; name: what to call it.
+    """A video file, a camera by its number, or an address, a text: yields its frames, each once.
 
-    fps, frames: as the file tells, 30 and 0 where it does not. is_camera: or an address that has no number of frames.
+    A frame is its pixels, RGB uint8 (H, W, 3), and the seconds since the frame before. name: what to call it. fps,
+    frames: as the file tells, 30 and 0 where it does not. is_camera: or an address that has no number of frames.
 
     Raises: InputError if it cannot be opened.
     """
 
     def __init__(self, source: Path | int | str) -> None:
-        self.source, self.name = source, video_name(source)
+        self.name = video_name(source)
         if isinstance(source, Path) and not source.is_file():
             raise InputError(f"{source}: no such file.")
         _check_name(source)
@@ -77,16 +68,13 @@ class Video:
         self.frames = 0 if isinstance(source, int) else max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self.is_camera = not self.frames and not isinstance(source, Path)
 
-    def __iter__(self) -> Iterator[Frame]:
-        before, number = time.perf_counter(), 0
-        while True:
-            read, pixels = self._capture.read()
-            if not read:
-                return
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
+        before = time.perf_counter()
+        while (read := self._capture.read())[0]:
             now = time.perf_counter()
             dt = max(now - before, 1e-3) if self.is_camera else 1 / self.fps
-            yield Frame(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), number, dt)
-            before, number = now, number + 1
+            yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), dt
+            before = now
 
     def close(self) -> None:
         """Gives the file or camera back."""
@@ -129,15 +117,15 @@ class VideoFile:
 def follow_video(
     video: Video,
     tracker: FaceTracker,
-    take: Callable[[Frame, list[tuple[int, Face]]], bool | None],
+    take: Callable[[int, np.ndarray, list[tuple[int, Face]]], bool | None],
     overlay: Path | None = None,
     limit: int | None = None,
     show: bool = False,
 ) -> tuple[int, float]:
     """Runs the tracker over a video; each frame goes to `take` and, drawn, into the video `overlay`.
 
-    Args:    take: what returns True makes this frame the last one. limit: stop after so many frames. show: in a window,
-             with frames/s; q or closing it makes a frame the last one.
+    Args:    take: gets number, from 0, pixels and faces; what returns True makes this frame the last one. limit: stop
+             after so many frames. show: in a window, with frames/s; q or closing it makes a frame the last one.
     Returns: frames, frames/s, reading and drawing included.
     Raises:  InputError if no frame can be read or, after all has been written, for a file that is cut short.
     """
@@ -152,12 +140,12 @@ def follow_video(
             stack.callback(writer.close)
         if show:
             stack.callback(cv2.destroyAllWindows)
-        for frame in frames:
-            faces = tracker.update(frame.pixels, frame.dt)
-            stopped = take(frame, faces)
+        for pixels, dt in frames:
+            faces = tracker.update(pixels, dt)
+            stopped = take(count, pixels, faces)
             count += 1
             if overlay is not None or show:
-                drawn = draw_faces(frame.pixels, [face for _, face in faces], tracker.aligner.spec)
+                drawn = draw_faces(pixels, [face for _, face in faces], tracker.aligner.spec)
             if overlay is not None:
                 writer.write(drawn)
             if show:

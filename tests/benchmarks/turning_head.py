@@ -67,11 +67,11 @@ def main(args: argparse.Namespace) -> None:
     said, by_landmarks = np.full((2, len(exact), 3), np.nan)
     landmarks, numbers = np.full_like(truth, np.nan), set()
 
-    def take(frame, faces) -> None:
+    def take(frame, pixels, faces) -> None:
         numbers.update(number for number, _ in faces)
         for _, face in faces[:1]:
-            said[frame.number], landmarks[frame.number] = face.angles, face.landmarks
-            by_landmarks[frame.number] = estimate_pose(face.landmarks, tracker.aligner.spec)
+            said[frame], landmarks[frame] = face.angles, face.landmarks
+            by_landmarks[frame] = estimate_pose(face.landmarks, tracker.aligner.spec)
 
     frames, speed = follow_video(Video(clip), tracker, take, args.output / f"{name}_overlay.mp4")
     spec = tracker.aligner.spec
