@@ -113,7 +113,7 @@ class FaceAligner:
     ) -> list[Face]:
         """Returns the faces of an image, the surest first; of `boxes`, in their order.
 
-        Args:   image: a path or PIL image, turned as its EXIF orientation says; or an array (H, W) or (H, W, 1, 3 or 4),
+        Args:   image: a path or PIL image, turned as its EXIF orientation says; or an array (H, W) or (H, W, 1, 3, 4),
                 uint8 or uint16, RGB; alpha is ignored. boxes: (N, 4) image pixels, x_min, y_min, x_max, y_max, about
                 where the landmarks are, brows to chin (`detector.to_landmark_boxes` for boxes from forehead to chin);
                 None: the detector's. bgr: an array's channels are in OpenCV's order. angles: (N,) degrees clockwise by

@@ -156,7 +156,7 @@ def to_landmark_boxes(
 
 
 def place_boxes(boxes: np.ndarray, angles: np.ndarray, place: tuple[float, float, float] | None) -> np.ndarray:
-    """Moves boxes (N, 4) of `detect_faces`, turned by angles (N,), to the landmarks that `place`, a spec's box, says."""
+    """Moves boxes (N, 4) of `detect_faces`, turned by angles (N,), to where the `detector_box` of a layout says."""
     return boxes if place is None else to_landmark_boxes(boxes, place[0], rotation(angles) @ place[1:])
 
 
