@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -27,10 +28,10 @@ from tqdm import tqdm
 from asmnet_tf.config import FACE_FORMATS, PHOTO_ENDINGS, VIDEO_ENDINGS
 from asmnet_tf.data.geometry import read_image
 from asmnet_tf.faces.face_files import BoxRow, Result, ResultFiles, boxes_inside
-from asmnet_tf.faces.overlay import is_overlay, write_overlay
+from asmnet_tf.faces.overlay import draw_faces, is_overlay, write_overlay
 from asmnet_tf.faces.tracking import FaceTracker
-from asmnet_tf.faces.video import Video, follow_video, video_name
-from asmnet_tf.files import InputError, StopSignals, printable, utf8
+from asmnet_tf.faces.video import Video, VideoFile, show_frame, video_name
+from asmnet_tf.files import InputError, StopSignals, printable, replacing, utf8
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import Face, FaceAligner
@@ -265,25 +266,47 @@ class FaceRun:
     def video(
         self, video: Video, stem: str, detect_every: int, smooth: bool, limit: int | None, show: bool = False
     ) -> None:
-        """Follows the faces of an open video; adds one result a frame. limit, show: see `follow_video`."""
+        """Follows the faces of an open video; adds one result a frame.
+
+        Args: detect_every, smooth: see `FaceTracker`. limit: stop after so many frames. show: see `show_frame`.
+        """
         if self.signals.received or self.failed.disk_full:
             return
+        tracker = FaceTracker(self.aligner, detect_every, smooth, self.min_quality)
         overlay = self.results.folder / f"{stem}_overlay.mp4" if self.draw else None
-        numbers = set()
-
-        def take(number: int, pixels: np.ndarray, faces: list[tuple[int, Face]]) -> bool:
-            self._with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, number))
-            numbers.update(number for number, _ in faces)
-            return bool(self.signals.received)
-
+        total = min(filter(None, (video.frames, limit)), default=None)
+        numbers, count, start, wanted = set(), 0, time.perf_counter(), True
         try:
-            tracker = FaceTracker(self.aligner, detect_every, smooth, self.min_quality)
-            frames, speed = follow_video(video, tracker, take, overlay, limit, show)
+            with contextlib.ExitStack() as stack:
+                stack.callback(video.close)
+                bar = stack.enter_context(tqdm(video, printable(video.name), total, False, unit="frame", disable=None))
+                if overlay:
+                    writer = VideoFile(stack.enter_context(replacing(overlay)), video.fps)
+                    stack.callback(writer.close)
+                if show:
+                    stack.callback(cv2.destroyAllWindows)
+                for pixels, dt in bar:
+                    faces = tracker.update(pixels, dt)
+                    self._with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, count))
+                    numbers.update(number for number, _ in faces)
+                    count += 1
+                    if overlay or show:
+                        drawn = draw_faces(pixels, [face for _, face in faces], self.aligner.spec)
+                    if overlay:
+                        writer.write(drawn)
+                    if show:
+                        wanted = show_frame(video.name, drawn, count / (time.perf_counter() - start))
+                    if self.signals.received or not wanted or count == limit:
+                        break
+                if not count:
+                    raise InputError(f"{video.name}: no frame can be read. Is the video whole?")
             if overlay:
                 self._drawn.append((overlay, video.name))
             if self.signals.received and not video.is_camera:
-                raise InputError(f"{video.name}: stopped after {frames} frames.")
-            told = f"{frames} frames, {_counted(len(numbers))}, {speed:.1f} frames/s"
+                raise InputError(f"{video.name}: stopped after {count} frames.")
+            if wanted and limit is None and count < 0.95 * video.frames - 2:  # the header's number is an estimate
+                raise InputError(f"{video.name}: ends after {count} of {video.frames} frames. Is the video whole?")
+            told = f"{count} frames, {_counted(len(numbers))}, {count / (time.perf_counter() - start):.1f} frames/s"
             say(f"{video.name}: {told}" + (f"; {overlay}" if overlay else ""))
         except InputError as error:
             self.failed.add(video.name, error)

@@ -119,6 +119,7 @@ def match(table: np.ndarray, least: float = SAME_FACE) -> dict[int, int]:
     return pairs
 
 
+@dataclass(eq=False)
 class FaceTracker:
     """Finds faces in the frames of a video: detected every few frames, followed by their landmarks in between.
 
@@ -128,19 +129,18 @@ class FaceTracker:
     moved on; later or elsewhere only if it looks as it did, so one whose head has turned meanwhile gets a new number.
     While faces touch, every frame is detected, lest the landmarks of one slide onto another. Not for several threads.
 
-    Args: detect_every: 1 detects in every frame. smooth: filter landmarks and angles (`OneEuroFilter`).
-        min_quality: faces of less are followed, but not reported.
+    detect_every: 1 detects in every frame. smooth: filter landmarks and angles (`OneEuroFilter`). min_quality: faces of
+    less are followed, but not reported. tracks: of the faces that are there.
     """
 
-    def __init__(
-        self, aligner: FaceAligner, detect_every: int = 10, smooth: bool = False, min_quality: float = 0.0
-    ) -> None:
-        self.aligner, self.detect_every, self.smooth = aligner, detect_every, smooth
-        self.min_quality = min_quality
-        self.tracks: list[Track] = []  # of the faces that are there
-        self.lost: list[Track] = []
-        self._frames_until_detection = 0
-        self._appeared = 0
+    aligner: FaceAligner
+    detect_every: int = 10
+    smooth: bool = False
+    min_quality: float = 0.0
+    tracks: list[Track] = field(default_factory=list)
+    lost: list[Track] = field(default_factory=list)
+    _frames_until_detection: int = 0
+    _appeared: int = 0
 
     def update(self, image: np.ndarray, dt: float) -> list[tuple[int, Face]]:
         """Returns (track number, face) of every face of the next frame.

@@ -1,8 +1,7 @@
-"""Faces in videos and from cameras: reads frames, follows the faces, writes the overlay video (NumPy and OpenCV)."""
+"""Reads the frames of videos and cameras, writes videos, shows frames in a window (NumPy and OpenCV)."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -10,20 +9,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from asmnet_tf.faces.overlay import MARK, draw_faces
-from asmnet_tf.files import InputError, printable, replacing
-
-if TYPE_CHECKING:
-    from asmnet_tf.faces.aligner import Face
-    from asmnet_tf.faces.tracking import FaceTracker
+from asmnet_tf.faces.overlay import MARK
+from asmnet_tf.files import InputError
 
 USUAL_FPS = 30.0  # where a file or camera does not tell
 CODEC = "mp4v"
@@ -85,6 +78,7 @@ class VideoFile:
     """Writes RGB frames of one size as a video without sound; the file is made when the first one comes."""
 
     def __init__(self, path: Path, fps: float) -> None:
+        _check_name(path)
         self.path, self.fps, self.frames = path, fps, 0
         self._writer: cv2.VideoWriter | None = None
 
@@ -114,61 +108,15 @@ class VideoFile:
         return OSError(f"OpenCV cannot write {CODEC} video here; --no-draw does without")
 
 
-def follow_video(
-    video: Video,
-    tracker: FaceTracker,
-    take: Callable[[int, np.ndarray, list[tuple[int, Face]]], bool | None],
-    overlay: Path | None = None,
-    limit: int | None = None,
-    show: bool = False,
-) -> tuple[int, float]:
-    """Runs the tracker over a video; each frame goes to `take` and, drawn, into the video `overlay`.
-
-    Args:    take: gets number, from 0, pixels and faces; what returns True makes this frame the last one. limit: stop
-             after so many frames. show: in a window, with frames/s; q or closing it makes a frame the last one.
-    Returns: frames, frames/s, reading and drawing included.
-    Raises:  InputError if no frame can be read or, after all has been written, for a file that is cut short.
-    """
-    count, start, stopped = 0, time.perf_counter(), False
-    total = min(filter(None, (video.frames, limit)), default=None)
-    with contextlib.ExitStack() as stack:
-        stack.callback(video.close)
-        frames = stack.enter_context(tqdm(video, printable(video.name), total, False, unit="frame", disable=None))
-        if overlay is not None:
-            _check_name(overlay)
-            writer = VideoFile(stack.enter_context(replacing(overlay)), video.fps)
-            stack.callback(writer.close)
-        if show:
-            stack.callback(cv2.destroyAllWindows)
-        for pixels, dt in frames:
-            faces = tracker.update(pixels, dt)
-            stopped = take(count, pixels, faces)
-            count += 1
-            if overlay is not None or show:
-                drawn = draw_faces(pixels, [face for _, face in faces], tracker.aligner.spec)
-            if overlay is not None:
-                writer.write(drawn)
-            if show:
-                stopped |= not _show(video.name, drawn, count / (time.perf_counter() - start))
-            if stopped or count == limit:
-                break
-        if not count:
-            raise InputError(f"{video.name}: no frame can be read. Is the video whole?")
-    speed = count / (time.perf_counter() - start)
-    if not stopped and limit is None and count < 0.95 * video.frames - 2:  # the count in the header is an estimate
-        raise InputError(f"{video.name}: ends after {count} of {video.frames} frames. Is the video whole?")
-    return count, speed
-
-
-def _show(name: str, image: np.ndarray, speed: float) -> bool:
-    """Shows an image in a window. Returns whether it is to go on."""
+def show_frame(name: str, image: np.ndarray, speed: float) -> bool:
+    """Shows an RGB frame in a window, with frames/s. Returns whether neither q nor closing it has ended the video."""
     image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     cv2.putText(image, f"{speed:.1f} frames/s", (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (120, 240, 70), 2, cv2.LINE_AA)
     cv2.imshow(name, image)
     return cv2.waitKey(1) & 255 != ord("q") and cv2.getWindowProperty(name, cv2.WND_PROP_VISIBLE) >= 1
 
 
-def _check_name(path: Path) -> None:
+def _check_name(path: Path | int | str) -> None:
     """Raises: InputError for a name at which OpenCV's video functions end the process."""
     try:
         str(path).encode("utf-8")
