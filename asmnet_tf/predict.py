@@ -110,8 +110,8 @@ def main(args: argparse.Namespace) -> None:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from asmnet_tf.faces.face_files import ResultFiles, match_boxes, read_boxes
-    from asmnet_tf.faces.inputs import FaceRun, Failures, find_inputs, open_videos, say
-    from asmnet_tf.faces.video import check_window
+    from asmnet_tf.faces.inputs import FaceRun, Failures, find_inputs, say
+    from asmnet_tf.faces.video import Video, check_window, video_name
 
     part, parts = args.shard
     suffix = f"-{part}-of-{parts}" if parts > 1 else ""
@@ -133,8 +133,10 @@ def main(args: argparse.Namespace) -> None:
             if not videos:
                 raise InputError("--show: is for videos and --camera, and there are none.")
             check_window()
-        images, videos = images[part - 1 :: parts], videos[part - 1 :: parts]
-        opened = open_videos(videos, failed)
+        images, opened = images[part - 1 :: parts], []
+        for source, stem in videos[part - 1 :: parts]:
+            with failed.catch(video_name(source)):
+                opened.append((Video(source), stem))
         if not images and not opened and (failed or parts == 1):
             sys.exit(EXIT_BAD_INPUT)
 

@@ -65,6 +65,14 @@ class Failures(list):
         with tqdm.external_write_mode(sys.stderr):
             say(f"error: {error}", sys.stderr)
 
+    @contextlib.contextmanager
+    def catch(self, source: Path | int | str) -> Iterator[None]:
+        """Notes an input if an InputError ends what is done with it."""
+        try:
+            yield
+        except InputError as error:
+            self.add(source, error)
+
     def add_missing(self, names: list[str], done: set[str]) -> int:
         """Notes those of `names` of which there is neither a result nor a failure; returns how many."""
         told = {failure["image"] for failure in self}
@@ -137,17 +145,6 @@ def find_inputs(
     return images, videos
 
 
-def open_videos(videos: list[tuple[Path | int | str, str]], failed: Failures) -> list[tuple[Video, str]]:
-    """Returns the videos that open, with the stems of their files; the others go to `failed`."""
-    opened = []
-    for source, stem in videos:
-        try:
-            opened.append((Video(source), stem))
-        except InputError as error:
-            failed.add(video_name(source), error)
-    return opened
-
-
 def _find(csv: Path | None, folder: Path | None, min_quality: float, aligner: FaceAligner | None, task: Task) -> Found:
     """Returns the faces of an image, drawn in `folder`, and what could not be done. aligner: None in a worker."""
     result, aligner, (path, stem, rows) = None, aligner or _aligner, task
@@ -218,11 +215,11 @@ class FaceRun:
         find = partial(_find, csv, self.results.folder if self.draw else None, self.min_quality)
         one_by_one = ((task, find(self.aligner, task)) for task in tasks)
         found = one_by_one if workers == 1 else self._in_workers(find, tasks, workers)
-        counts, done, hidden = Counter(), len(images) - len(todo), None if len(todo) > 1 else True
+        counts, done, hidden = Counter(), len(images) - len(todo), len(todo) < 2 or None
         with tqdm(None, "images", len(images), False, initial=done, unit="image", disable=hidden) as bar:
             for (path, stem, _), (result, error) in found:
                 bar.update()
-                try:
+                with self.failed.catch(path):
                     if result:
                         self._with_room(self.results.add, result)
                         counts[len(result.faces)] += 1
@@ -237,8 +234,6 @@ class FaceRun:
                         told += f"; {overlay}"
                     if len(images) <= LINES:
                         say(f"{path}: {told}")
-                except InputError as caught:
-                    self.failed.add(path, caught)
         if len(images) > LINES:
             faces = sum(count * times for count, times in counts.items())
             before = f"; {done} were done before" if done else ""
@@ -276,7 +271,7 @@ class FaceRun:
         overlay = self.results.folder / f"{stem}_overlay.mp4" if self.draw else None
         total = min(filter(None, (video.frames, limit)), default=None)
         numbers, count, start, wanted = set(), 0, time.perf_counter(), True
-        try:
+        with self.failed.catch(video.name):
             with contextlib.ExitStack() as stack:
                 stack.callback(video.close)
                 bar = stack.enter_context(tqdm(video, printable(video.name), total, False, unit="frame", disable=None))
@@ -308,8 +303,6 @@ class FaceRun:
                 raise InputError(f"{video.name}: ends after {count} of {video.frames} frames. Is the video whole?")
             told = f"{count} frames, {_counted(len(numbers))}, {count / (time.perf_counter() - start):.1f} frames/s"
             say(f"{video.name}: {told}" + (f"; {overlay}" if overlay else ""))
-        except InputError as error:
-            self.failed.add(video.name, error)
 
     def write(self, model: str, unfinished: bool) -> list[Path]:
         """Writes the results, see `ResultFiles.write`."""
