@@ -49,8 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv."""
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
-    told = "images, folders, videos, addresses of videos"
-    add("inputs", nargs="*", metavar="INPUT", type=path_or_address, help=told)
+    add("inputs", nargs="*", metavar="INPUT", type=path_or_address, help="images, folders, videos, addresses of videos")
     add("--camera", type=cli.within(0, 9999, whole=True), metavar="N", help="number of a camera, from 0")
     add("--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .tflite, .onnx, .keras, .h5")
     add("--dataset", type=cli.dataset, metavar="NAME|FILE", help="whose points: default its side-car's")

@@ -141,7 +141,7 @@ class FaceAligner:
         quality = [None if np.isnan(each) else float(each) for each in quality]
         return list(map(Face, boxes, scores.tolist(), landmarks, *angles.T.tolist(), quality))
 
-    def find(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def find(self, image: np.ndarray) -> detector.Found:
         """Returns boxes, scores and angles as `detector.detect_faces`, where the model's landmarks are in the face."""
         boxes, scores, angles = detector.detect_faces(image, self.min_score, self.detector_size)
         return detector.place_boxes(boxes, angles, self.place), scores, angles

@@ -45,12 +45,11 @@ _PADDING = 32  # both sides of the input are multiples of it
 _OUTPUTS = ("537", "538", "539", "540")  # heat map of face centres, log of sides, offsets of centres, five landmarks
 # eyes, nose, mouth corners as it sees them on the average upright face of 300W
 FIVE_POINTS = np.array([[-0.358, -0.368], [0.364, -0.375], [-0.005, 0.036], [-0.302, 0.357], [0.3, 0.349]])
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes, scores, and angles or five points
 _running = threading.Lock()  # a cv2.dnn network holds its input and must not be run by two threads
 
 
-def detect_faces(
-    image: np.ndarray, min_score: float = MIN_SCORE, size: int = DETECTOR_SIZE
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def detect_faces(image: np.ndarray, min_score: float = MIN_SCORE, size: int = DETECTOR_SIZE) -> Found:
     """Finds all faces of an image, turned by any angle; a box stands where that of an upright face's landmarks would.
 
     The image is seen at 256 px and, where it has 384 px or more, again at up to `size`: faces down to about 10 px of
@@ -65,14 +64,13 @@ def detect_faces(
     found = _find_turned(image, min_score, size)
     if not len(found[0]):
         boxes, scores, angles = _find_turned(np.rot90(image), min_score, size)
-        low, high = boxes[:, 1::-1], boxes[:, :1:-1]  # (x, y) of the image is (y, width - 1 - x) of the turned one
-        far = image.shape[1] - 1
-        boxes = np.stack([far - high[:, 0], low[:, 1], far - low[:, 0], high[:, 1]], axis=1)
+        far = image.shape[1] - 1  # (x, y) of the image is (y, far - x) of the turned one
+        boxes = np.stack([far - boxes[:, 3], boxes[:, 0], far - boxes[:, 1], boxes[:, 2]], axis=1)
         found = boxes, scores, signed(angles + 90.0)
     return found
 
 
-def _find_turned(image: np.ndarray, min_score: float, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _find_turned(image: np.ndarray, min_score: float, size: int) -> Found:
     seen, scores, points = find_boxes(image, min(min_score, MIN_HINT), size)
     boxes, (angles, misfits) = to_landmark_boxes(seen), five_point_angles(points)
     sure = (scores >= SURE) & (misfits < MAX_MISFIT)
@@ -125,9 +123,7 @@ def five_point_angles(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.degrees(np.angle(factor)), misfit
 
 
-def find_boxes(
-    image: np.ndarray, min_score: float = MIN_SCORE, size: int = DETECTOR_SIZE
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def find_boxes(image: np.ndarray, min_score: float = MIN_SCORE, size: int = DETECTOR_SIZE) -> Found:
     """Returns the detector's own boxes (N, 4), forehead to chin, their scores, and five points of each (N, 5, 2)."""
     found = _pass(image, COARSE_SIZE, min_score)
     longest = max(image.shape[:2])
@@ -195,7 +191,7 @@ def _network() -> cv2.dnn.Net:
         raise InputError(f"{DETECTOR_FILE}: no readable face detector ({first_line(error)}). {advice}") from error
 
 
-def _pass(image: np.ndarray, size: int, min_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pass(image: np.ndarray, size: int, min_score: float) -> Found:
     """Runs the network on the image at longest side `size`; returns what `_forward` does, in image pixels."""
     height, width = image.shape[:2]
     ratio = size / max(height, width)
@@ -206,7 +202,7 @@ def _pass(image: np.ndarray, size: int, min_score: float) -> tuple[np.ndarray, n
     return boxes * np.tile(to_image, 2) - 0.5, scores, points * to_image - 0.5  # pixel centres are integers
 
 
-def _forward(pixels: np.ndarray, min_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _forward(pixels: np.ndarray, min_score: float) -> Found:
     """Runs the network. Returns boxes (n, 4), scores (n,), five points of each (n, 5, 2); 0 is the edge of `pixels`."""
     right, bottom = (-side % _PADDING for side in pixels.shape[1::-1])
     pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_CONSTANT)

@@ -258,9 +258,7 @@ class FaceRun:
                 reason = "a process that worked on it or one of the next images was killed. Give fewer --workers?"
                 raise InputError(f"{task[0]}: {reason} --resume goes on.") from error
 
-    def video(
-        self, video: Video, stem: str, detect_every: int, smooth: bool, limit: int | None, show: bool = False
-    ) -> None:
+    def video(self, video: Video, stem: str, detect_every: int, smooth: bool, limit: int | None, show: bool) -> None:
         """Follows the faces of an open video; adds one result a frame.
 
         Args: detect_every, smooth: see `FaceTracker`. limit: stop after so many frames. show: see `show_frame`.
