@@ -151,7 +151,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, dataset_default: str | N
     add = parser.add_argument_group("data").add_argument
     told = f"{', '.join(DATASETS)}, or a description FILE.toml of your own (default: synthetic)"
     add("--dataset", type=dataset, default=dataset_default, metavar="NAME|FILE", help=told)
-    add("--data-dir", type=Path, help="as downloaded (default: data/<dataset>; of FILE.toml the folder it lies in)")
+    add("--data-dir", type=Path, help="folder, as downloaded (default: data/<dataset>; of FILE.toml its own)")
     add("--limit", type=positive_int, metavar="N", help="use the first N samples only, for smoke runs")
     told = "skip: leave out faces whose image or annotation cannot be read, list them in skipped.csv (default: fail)"
     add("--on-bad-sample", choices=("fail", "skip"), default="fail", help=told)
@@ -205,7 +205,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--validate-every", type=positive_int, metavar="N", help="epochs (default: 30 times a run)")
     told = "decoded faces; auto: memory up to 4 GB or half of what is free"
     add("--cache", choices=config.CACHES, default="auto", help=told)
-    add("--cache-dir", type=Path, metavar="DIR", help="default: in $ASMNET_CACHE or ~/.cache/asmnet_tf")
+    add("--cache-dir", type=Path, metavar="DIR", help="of --cache disk (default: $ASMNET_CACHE or ~/.cache/asmnet_tf)")
     add("--mixed-precision", action="store_true", help="float16 on a GPU, bfloat16 on a CPU")
     add("--xla", action="store_true", help="compile the step with XLA: for GPUs, 6 times slower on a CPU")
     add("--deterministic", action="store_true", help="the same bits again, also after --resume: fixes --threads")

@@ -165,29 +165,22 @@ class ResultFiles:
             "face": "number of a face in its image; in a video of one face for as long as it is followed (tracking.py)",
         }
         missing = [{key: utf8(value) for key, value in failure.items()} for failure in failed]
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(f'{json.dumps(document)[:-1]}, "results": [')
-            with open(self._journal, encoding="utf-8") as lines:
-                for i, line in enumerate(lines):
-                    file.write(",\n" * (i > 0) + line.rstrip())
-            file.write(f'], "failed": {json.dumps(missing)}}}\n')
+        with replacing(path) as temporary, open(temporary, "wb") as file, open(self._journal, "rb") as lines:
+            file.write(f'{json.dumps(document)[:-1]}, "results": ['.encode())
+            for i, line in enumerate(lines):
+                file.write(b",\n" * (i > 0) + line.rstrip())
+            file.write(f'], "failed": {json.dumps(missing)}}}\n'.encode())
 
     def _write_csv(self, path: Path) -> None:
         points = [f"{axis}{i}" for i in range(self.spec.num_landmarks) for axis in "xy"]
-        with open(self._journal, encoding="utf-8") as lines:
+        with open(self._journal, "rb") as lines:
             rows = (_row(entry, face) for entry in map(json.loads, lines) for face in entry["faces"])
             write_csv(path, ["image", "frame", "face", "score", "quality", *BOX_COLUMNS, *ANGLES, *points], rows)
 
 
 def _row(entry: dict, face: dict) -> list:
-    numbers = [
-        face["score"],
-        face.get("quality"),
-        *face["box"],
-        *map(face.get, ANGLES),
-        *itertools.chain(*face["landmarks"]),
-    ]
-    texts = ("" if value is None else f"{value:.4f}" for value in numbers)
+    numbers = [face["score"], face.get("quality"), *face["box"], *map(face.get, ANGLES)]
+    texts = ("" if value is None else f"{value:.4f}" for value in itertools.chain(numbers, *face["landmarks"]))
     return [entry["image"], entry.get("frame", ""), face["face"], *texts]
 
 
@@ -248,7 +241,7 @@ def match_boxes(
             spelled = [root / text for root in roots for text in (name, name.replace("\\", "/"))]
             if not found[name]:
                 take(name, sorted({places.get(_key(os.path.abspath(place))) for place in spelled} - {None}))
-    by_path = set(found.values())
+    by_path = {None, *found.values()}
     for with_ending in (True, False):
         free, names, known = defaultdict(list), {}, set(found.values())
         for image in images:
@@ -272,14 +265,12 @@ def match_boxes(
         image = found[row.image]
         if image is None:
             unmatched.append(f"line {row.line}, {row.image}")
-        elif any(np.array_equal([*row.box, row.angle], [*o.box, o.angle], True) for o in matched.get(image, [])):
+        elif any(np.array_equal([*row.box, row.angle], [*o.box, o.angle], True) for o in matched.get(image, ())):
             repeated.append(f"line {row.line}, {row.image}")
         else:
             matched.setdefault(image, []).append(row)
     told = {
-        "told by the file name alone": [
-            f"{n} is {image}" for n, image in found.items() if image and image not in by_path
-        ],
+        "told by the file name alone": [f"{name} is {found[name]}" for name in found if found[name] not in by_path],
         "row of no image that was given": unmatched,
         "row that repeats another, used once": repeated,
         "image without a row: no face is looked for there": [image for image in images if image not in matched],
