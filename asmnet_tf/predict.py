@@ -149,10 +149,11 @@ def main(args: argparse.Namespace) -> None:
         results = ResultFiles(args.output, formats, aligner.spec, f"predictions{suffix}", earlier)
         signals = StopSignals()
         work = FaceRun(aligner, results, not args.no_draw, failed, signals, opener, args.min_quality)
+        tasks = [(path, stem, None if boxes is None else boxes.get(path, [])) for path, stem in images]
         workers = args.workers or (cli.cores() if len(images) - len(results.done) > MANY else 1)
         try:
             with signals:
-                work.images(images, boxes, args.boxes, workers)
+                work.images(tasks, args.boxes, workers)
                 for video, stem in opened:
                     work.video(video, stem, args.detect_every, args.smooth, args.frames, args.show)
         finally:

@@ -205,19 +205,16 @@ class FaceRun:
     min_quality: float = 0.0
     _drawn: deque = field(default_factory=lambda: deque(maxlen=10_000))  # overlays of this run and what they are of
 
-    def images(
-        self, images: list[tuple[Path, str]], boxes: dict[Path, list[BoxRow]] | None, csv: Path | None, workers: int = 1
-    ) -> None:
-        """Adds a result per image, in order. boxes: of each image, as the file `csv` has them; None: the detector's."""
-        todo = [image for image in images if utf8(image[0]) not in self.results.done]
-        tasks = ((*image, None if boxes is None else boxes.get(image[0], [])) for image in todo)
-        tasks = itertools.takewhile(lambda _: not (self.signals.received or self.failed.disk_full), tasks)
+    def images(self, tasks: list[Task], csv: Path | None, workers: int) -> None:
+        """Adds a result per image, in order. csv: the file that the tasks' own boxes are of."""
+        todo = [task for task in tasks if utf8(task[0]) not in self.results.done]
+        wanted = itertools.takewhile(lambda _: not (self.signals.received or self.failed.disk_full), todo)
         find = partial(_find, csv, self.results.folder if self.draw else None, self.min_quality)
-        one_by_one = ((task, find(self.aligner, task)) for task in tasks)
-        found = one_by_one if workers == 1 else self._in_workers(find, tasks, workers)
-        counts, done, hidden = Counter(), len(images) - len(todo), len(todo) < 2 or None
-        with tqdm(None, "images", len(images), False, initial=done, unit="image", disable=hidden) as bar:
-            for (path, stem, _), (result, error) in found:
+        one_by_one = ((task, find(self.aligner, task)) for task in wanted)
+        found = one_by_one if workers == 1 else self._in_workers(find, wanted, workers)
+        counts, done, hidden = Counter(), len(tasks) - len(todo), len(todo) < 2 or None
+        with tqdm(None, "images", len(tasks), False, initial=done, unit="image", disable=hidden) as bar:
+            for (path, stem, rows), (result, error) in found:
                 bar.update()
                 with self.failed.catch(path):
                     if result:
@@ -225,16 +222,14 @@ class FaceRun:
                         counts[len(result.faces)] += 1
                     if error:
                         raise error
-                    told = _in_words([face for _, face in result.faces])
-                    if boxes is not None and path not in boxes:
-                        told = f"no row in {csv}"
+                    told = f"no row in {csv}" if rows == [] else _in_words([face for _, face in result.faces])
                     if self.draw:
                         overlay = self.results.folder / f"{stem}_overlay.jpg"
                         self._drawn.append((overlay, str(path)))
                         told += f"; {overlay}"
-                    if len(images) <= LINES:
+                    if len(tasks) <= LINES:
                         say(f"{path}: {told}")
-        if len(images) > LINES:
+        if len(tasks) > LINES:
             faces = sum(count * times for count, times in counts.items())
             before = f"; {done} were done before" if done else ""
             say(f"{counts.total()} images, {faces} faces, {counts[0]} images without a face{before}")
