@@ -137,13 +137,12 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
     Raises: InputError if the folder cannot be written, or something else stands there.
     """
     path = Path(path)
-    temporary = _temporary(path)
-    new, old = temporary / "new", temporary / "old"
+    new, old = _temporary(path), _temporary(path)
     try:
         make_folder(path.parent)
         if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / known_by).is_file())):
             raise InputError(f"{path}: holds something else, no {known_by}, is not replaced. Choose another output.")
-        new.mkdir(parents=True)
+        new.mkdir()
         yield new
         if path.exists():
             os.rename(path, old)
@@ -151,10 +150,8 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
     except OSError as error:
         raise OutputError.of(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # else it would hide what went wrong before
-            if old.exists() and not path.exists():  # the last rename failed
-                os.rename(old, path)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -259,7 +256,7 @@ def _lock(path: Path) -> TextIO | None:
 
 
 @contextlib.contextmanager
-def _one_line(path: str | os.PathLike, expected: str) -> Iterator[None]:
+def _expecting(path: str | os.PathLike, expected: str) -> Iterator[None]:
     """Turns whatever numpy and zipfile raise for a file that is cut short, damaged or of another kind into one line."""
     try:
         yield
@@ -276,7 +273,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     import numpy as np  # here, so that `--help` does not wait for it
 
-    with _one_line(path, ".npz file of plain arrays"):
+    with _expecting(path, ".npz file of plain arrays"):
         with np.load(path, allow_pickle=False) as file:
             check_archive(path)
             arrays = {name: file[name] for name in file.files}
@@ -294,7 +291,10 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     """
     import numpy as np
 
-    with _one_line(path, ".npy file of one plain array"), np.errstate(over="raise"):  # of a shape that no file can have
+    with (
+        _expecting(path, ".npy file of one plain array"),
+        np.errstate(over="raise"),
+    ):  # of a shape that no file can have
         array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
         if not isinstance(array, np.ndarray):
             array.close()

@@ -160,7 +160,7 @@ def main(args: argparse.Namespace) -> None:
             # 3. The files, also of what was done before something ended it.
             names = [str(path) for path, _ in images] + [video.name for video, _ in opened]
             missed = failed.add_missing(names, results.done)
-            written = work.write(str(args.model), unfinished=bool(missed or signals.received))
+            written = work.with_room(results.write, str(args.model), failed, bool(missed or signals.received))
         say(", ".join(map(str, written)))
     if failed and signals.received:
         done = f"{len(names) - missed} of {len(names)} inputs done"

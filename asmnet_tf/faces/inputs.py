@@ -218,11 +218,11 @@ class FaceRun:
                 bar.update()
                 with self.failed.catch(path):
                     if result:
-                        self._with_room(self.results.add, result)
+                        self.with_room(self.results.add, result)
                         counts[len(result.faces)] += 1
                     if error:
                         raise error
-                    told = f"no row in {csv}" if rows == [] else _in_words([face for _, face in result.faces])
+                    told = f"no row in {csv}" if rows == [] else _in_words(result.faces)
                     if self.draw:
                         overlay = self.results.folder / f"{stem}_overlay.jpg"
                         self._drawn.append((overlay, str(path)))
@@ -275,7 +275,7 @@ class FaceRun:
                     stack.callback(cv2.destroyAllWindows)
                 for pixels, dt in bar:
                     faces = tracker.update(pixels, dt)
-                    self._with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, count))
+                    self.with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, count))
                     numbers.update(number for number, _ in faces)
                     count += 1
                     if overlay or show:
@@ -297,12 +297,8 @@ class FaceRun:
             told = f"{count} frames, {_counted(len(numbers))}, {count / (time.perf_counter() - start):.1f} frames/s"
             say(f"{video.name}: {told}" + (f"; {overlay}" if overlay else ""))
 
-    def write(self, model: str, unfinished: bool) -> list[Path]:
-        """Writes the results, see `ResultFiles.write`."""
-        return self._with_room(self.results.write, model, self.failed, unfinished)
-
-    def _with_room(self, write: Callable, *args: object) -> list[Path] | None:
-        """Writes; on a full disk the overlays of this run give way."""
+    def with_room(self, write: Callable, *args: object) -> list[Path] | None:
+        """Returns what `write` does; on a full disk the overlays of this run give way."""
         while True:
             try:
                 return write(*args)
@@ -314,11 +310,11 @@ class FaceRun:
                 self.failed.add(source, InputError(f"{path}: removed, for the disk is full, the landmarks need space."))
 
 
-def _in_words(faces: list[Face]) -> str:
+def _in_words(faces: list[tuple[int, Face]]) -> str:
     told = _counted(len(faces))
-    if faces and np.isfinite(faces[0].angles).all():  # NaN: of a layout without a head pose
+    if faces and np.isfinite(faces[0][1].angles).all():  # NaN: of a layout without a head pose
         first = "of the first " * (len(faces) > 1)
-        told += ", {}yaw {:.1f}, pitch {:.1f}, roll {:.1f} degrees".format(first, *faces[0].angles)
+        told += ", {}yaw {:.1f}, pitch {:.1f}, roll {:.1f} degrees".format(first, *faces[0][1].angles)
     return told
 
 
