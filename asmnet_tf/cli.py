@@ -17,25 +17,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NoReturn
 
-from asmnet_tf.config import (
-    ALPHA_SCHEDULES,
-    ARCHITECTURES,
-    AUGMENTATIONS,
-    CACHES,
-    CROPS,
-    DEFAULT_MODEL,
-    FROZEN_LR,
-    HEADS,
-    KERAS,
-    LANDMARK_LOSSES,
-    LOSSES,
-    RECIPES,
-    VAL_FRACTION,
-    Recipe,
-)
+from asmnet_tf import config
+from asmnet_tf.config import RECIPES, Recipe
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, find_spec
 from asmnet_tf.data.sidecars import default_shape_model
-from asmnet_tf.files import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Stopped, first_line, read_json
+from asmnet_tf.files import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Stopped, first_line
 
 EXIT_PIPE = 141  # as of a program that the signal of a closed pipe ends
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
@@ -104,12 +90,8 @@ def start_tensorflow(user: str = "this program") -> None:
     """
     if not _wants_notes():  # 2: errors only; that there is no GPU is one to TensorFlow
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2" if glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg") else "3"
-    home = os.environ.get("KERAS_HOME") or "~/.keras"
-    asked = {}
-    with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
-        asked = dict(read_json(Path(home).expanduser() / "keras.json"))
-    asked["backend"] = os.environ.get("KERAS_BACKEND") or asked.get("backend")
-    os.environ["KERAS_BACKEND"] = KERAS["backend"]
+    backend = os.environ.get("KERAS_BACKEND") or config.KERAS["backend"]
+    os.environ["KERAS_BACKEND"] = config.KERAS["backend"]
     try:
         with without_notes():
             import keras
@@ -118,13 +100,14 @@ def start_tensorflow(user: str = "this program") -> None:
         told = f"needs TensorFlow, and {error.name or error} is not installed"
         raise InputError(f'{user}: {told}. pip install "asmnet-tf[train]"') from error
     except (ValueError, AttributeError) as error:
+        home = os.environ.get("KERAS_HOME") or "~/.keras"
         raise InputError(f"{home}: Keras does not take its keras.json ({first_line(error, 200)}).") from error
-    keras.config.set_floatx(KERAS["floatx"])
-    keras.config.set_image_data_format(KERAS["image_data_format"])
-    others = [str(asked[key]) for key, value in KERAS.items() if asked.get(key, value) not in (value, None)]
-    if others:
+    asked = (backend, keras.config.floatx(), keras.config.image_data_format())
+    keras.config.set_floatx(config.KERAS["floatx"])
+    keras.config.set_image_data_format(config.KERAS["image_data_format"])
+    if others := [theirs for theirs, ours in zip(asked, config.KERAS.values()) if theirs != ours]:
         told = f"{', '.join(others)} of KERAS_BACKEND or keras.json"
-        print(f"Keras: this program computes with {', '.join(KERAS.values())}, not with {told}", file=sys.stderr)
+        print(f"Keras: this program computes with {', '.join(config.KERAS.values())}, not with {told}", file=sys.stderr)
 
 
 def _wants_notes() -> bool:
@@ -133,28 +116,22 @@ def _wants_notes() -> bool:
 
 @contextlib.contextmanager
 def without_notes() -> Iterator[None]:
-    """Keeps back what comes to stderr meanwhile, then writes what is no note of TensorFlow; all where that fails."""
+    """Keeps back what comes to stderr meanwhile, then writes what is no note of TensorFlow."""
     try:
-        if _wants_notes():
-            raise OSError
         notes, stderr = tempfile.TemporaryFile(), os.dup(2)  # noqa: SIM115
-    except OSError:  # or no place for it, or no stderr
+    except OSError:  # no place for it, or no stderr
         yield
         return
     with notes:
         os.dup2(notes.fileno(), 2)
-        hidden = _NOTE
         try:
             yield
-        except Exception as error:
-            hidden = hidden if isinstance(error, InputError) else None
-            raise
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             notes.seek(0)
             for line in notes:
-                if hidden is None or not hidden.match(line):
+                if _wants_notes() or not _NOTE.match(line):
                     os.write(2, line)
 
 
@@ -171,93 +148,91 @@ def new_parser(docstring: str) -> argparse.ArgumentParser:
 
 def add_data_arguments(parser: argparse.ArgumentParser, dataset_default: str | None = "synthetic") -> None:
     """Adds --dataset, --data-dir, --limit, --on-bad-sample: the same in every script."""
-    group = parser.add_argument_group("data")
+    add = parser.add_argument_group("data").add_argument
     told = f"{', '.join(DATASETS)}, or a description FILE.toml of your own (default: synthetic)"
-    group.add_argument("--dataset", type=dataset, default=dataset_default, metavar="NAME|FILE", help=told)
-    told = "folder of the dataset as downloaded (default: data/<dataset>; of FILE.toml the folder it lies in)"
-    group.add_argument("--data-dir", type=Path, help=told)
-    group.add_argument("--limit", type=positive_int, metavar="N", help="use the first N samples only, for smoke runs")
+    add("--dataset", type=dataset, default=dataset_default, metavar="NAME|FILE", help=told)
+    add("--data-dir", type=Path, help="folder, as downloaded (default: data/<dataset>; of FILE.toml its own)")
+    add("--limit", type=positive_int, metavar="N", help="use the first N samples only, for smoke runs")
     told = "skip: leave out faces whose image or annotation cannot be read, list them in skipped.csv (default: fail)"
-    group.add_argument("--on-bad-sample", choices=("fail", "skip"), default="fail", help=told)
+    add("--on-bad-sample", choices=("fail", "skip"), default="fail", help=told)
 
 
 def add_crop_argument(parser: argparse.ArgumentParser, default: str | None, help_default: str) -> None:
     """Adds --crop."""
     told = f"square: 1.2 x the landmark box; tight: the landmark box, aspect ratio not kept ({help_default})"
-    parser.add_argument("--crop", choices=CROPS, default=default, help=told)
+    parser.add_argument("--crop", choices=config.CROPS, default=default, help=told)
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what only train.py takes: faces, model, recipe and what it sets the defaults of, run, devices."""
-    faces = parser.add_argument_group("faces")
-    faces.add_argument("--pose-labels", type=Path, help="csv or folder of .npy instead of PnP on the landmarks")
-    faces.add_argument("--val-fraction", type=fraction, default=VAL_FRACTION, help="held out of training (0.1)")
+    group = parser.add_argument_group
+    add = group("faces").add_argument
+    add("--pose-labels", type=Path, help="csv or folder of .npy instead of PnP on the landmarks")
+    add("--val-fraction", type=fraction, default=config.VAL_FRACTION, help="held out of training (0.1)")
     told = "further training faces, with the dataset's points: a folder of images and .pts, a .csv, .xml, .json or list"
-    faces.add_argument("--extra", type=Path, metavar="FOLDER", help=told)
+    add("--extra", type=Path, metavar="FOLDER", help=told)
     told = "how often an epoch has each of them (1)"
-    faces.add_argument("--extra-weight", type=within(0.01, 100), default=1.0, metavar="W", help=told)
-    faces.add_argument("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz, else shipped")
+    add("--extra-weight", type=within(0.01, 100), default=1.0, metavar="W", help=told)
+    add("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz, else shipped")
 
-    model = parser.add_argument_group("model")
-    model.add_argument("--arch", choices=ARCHITECTURES, default="asmnet")
-    model.add_argument("--head", choices=HEADS, default="pooled", help="spatial: keeps position, beside the paper's")
-    model.add_argument("--weights", default="none", help="none, imagenet, .keras, .weights.h5, .h5 or a shipped NAME")
+    add = group("model").add_argument
+    add("--arch", choices=config.ARCHITECTURES, default="asmnet")
+    add("--head", choices=config.HEADS, default="pooled", help="spatial: keeps position, beside the paper's")
+    add("--weights", default="none", help="none, imagenet, .keras, .weights.h5, .h5 or a shipped NAME")
 
-    recipe = parser.add_argument_group("recipe", "--recipe sets the defaults of all that follow")
-    told = f"finetune: goes on from --weights, default {DEFAULT_MODEL}, gently enough for 20 faces"
-    recipe.add_argument("--recipe", choices=RECIPES, default="tuned", help=told)
+    add = group("recipe", "--recipe sets the defaults of all that follow").add_argument
+    told = f"finetune: goes on from --weights, default {config.DEFAULT_MODEL}, gently enough for 20 faces"
+    add("--recipe", choices=RECIPES, default="tuned", help=told)
     told = "asm: with the ASM term, mse: without it; default: asm of paper or beside --alpha or --shape-model, else mse"
-    recipe.add_argument("--loss", choices=LOSSES, help=told)
-    recipe.add_argument("--landmark-loss", choices=LANDMARK_LOSSES, help="metric of both landmark terms")
-    recipe.add_argument("--alpha", type=non_negative, nargs=3, metavar="A", help="weight of the ASM term by thirds")
-    recipe.add_argument("--alpha-schedule", choices=ALPHA_SCHEDULES, default="epochs", help="release: by its defect")
-    recipe.add_argument("--pose-weight", type=non_negative)
-    recipe.add_argument("--batch-size", type=positive_int)
-    recipe.add_argument("--weight-decay", type=non_negative)
-    recipe.add_argument("--ema", type=fraction, help="momentum of the weights' moving average, e.g. 0.998")
-    recipe.add_argument("--l2-heads", type=non_negative, help="the paper's 0.01 has no effect in the release")
-    recipe.add_argument("--dropout", type=fraction)
+    add("--loss", choices=config.LOSSES, help=told)
+    add("--landmark-loss", choices=config.LANDMARK_LOSSES, help="metric of both landmark terms")
+    add("--alpha", type=non_negative, nargs=3, metavar="A", help="weight of the ASM term by thirds")
+    add("--alpha-schedule", choices=config.ALPHA_SCHEDULES, default="epochs", help="release: by its defect")
+    add("--pose-weight", type=non_negative)
+    add("--batch-size", type=positive_int)
+    add("--weight-decay", type=non_negative)
+    add("--ema", type=fraction, help="momentum of the weights' moving average, e.g. 0.998")
+    add("--l2-heads", type=non_negative, help="the paper's 0.01 has no effect in the release")
+    add("--dropout", type=fraction)
     add_crop_argument(parser, None, "paper: tight, else square")
 
     planned = "; ".join(f"{name}: {', '.join(map(str, recipe.phases))}" for name, recipe in RECIPES.items())
     told = "with any of these, one phase: the recipe's first, at its last input size, changed so. A whole model of"
-    phase = parser.add_argument_group("phases", f"{planned}; {told} --weights goes through the last phase only")
-    phase.add_argument("--epochs", type=positive_int)
-    phase.add_argument("--input-size", type=positive_int, metavar="PX")
-    told = f"peak learning rate; from a whole model of --weights 2e-5, with frozen batch norm {FROZEN_LR:g} at most"
-    phase.add_argument("--lr", type=within(0, 10, without=(0,)), help=told)
-    phase.add_argument("--augment", choices=AUGMENTATIONS)
-    phase.add_argument("--freeze-batch-norm", action="store_true", default=None, help="keep that of --weights")
+    add = group("phases", f"{planned}; {told} --weights goes through the last phase only").add_argument
+    add("--epochs", type=positive_int)
+    add("--input-size", type=positive_int, metavar="PX")
+    told = f"from a whole model of --weights 2e-5, with frozen batch norm {config.FROZEN_LR:g} at most"
+    add("--lr", type=within(0, 10, without=(0,)), help=f"peak learning rate; {told}")
+    add("--augment", choices=config.AUGMENTATIONS)
+    add("--freeze-batch-norm", action="store_true", default=None, help="keep that of --weights")
 
-    run = parser.add_argument_group("run")
-    run.add_argument("--output", type=Path, default=Path("runs"), help="default: runs")
-    run.add_argument("--name", type=run_name, help="run folder in --output (default: <arch>_<dataset>_<loss>)")
-    run.add_argument("--resume", action="store_true", help="go on where the run of this name stopped")
-    run.add_argument("--seed", type=within(0, 2**32 - 1, whole=True), default=0)
-    run.add_argument("--validate-every", type=positive_int, metavar="N", help="epochs (default: 30 times a run)")
+    add = group("run").add_argument
+    add("--output", type=Path, default=Path("runs"), help="default: runs")
+    add("--name", type=run_name, help="run folder in --output (default: <arch>_<dataset>_<loss>)")
+    add("--resume", action="store_true", help="go on where the run of this name stopped")
+    add("--seed", type=within(0, 2**32 - 1, whole=True), default=0)
+    add("--validate-every", type=positive_int, metavar="N", help="epochs (default: 30 times a run)")
     told = "decoded faces; auto: memory up to 4 GB or half of what is free"
-    run.add_argument("--cache", choices=CACHES, default="auto", help=told)
-    told = "of --cache disk (default: in $ASMNET_CACHE or ~/.cache/asmnet_tf)"
-    run.add_argument("--cache-dir", type=Path, metavar="DIR", help=told)
-    run.add_argument("--mixed-precision", action="store_true", help="float16 on a GPU, bfloat16 on a CPU")
-    run.add_argument("--xla", action="store_true", help="compile the step with XLA: for GPUs, 6 times slower on a CPU")
-    told = "the same bits again, also after --resume: fixes --threads"
-    run.add_argument("--deterministic", action="store_true", help=told)
+    add("--cache", choices=config.CACHES, default="auto", help=told)
+    add("--cache-dir", type=Path, metavar="DIR", help="of --cache disk (default: $ASMNET_CACHE or ~/.cache/asmnet_tf)")
+    add("--mixed-precision", action="store_true", help="float16 on a GPU, bfloat16 on a CPU")
+    add("--xla", action="store_true", help="compile the step with XLA: for GPUs, 6 times slower on a CPU")
+    add("--deterministic", action="store_true", help="the same bits again, also after --resume: fixes --threads")
     told = "of TensorFlow (default: it chooses; --deterministic: cores)"
-    run.add_argument("--threads", type=within(1, 1024, whole=True), metavar="N", help=told)
+    add("--threads", type=within(1, 1024, whole=True), metavar="N", help=told)
 
-    group = parser.add_argument_group("several devices or machines", "--batch-size is of all of them together")
+    add = group("several devices or machines", "--batch-size is of all of them together").add_argument
     told = "auto: multiworker where TF_CONFIG is set, mirrored on two GPUs or more, else one"
-    group.add_argument("--strategy", choices=STRATEGIES, default="auto", help=told)
-    group.add_argument("--devices", type=device, nargs="+", metavar="D", help="of mirrored: GPU:0 GPU:1; CPU:0 CPU:1")
-    group.add_argument("--scale-lr", action="store_true", help="--lr times the number of replicas (Goyal et al. 2017)")
+    add("--strategy", choices=STRATEGIES, default="auto", help=told)
+    add("--devices", type=device, nargs="+", metavar="D", help="of mirrored: GPU:0 GPU:1; CPU:0 CPU:1")
+    add("--scale-lr", action="store_true", help="--lr times the number of replicas (Goyal et al. 2017)")
 
 
 def parse_training_arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """Parses `add_training_arguments`; what the flags leave open is filled in, the flags of a phase as `phases`."""
     args = parser.parse_args(argv)
     if args.recipe == "finetune" and args.weights == "none":
-        args.weights = DEFAULT_MODEL
+        args.weights = config.DEFAULT_MODEL
     if args.freeze_batch_norm and args.weights == "none":
         parser.error("--freeze-batch-norm: keeps that of --weights, and there are none")
     if args.head != "pooled" and args.arch != "asmnet":
@@ -273,7 +248,7 @@ def parse_training_arguments(parser: argparse.ArgumentParser, argv: list[str] | 
     phases = RECIPES[args.recipe].phases
     given = {key: value for key in vars(phases[0]) if (value := vars(args)[key]) is not None}
     if given.keys() - {"pose_weight"}:
-        rate = FROZEN_LR if args.freeze_batch_norm else phases[0].lr
+        rate = config.FROZEN_LR if args.freeze_batch_norm else phases[0].lr
         phases = [replace(phases[0], input_size=phases[-1].input_size, lr=rate)]
     try:
         args.phases = tuple(replace(phase, **given) for phase in phases)

@@ -13,26 +13,22 @@ import re
 import shutil
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
-import tokenize
 import uuid
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     import h5py
     import numpy as np
 
-# what h5py, numpy.load and zipfile raise for a file that is cut short, damaged or of another kind
+# what h5py raises for a file that is cut short, damaged or of another kind
 BROKEN_HDF5 = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 BROKEN_HDF5 += (MemoryError, RuntimeError, SystemError)
-BROKEN_ARRAY_FILE = (*BROKEN_HDF5, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error)
 
 # a small file can unpack to any size; genuine ones of ours take a few times their size on disk
 MAX_UNPACKED_BYTES = 256 << 20
@@ -141,13 +137,12 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
     Raises: InputError if the folder cannot be written, or something else stands there.
     """
     path = Path(path)
-    temporary = _temporary(path)
-    new, old = temporary / "new", temporary / "old"
+    new, old = _temporary(path), _temporary(path)
     try:
         make_folder(path.parent)
         if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / known_by).is_file())):
             raise InputError(f"{path}: holds something else, no {known_by}, is not replaced. Choose another output.")
-        new.mkdir(parents=True)
+        new.mkdir()
         yield new
         if path.exists():
             os.rename(path, old)
@@ -158,7 +153,8 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # else it would hide what went wrong before
             if old.exists() and not path.exists():  # the last rename failed
                 os.rename(old, path)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -198,89 +194,79 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 
 @contextlib.contextmanager
-def owned(
-    folder: str | os.PathLike,
-    hint: str = "Wait until it has ended, or choose another output.",
-    waiting: str = "",
-    part: str = "",
-) -> Iterator[Path]:
+def owned(folder: str | Path, hint: str = "another output", waiting: str = "", part: str = "") -> Iterator[Path]:
     """Makes a folder and keeps it for this process alone; yields its path. One that stays empty is removed again.
 
     The system frees the lock of a process that is killed.
 
-    Args:   waiting: wait for the other process, and after two seconds say this on stderr. part: only what this names is
-            kept, so that several processes fill a folder.
-    Raises: InputError that names the process whose the folder is, with `hint`; OutputError if it cannot be written.
+    Args:   hint: what else to choose. waiting: wait for the other process, and after two seconds say this on stderr.
+            part: only what this names is kept, so that several processes fill a folder.
+    Raises: InputError that names the process whose the folder is; OutputError if it cannot be written.
     """
     folder = Path(folder)
-    path, made, waited = folder / f"{_LOCK}{part}", False, 0
-    while True:
-        made = made or not folder.exists()
-        make_folder(folder)
-        try:
-            handle = _lock(path)
-        except FileNotFoundError:  # its last owner has just removed it
-            continue
-        except OSError as error:
-            raise OutputError.of(path, error) from error
-        if handle is not None or not waiting:
-            break
-        waited += 1
-        if waited == 20:
-            print(f"{waiting}; waiting", file=sys.stderr)
-        time.sleep(0.1)
-    if handle is None:
-        owner = _lock_owner(path)
-        told = f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
-        raise InputError(f"{folder}: in use by {told if owner else 'another process'} ({path.name} in it). {hint}")
+    path, made, tries = folder / f"{_LOCK}{part}", not folder.exists(), 0
+    try:
+        while not (file := _lock(path)):
+            tries += 1
+            if tries == 3 and not waiting:  # it may just have ended, or be about to write who it is
+                owner = path.read_text("utf-8", "replace") or "another process"
+                told = f"in use by {owner} ({path.name} in it)"
+                raise InputError(f"{folder}: {told}. Wait until it has ended, or choose {hint}.")
+            if tries == 20:
+                print(f"{waiting}; waiting", file=sys.stderr)
+            time.sleep(0.1)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+    except OSError as error:
+        raise OutputError.of(path, error) from error
     try:
         yield folder
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()  # before it is freed: who opened it meanwhile sees that its name is gone
-        os.close(handle)
-        if os.name == "nt":  # there an open file keeps its name
-            path.unlink(missing_ok=True)
+            if os.name == "nt":
+                file.close()  # there an open file keeps its name
+            path.unlink()  # elsewhere before it is freed: who opened it meanwhile sees that its name is gone
+        file.close()
         if made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
-def _lock(path: Path) -> int | None:
-    """Returns the open lock file of this process, None where another one holds it. Raises: OSError."""
-    owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+def _lock(path: Path) -> TextIO | None:
+    """Returns the lock file, open and locked; None where another process has it or has just removed it."""
+    make_folder(path.parent)
+    with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(path, "a+", encoding="utf-8"))
         try:
             if os.name == "nt":
                 import msvcrt
 
-                os.lseek(handle, 1 << 20, os.SEEK_SET)  # others cannot read what is locked, and are to read the owner
-                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-                os.lseek(handle, 0, os.SEEK_SET)
+                os.lseek(file.fileno(), 1 << 20, os.SEEK_SET)  # others could not read the byte that is locked
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
             else:
                 import fcntl
 
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), os.stat(path)):  # else its owner has just ended and removed it
-                os.ftruncate(handle, 0)
-                os.write(handle, json.dumps(owner).encode())
-                return handle
-            os.close(handle)
-        except FileNotFoundError:
-            os.close(handle)
-        except (BlockingIOError, PermissionError):
-            os.close(handle)
-            return None
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return None
+            print(f"{path.parent}: has no locks ({error.strerror}); let no other process write there", file=sys.stderr)
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            stack.pop_all()
+            return file
+    return None
 
 
-def _lock_owner(path: Path) -> dict:
-    """Returns pid, host and since of the process that wrote a lock file; {} where it says nothing."""
-    for _ in range(5):  # it may be about to write them
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return dict(read_json(path))
-        time.sleep(0.02)
-    return {}
+@contextlib.contextmanager
+def _expecting(path: str | os.PathLike, expected: str) -> Iterator[None]:
+    """Turns whatever numpy and zipfile raise for a file that is cut short, damaged or of another kind into one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: not a whole {expected} ({first_line(error)}).") from error
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -290,7 +276,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     import numpy as np  # here, so that `--help` does not wait for it
 
-    try:
+    with _expecting(path, ".npz file of plain arrays"):
         with np.load(path, allow_pickle=False) as file:
             check_archive(path)
             arrays = {name: file[name] for name in file.files}
@@ -298,10 +284,6 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
             if not isinstance(array, np.ndarray):  # numpy gives other members of the archive as bytes
                 raise ValueError(f"its member {name} is no array")
         return arrays
-    except FileNotFoundError:
-        raise
-    except BROKEN_ARRAY_FILE as error:
-        raise InputError(f"{path}: not a whole .npz file of plain arrays ({first_line(error)}).") from error
 
 
 def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
@@ -312,17 +294,15 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     """
     import numpy as np
 
-    try:
-        with np.errstate(over="raise"):  # of a shape that no file can have
-            array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
+    with (
+        _expecting(path, ".npy file of one plain array"),
+        np.errstate(over="raise"),
+    ):  # of a shape that no file can have
+        array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
         if not isinstance(array, np.ndarray):
             array.close()
             raise ValueError("an archive of arrays")
         return array
-    except FileNotFoundError:
-        raise
-    except BROKEN_ARRAY_FILE as error:
-        raise InputError(f"{path}: not a whole .npy file of one plain array ({first_line(error)}).") from error
 
 
 def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
@@ -465,33 +445,27 @@ def read_csv(
     lines = read_text(path).split("\n")
     separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=separator != "\t")
-    wanted, places, count = [name, *numbers], [], 0
-    seen: set[str] = set()
-
+    rows = (row for row in reader if any(map(str.strip, row)))
+    wanted = [name, *numbers]
     expected = ", ".join(wanted if len(wanted) < 7 else [*wanted[:5], "...", wanted[-1]])
+    seen: set[str] = set()
 
     def wrong(what: object) -> InputError:
         return InputError(f"{path}, line {reader.line_num}: {what}; expected {expected}.")
 
     try:
-        for row in reader:
-            if not any(map(str.strip, row)):
-                continue
-            if not places:
-                columns, count = [field.strip().casefold() for field in row], len(row)
-                if not set(wanted) <= set(columns):
-                    raise InputError(f"{path}: columns {', '.join(row)[:80]}, expected {expected}.")
-                if without in columns:
-                    raise InputError(f"{path}: there is a column {without}, expected {expected} as the last of these.")
-                places = [columns.index(column) for column in wanted]
-                places += [columns.index(optional)] if optional in columns else []
-                continue
+        header = next(rows, [])
+        columns = [field.strip().casefold() for field in header]
+        if not set(wanted) <= set(columns):
+            raise InputError(f"{path}: columns {', '.join(header)[:80] or 'none'}, expected {expected}.")
+        if without in columns:
+            raise InputError(f"{path}: there is a column {without}, expected {expected} as the last of these.")
+        places = [columns.index(column) for column in [*wanted, optional] if column in columns]
+        for row in rows:
             with each(f"{Path(path).name}, line {reader.line_num}"):
-                if len(row) < count or any(map(str.strip, row[count:])):
-                    hint = (
-                        " (a comma as decimal point? Then part the columns by semicolons)" if separator == "," else ""
-                    )
-                    raise wrong(f"{len(row)} fields for {count} columns{hint}")
+                if len(row) < len(header) or any(map(str.strip, row[len(header) :])):
+                    hint = " (a comma as decimal point? Then part the columns by semicolons)" * (separator == ",")
+                    raise wrong(f"{len(row)} fields for {len(header)} columns{hint}")
                 text, *fields = (row[place].strip() for place in places)
                 left_out = optional is not None and (len(fields) == len(numbers) or not fields[-1])
                 fields = fields[: len(numbers)] if left_out else fields
@@ -507,8 +481,6 @@ def read_csv(
                 yield reader.line_num, text, [*values, math.nan] if left_out else values
     except csv.Error as error:
         raise wrong(error) from error
-    if not places:
-        raise InputError(f"{path}: columns none, expected {expected}.")
 
 
 # --- how a program ends ---
@@ -529,15 +501,12 @@ class Stopped(Exception):
 class StopSignals:
     """A context that notes SIGTERM and Ctrl-C in `received`, for a run to end at its next step; a second one kills."""
 
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Callable | int | None] = {}
+    received: int | None = None
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            for number in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and the like
-                    self._before[number] = signal.signal(number, self._note)
+        main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+        numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if main and signal.getsignal(n) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in numbers}  # SIG_IGN: nohup and the like
         return self
 
     def _note(self, number: int, frame: object) -> None:

@@ -8,22 +8,20 @@
     python -m asmnet_tf.predict million/ --no-draw --resume --shard 3/8 --format jsonl    # part 3 of 8: of a job array
     python -m asmnet_tf.predict photo.jpg --boxes boxes.csv --format pts --no-draw --model runs/mine/best.keras
 
-Writes to --output: NAME_overlay.jpg or .mp4 (points, contours, head axes), predictions.json and predictions.csv
-(pixels from 0, degrees), with --format jsonl one JSON line an image or frame, as in the `results` of the json, and with
-pts one NAME_K.pts per face (pixels from 1, as in 300W). `face` numbers the faces of an image; in a video a number is
-one face for as long as it is followed (tracking.py says when it is lost). Any number of images takes the same memory;
-of very many, read the jsonl: the json is as long, but one document.
+Writes to --output: NAME_overlay.jpg or .mp4 (points, contours, head axes), predictions.json and .csv (pixels from 0,
+degrees), with --format jsonl one JSON line an image or frame, as in the `results` of the json, and with pts one
+NAME_K.pts per face (pixels from 1, as in 300W). `face` numbers the faces of an image; in a video a number is one face
+for as long as it is followed (tracking.py says when it is lost). Any number of images takes the same memory.
 
 Results come first into predictions.partial.jsonl, a line each; json and csv are made of it in the end. After a kill,
 --resume goes on from it, or from predictions.jsonl, which it also keeps: images that have a result there are not done
-again (give the same model and flags), those that failed and videos are.
+again (give the same model and flags), those that failed and videos are. What is done is written when Ctrl-C, SIGTERM, a
+full disk or a closed pipe ends it. `failed` in predictions.json names every input of which something is missing, and
+why; the exit code then is 2, or 128 + the signal. Overlays of earlier runs are never read.
 
-What is done is written when Ctrl-C, SIGTERM, a full disk or a closed pipe ends it. `failed` in predictions.json names
-every input of which something is missing, and why; the exit code then is 2, or 128 + the signal. Overlays of earlier
-runs are never read. The rows of --boxes find their image by path, else by a file name that is unique; an image without
-a row gets no face. A box is about where the landmarks are, brows to chin. A column `angle` may say by how many degrees
-clockwise the face is turned, and the box with it about its centre: a face on its head has 180. Where the column or the
-field is left out, the detector looks there and says it.
+The rows of --boxes find their image by path, else by a file name that is unique; an image without a row gets no face. A
+box is about where the landmarks are, brows to chin. A column `angle` may say by how many degrees clockwise the face is
+turned, and the box with it about its centre: a face on its head has 180. Where it is left out, the detector looks.
 """
 
 from __future__ import annotations
@@ -50,41 +48,32 @@ MANY = 50  # images; with fewer, starting processes takes longer than they save
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv."""
     parser = cli.new_parser(__doc__)
-    told = "images, folders, videos, addresses of videos"
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", type=path_or_address, help=told)
-    parser.add_argument(
-        "--camera", type=cli.within(0, 9999, whole=True), metavar="N", help="number of a camera, from 0"
-    )
-    parser.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .tflite, .onnx, .keras, .h5"
-    )
-    parser.add_argument("--dataset", type=cli.dataset, metavar="NAME|FILE", help="whose points: default its side-car's")
-    parser.add_argument("--boxes", type=Path, metavar="CSV", help="own boxes: image, x_min, y_min, x_max, y_max, angle")
-    parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder (default: predictions)")
-    parser.add_argument("--no-draw", action="store_true", help="no overlay images or videos")
-    parser.add_argument("--format", nargs="+", choices=FACE_FORMATS, default=["json", "csv"], help="default: json csv")
-    many = parser.add_argument_group("many images")
-    told = f"processes (default: the cores for more than {MANY} images, else 1)"
-    many.add_argument("--workers", type=cli.within(1, 1024, whole=True), metavar="N", help=told)
-    many.add_argument("--resume", action="store_true", help="go on where a run into --output was ended")
-    told = "every N-th input from the I-th, I from 1; writes predictions-I-of-N.*"
-    many.add_argument("--shard", type=shard, metavar="I/N", default=(1, 1), help=told)
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="INPUT", type=path_or_address, help="images, folders, videos, addresses of videos")
+    add("--camera", type=cli.within(0, 9999, whole=True), metavar="N", help="number of a camera, from 0")
+    add("--model", default=DEFAULT_MODEL, metavar="NAME|PATH", help="shipped name, .tflite, .onnx, .keras, .h5")
+    add("--dataset", type=cli.dataset, metavar="NAME|FILE", help="whose points: default its side-car's")
+    add("--boxes", type=Path, metavar="CSV", help="own boxes: image, x_min, y_min, x_max, y_max, angle")
+    add("--output", type=Path, default=Path("predictions"), help="folder (default: predictions)")
+    add("--no-draw", action="store_true", help="no overlay images or videos")
+    add("--format", nargs="+", choices=FACE_FORMATS, default=["json", "csv"], help="default: json csv")
     told = "leave out faces of less; 0 to 1, of models that have it (default: 0)"
-    parser.add_argument("--min-quality", type=cli.within(0, 1), default=0.0, metavar="Q", help=told)
-    detector = parser.add_argument_group("detector")
-    detector.add_argument("--min-score", type=cli.fraction, default=0.5, help="of a face (default: 0.5)")
-    detector.add_argument(
-        "--detector-size",
-        type=cli.positive_int,
-        default=DETECTOR_SIZE,
-        metavar="PX",
-        help=f"longest side it sees; larger finds smaller faces, 256 is quick (default: {DETECTOR_SIZE})",
-    )
-    video = parser.add_argument_group("video")
-    video.add_argument("--detect-every", type=cli.positive_int, default=10, metavar="N", help="frames (default: 10)")
-    video.add_argument("--smooth", action="store_true", help="One-Euro filter on landmarks and angles")
-    video.add_argument("--show", action="store_true", help="in a window; q or closing it ends the video")
-    video.add_argument("--frames", type=cli.positive_int, metavar="N", help="stop after N frames")
+    add("--min-quality", type=cli.within(0, 1), default=0.0, metavar="Q", help=told)
+    add = parser.add_argument_group("many images").add_argument
+    told = f"processes (default: the cores for more than {MANY} images, else 1)"
+    add("--workers", type=cli.within(1, 1024, whole=True), metavar="N", help=told)
+    add("--resume", action="store_true", help="go on where a run into --output was ended")
+    told = "every N-th input from the I-th, I from 1; writes predictions-I-of-N.*"
+    add("--shard", type=shard, metavar="I/N", default=(1, 1), help=told)
+    add = parser.add_argument_group("detector").add_argument
+    add("--min-score", type=cli.fraction, default=0.5, help="of a face (default: 0.5)")
+    told = f"longest side it sees; larger finds smaller faces, 256 is quick (default: {DETECTOR_SIZE})"
+    add("--detector-size", type=cli.positive_int, default=DETECTOR_SIZE, metavar="PX", help=told)
+    add = parser.add_argument_group("video").add_argument
+    add("--detect-every", type=cli.positive_int, default=10, metavar="N", help="frames (default: 10)")
+    add("--smooth", action="store_true", help="One-Euro filter on landmarks and angles")
+    add("--show", action="store_true", help="in a window; q or closing it ends the video")
+    add("--frames", type=cli.positive_int, metavar="N", help="stop after N frames")
     args = parser.parse_args(argv)
     if args.camera is not None and (args.inputs or args.boxes):
         parser.error("--camera: no INPUT and no --boxes with it")
@@ -120,8 +109,8 @@ def main(args: argparse.Namespace) -> None:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from asmnet_tf.faces.face_files import ResultFiles, match_boxes, read_boxes
-    from asmnet_tf.faces.inputs import FaceRun, Failures, find_inputs, open_videos, say
-    from asmnet_tf.faces.video import check_window
+    from asmnet_tf.faces.inputs import FaceRun, Failures, find_inputs, say
+    from asmnet_tf.faces.video import Video, check_window, video_name
 
     part, parts = args.shard
     suffix = f"-{part}-of-{parts}" if parts > 1 else ""
@@ -143,8 +132,10 @@ def main(args: argparse.Namespace) -> None:
             if not videos:
                 raise InputError("--show: is for videos and --camera, and there are none.")
             check_window()
-        images, videos = images[part - 1 :: parts], videos[part - 1 :: parts]
-        opened = open_videos(videos, failed)
+        images, opened = images[part - 1 :: parts], []
+        for source, stem in videos[part - 1 :: parts]:
+            with failed.catch(video_name(source)):
+                opened.append((Video(source), stem))
         if not images and not opened and (failed or parts == 1):
             sys.exit(EXIT_BAD_INPUT)
 
@@ -157,20 +148,19 @@ def main(args: argparse.Namespace) -> None:
         earlier = [path for path, _ in images] if args.resume else None
         results = ResultFiles(args.output, formats, aligner.spec, f"predictions{suffix}", earlier)
         signals = StopSignals()
-        work = FaceRun(
-            aligner, results, not args.no_draw, failed, lambda: signals.received is not None, opener, args.min_quality
-        )
+        work = FaceRun(aligner, results, not args.no_draw, failed, signals, opener, args.min_quality)
+        tasks = [(path, stem, None if boxes is None else boxes.get(path, [])) for path, stem in images]
         workers = args.workers or (cli.cores() if len(images) - len(results.done) > MANY else 1)
         try:
             with signals:
-                work.images(images, boxes, args.boxes, workers)
+                work.images(tasks, args.boxes, workers)
                 for video, stem in opened:
                     work.video(video, stem, args.detect_every, args.smooth, args.frames, args.show)
         finally:
             # 3. The files, also of what was done before something ended it.
             names = [str(path) for path, _ in images] + [video.name for video, _ in opened]
             missed = failed.add_missing(names, results.done)
-            written = work.write(str(args.model), unfinished=bool(missed or signals.received))
+            written = work.with_room(results.write, str(args.model), failed, bool(missed or signals.received))
         say(", ".join(map(str, written)))
     if failed and signals.received:
         done = f"{len(names) - missed} of {len(names)} inputs done"

@@ -6,10 +6,11 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE
 from asmnet_tf.data.geometry import crop_frame, crop_image, denormalise, landmark_box, read_image
@@ -21,11 +22,7 @@ from asmnet_tf.faces.quality import Judge
 from asmnet_tf.files import InputError, first_line
 from asmnet_tf.formats.runners import check_process, open_model
 
-if TYPE_CHECKING:
-    import PIL.Image
-
-    Image = np.ndarray | str | os.PathLike | PIL.Image.Image
-
+Image = np.ndarray | str | os.PathLike | PIL.Image.Image
 MAX_BATCH = 64  # faces that go through the network at once
 
 
@@ -52,6 +49,10 @@ class Face:
         """Yaw, pitch, roll in degrees, float64 (3,)."""
         return np.array([self.yaw, self.pitch, self.roll])
 
+    def is_good(self, min_quality: float) -> bool:
+        """Returns whether its quality is at least `min_quality`; one without a quality has 0."""
+        return (self.quality or 0.0) >= min_quality
+
     @property
     def turned(self) -> float:
         """By how many degrees its crop is to be turned: its roll, 0 where the network takes that as it is."""
@@ -59,15 +60,12 @@ class Face:
 
     @property
     def landmark_box(self) -> np.ndarray:
-        """Where to look for this face in the next frame, float64 (4,): the landmarks' bounding box in the face's frame.
-
-        That is turned about its centre by `turned`, as `FaceAligner.detect` takes boxes with their angles.
-        """
+        """Where to look for it in the next frame: the landmarks' box (4,), turned about its centre by `turned`."""
         return landmark_box(self.landmarks, self.turned)
 
 
 class FaceAligner:
-    """Finds the faces of an image and their landmarks and head pose; all faces go through the network in one batch.
+    """Finds the faces of an image and their landmarks and head pose; several threads may use one aligner.
 
     >>> import matplotlib.cbook
     >>> from asmnet_tf import FaceAligner
@@ -79,16 +77,11 @@ class FaceAligner:
     >>> abs(faces[0].roll) < 20
     True
 
-    One aligner may be used by several threads.
-
-    Args:
-        model: name of a shipped model (`asmnet_tf.pretrained_names()`), or a `.tflite`, `.onnx`, `.keras`, release
-            `.h5` file or SavedModel folder; the last three need TensorFlow.
-        min_score: faces that the detector is less sure of are left out.
-        detector_size: longest side, pixels, at which the detector sees the image; larger finds smaller faces, 256 is
-            enough for a portrait.
-        dataset: whose points the model finds, a name or a description FILE.toml; default: what its side-car says.
-        threads: see `runners.open_model`.
+    Args:   model: name of a shipped model (`asmnet_tf.pretrained_names()`), or a `.tflite`, `.onnx`, `.keras`, release
+            `.h5` file or SavedModel folder; the last three need TensorFlow. min_score: faces that the detector is less
+            sure of are left out. detector_size: longest side, pixels, at which the detector sees the image; larger
+            finds smaller faces, 256 is enough for a portrait. dataset: whose points the model finds, a name or a
+            description FILE.toml; default: what its side-car says. threads: see `runners.open_model`.
     Raises: InputError for a model that cannot be used.
     """
 
@@ -120,15 +113,14 @@ class FaceAligner:
     ) -> list[Face]:
         """Returns the faces of an image, the surest first; of `boxes`, in their order.
 
-        Args:    image: a path or PIL image, turned as its EXIF orientation says; or an array (H, W), (H, W, 1),
-                 (H, W, 3) or (H, W, 4), uint8 or uint16, RGB; alpha is ignored. boxes: (N, 4) image pixels, x_min,
-                 y_min, x_max, y_max, about where the landmarks' bounding boxes are (brows to chin;
-                 `detector.to_landmark_boxes` for boxes from forehead to chin); None: the detector's. bgr: the
-                 channels of the array are in OpenCV's order. angles: (N,) by which the faces of `boxes` are turned,
-                 and the boxes with them about their centres, degrees clockwise; None, or NaN for one box: the detector
-                 looks there and says it.
-        Raises:  ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
-                 a process that has opened a model of TensorFlow.
+        Args:   image: a path or PIL image, turned as its EXIF orientation says; or an array (H, W) or (H, W, 1, 3, 4),
+                uint8 or uint16, RGB; alpha is ignored. boxes: (N, 4) image pixels, x_min, y_min, x_max, y_max, about
+                where the landmarks are, brows to chin (`detector.to_landmark_boxes` for boxes from forehead to chin);
+                None: the detector's. bgr: an array's channels are in OpenCV's order. angles: (N,) degrees clockwise by
+                which the faces of `boxes` are turned, and the boxes with them about their centres; None, or NaN for one
+                box: the detector looks there and says it.
+        Raises: ValueError for what is no image or boxes of another shape or without extent; RuntimeError in a fork of
+                a process that has opened a model of TensorFlow.
         """
         check_process()  # the detector, too, waits for ever
         image = to_rgb(image, bgr)
@@ -145,13 +137,11 @@ class FaceAligner:
             look = detector.look_again(image, boxes[i])
             if look is not None and look[2]:
                 looked_at[i], turned[i] = detector.place_boxes(look[0][None], look[2:], self.place)[0], look[2]
-        faces = zip(boxes, scores.tolist(), *self.align(image, looked_at, turned))
-        return [
-            Face(box, score, landmarks, *angles.tolist(), None if np.isnan(quality) else float(quality))
-            for box, score, landmarks, angles, quality in faces
-        ]
+        landmarks, angles, quality = self.align(image, looked_at, turned)
+        quality = [None if np.isnan(each) else float(each) for each in quality]
+        return list(map(Face, boxes, scores.tolist(), landmarks, *angles.T.tolist(), quality))
 
-    def find(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def find(self, image: np.ndarray) -> detector.Found:
         """Returns boxes, scores and angles as `detector.detect_faces`, where the model's landmarks are in the face."""
         boxes, scores, angles = detector.detect_faces(image, self.min_score, self.detector_size)
         return detector.place_boxes(boxes, angles, self.place), scores, angles
@@ -161,16 +151,15 @@ class FaceAligner:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns landmarks (N, L, 2), image pixels, yaw, pitch, roll (N, 3), degrees, and quality (N,), all float64.
 
-        Args: image: RGB uint8 (H, W, 3). boxes: (N, 4), bounding boxes of landmarks, image pixels. turned: (N,), by
-            which angle each box is turned about its centre, degrees clockwise.
+        Args: image: RGB uint8 (H, W, 3). boxes: (N, 4), bounding boxes of landmarks, image pixels, turned about their
+            centres by `turned` (N,), degrees clockwise.
         """
-        turned = np.zeros(len(boxes)) if turned is None else np.asarray(turned, np.float64)
+        turned = np.zeros(len(boxes)) if turned is None else turned
         landmarks, angles = np.empty((len(boxes), self.spec.num_landmarks, 2)), np.empty((len(boxes), 3))
-        quality = np.full(len(boxes), np.nan)
+        quality, size = np.full(len(boxes), np.nan), self.model.input_size
         for first in range(0, len(boxes), MAX_BATCH):
             rows = slice(first, first + MAX_BATCH)
-            frames = crop_frame(boxes[rows], self.crop, self.crop_scale)
-            size, turns = self.model.input_size, turned[rows]
+            frames, turns = crop_frame(boxes[rows], self.crop, self.crop_scale), turned[rows]
             crops = np.stack([crop_image(image, frame, size, turn) for frame, turn in zip(frames, turns)])
             check_process()  # before the lock: in a fork, nobody gives it back
             with self._running:
@@ -178,17 +167,21 @@ class FaceAligner:
             if self.judge:
                 quality[rows] = self.judge(crops, landmarks_norm, unit_to_angles(pose))
             landmarks[rows], angles[rows] = denormalise(landmarks_norm, frames, turns), unit_to_angles(pose, turns)
-        if not self.model.has_pose:
-            angles[:] = np.nan
-        return landmarks, angles, quality
+        return landmarks, angles if self.model.has_pose else np.full_like(angles, np.nan), quality
 
 
 def to_rgb(image: Image, bgr: bool = False) -> np.ndarray:
     """Returns an image as RGB uint8 (H, W, 3): see `FaceAligner.detect`."""
     if isinstance(image, str | os.PathLike):
         return read_image(image)
-    if hasattr(image, "getexif"):
-        image, bgr = _from_pil(image), False
+    if isinstance(image, PIL.Image.Image):
+        bgr = False
+        try:
+            image = PIL.ImageOps.exif_transpose(image)
+            # conversion would clip what has more than 8 bits
+            image = np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("RGB"))
+        except (OSError, SyntaxError) as error:  # the file is read only now
+            raise ValueError(f"PIL image that cannot be read ({first_line(error)})") from error
     if not isinstance(image, np.ndarray):
         reason = "; cv2.imread returns None for a file that it cannot read" if image is None else ""
         raise ValueError(f"image is {type(image).__name__}{reason}; expected an array, a path or a PIL image")
@@ -204,22 +197,10 @@ def to_rgb(image: Image, bgr: bool = False) -> np.ndarray:
     return np.ascontiguousarray(image[..., 2::-1] if bgr else image[..., :3])
 
 
-def _from_pil(image: PIL.Image.Image) -> np.ndarray:
-    from PIL import ImageOps
-
-    try:
-        image = ImageOps.exif_transpose(image)
-        # conversion would clip what has more than 8 bits
-        return np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # the file is read only now
-        raise ValueError(f"PIL image that cannot be read ({first_line(error)})") from error
-
-
 def check_boxes(boxes: np.ndarray) -> np.ndarray:
     """Returns boxes as float64 (N, 4). Raises: ValueError for another shape, NaN, or a box without extent."""
     boxes = np.asarray(boxes, np.float64)
-    if boxes.size == 0:
-        return boxes.reshape(0, 4)
+    boxes = boxes if boxes.size else boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes of shape {boxes.shape}, expected (N, 4): x_min, y_min, x_max, y_max")
     if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():

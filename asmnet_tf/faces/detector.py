@@ -47,12 +47,11 @@ _PADDING = 32  # both sides of the input are multiples of it
 _OUTPUTS = ("537", "538", "539", "540")  # heat map of face centres, log of sides, offsets of centres, five landmarks
 # eyes, nose, mouth corners as it sees them on the average upright face of 300W
 FIVE_POINTS = np.array([[-0.358, -0.368], [0.364, -0.375], [-0.005, 0.036], [-0.302, 0.357], [0.3, 0.349]])
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes, scores, and angles or five points
 _running = threading.Lock()  # a cv2.dnn network holds its input and must not be run by two threads
 
 
-def detect_faces(
-    image: np.ndarray, min_score: float = MIN_SCORE, size: int = DETECTOR_SIZE
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def detect_faces(image: np.ndarray, min_score: float = MIN_SCORE, size: int = DETECTOR_SIZE) -> Found:
     """Finds all faces of an image, turned by any angle; a box stands where that of an upright face's landmarks would.
 
     The image is seen at 256 px and, where it has 384 px or more, again at up to `size`: faces down to about 10 px of
@@ -67,14 +66,13 @@ def detect_faces(
     found = _find_turned(image, min_score, size)
     if not len(found[0]):
         boxes, scores, angles = _find_turned(np.rot90(image), min_score, size)
-        low, high = boxes[:, 1::-1], boxes[:, :1:-1]  # (x, y) of the image is (y, width - 1 - x) of the turned one
-        far = image.shape[1] - 1
-        boxes = np.stack([far - high[:, 0], low[:, 1], far - low[:, 0], high[:, 1]], axis=1)
+        far = image.shape[1] - 1  # (x, y) of the image is (y, far - x) of the turned one
+        boxes = np.stack([far - boxes[:, 3], boxes[:, 0], far - boxes[:, 1], boxes[:, 2]], axis=1)
         found = boxes, scores, signed(angles + 90.0)
     return found
 
 
-def _find_turned(image: np.ndarray, min_score: float, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _find_turned(image: np.ndarray, min_score: float, size: int) -> Found:
     seen, scores, points = find_boxes(image, min(min_score, MIN_HINT), size)
     boxes, (angles, misfits) = to_landmark_boxes(seen), five_point_angles(points)
     sure = (scores >= SURE) & (misfits < MAX_MISFIT)
@@ -127,9 +125,7 @@ def five_point_angles(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.degrees(np.angle(factor)), misfit
 
 
-def find_boxes(
-    image: np.ndarray, min_score: float = MIN_SCORE, size: int = DETECTOR_SIZE
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def find_boxes(image: np.ndarray, min_score: float = MIN_SCORE, size: int = DETECTOR_SIZE) -> Found:
     """Returns the detector's own boxes (N, 4), forehead to chin, their scores, and five points of each (N, 5, 2)."""
     found = _pass(image, COARSE_SIZE, min_score)
     longest = max(image.shape[:2])
@@ -139,38 +135,27 @@ def find_boxes(
         small = (fine[0][:, 2:] - fine[0][:, :2]).max(axis=1) * size / longest <= FINE_MAX_FACE
         found = tuple(np.concatenate([coarse, more[small]]) for coarse, more in zip(found, fine))
     boxes, scores, _ = found
-    if not len(boxes):
-        return found
     corner_and_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     keep = np.asarray(cv2.dnn.NMSBoxes(corner_and_size.tolist(), scores.tolist(), min_score, MAX_OVERLAP), int)
     return tuple(values[keep] for values in found)
 
 
 def to_landmark_boxes(
-    boxes: np.ndarray, scale: float = DETECTOR_SCALE, shift: tuple[float, float] = DETECTOR_SHIFT
+    boxes: np.ndarray, scale: float = DETECTOR_SCALE, shift: np.ndarray | tuple[float, float] = DETECTOR_SHIFT
 ) -> np.ndarray:
     """Moves and shrinks the detector's boxes (N, 4) to squares whose side is the longer one of the landmark box.
 
-    With side d = sqrt(width height): the square has the side `scale` d and its centre moves by `shift` d.
+    With side d = sqrt(width height): the square has the side `scale` d and its centre moves by `shift` (2,) d.
     """
-    extent = boxes[:, 2:] - boxes[:, :2]
-    side = np.sqrt(extent.prod(axis=1, keepdims=True))
+    side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1, keepdims=True))
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + np.asarray(shift) * side
     half = scale * side / 2
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
 def place_boxes(boxes: np.ndarray, angles: np.ndarray, place: tuple[float, float, float] | None) -> np.ndarray:
-    """Moves boxes (N, 4) of `detect_faces`, turned by angles (N,), to where those of another layout's landmarks are.
-
-    Args: place: `DatasetSpec.detector_box`.
-    """
-    if place is None:
-        return boxes
-    side = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True)
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + (rotation(angles) @ place[1:]) * side
-    half = place[0] * side / 2
-    return np.concatenate([centre - half, centre + half], axis=1)
+    """Moves boxes (N, 4) of `detect_faces`, turned by angles (N,), to where the `detector_box` of a layout says."""
+    return boxes if place is None else to_landmark_boxes(boxes, place[0], rotation(angles) @ place[1:])
 
 
 def with_detector_box(spec: DatasetSpec, samples: Sequence[Sample]) -> DatasetSpec:
@@ -216,7 +201,7 @@ def _network() -> cv2.dnn.Net:
         raise InputError(f"{DETECTOR_FILE}: no readable face detector ({first_line(error)}). {advice}") from error
 
 
-def _pass(image: np.ndarray, size: int, min_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pass(image: np.ndarray, size: int, min_score: float) -> Found:
     """Runs the network on the image at longest side `size`; returns what `_forward` does, in image pixels."""
     height, width = image.shape[:2]
     ratio = size / max(height, width)
@@ -227,7 +212,7 @@ def _pass(image: np.ndarray, size: int, min_score: float) -> tuple[np.ndarray, n
     return boxes * np.tile(to_image, 2) - 0.5, scores, points * to_image - 0.5  # pixel centres are integers
 
 
-def _forward(pixels: np.ndarray, min_score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _forward(pixels: np.ndarray, min_score: float) -> Found:
     """Runs the network. Returns boxes (n, 4), scores (n,), five points of each (n, 5, 2); 0 is the edge of `pixels`."""
     right, bottom = (-side % _PADDING for side in pixels.shape[1::-1])
     pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_CONSTANT)

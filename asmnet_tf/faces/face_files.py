@@ -6,12 +6,13 @@ import itertools
 import json
 import os
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import and_, eq
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -30,15 +31,35 @@ BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 class Result:
     """The faces of one image, or of one frame of a video, with their numbers.
 
-    image: as the user named it. stem: of the files that belong to it, relative to the output folder. frame: from 0;
-    None for an image.
+    image: as the user named it. stem: of the files that belong to it, relative to the output folder. size: width,
+    height. frame: from 0; None for an image.
     """
 
     image: str
     stem: str
-    size: tuple[int, int]  # width, height
+    size: tuple[int, int]
     faces: list[tuple[int, Face]]
     frame: int | None = None
+
+    def line(self) -> bytes:
+        """Returns it as a line of JSON."""
+        faces = [
+            {"face": number, "score": face.score, "quality": face.quality, "box": face.box}
+            | dict(zip(ANGLES, face.angles), landmarks=face.landmarks)
+            for number, face in self.faces
+        ]
+        entry = {"image": utf8(self.image)} | ({} if self.frame is None else {"frame": self.frame})
+        entry |= {"width": self.size[0], "height": self.size[1], "faces": faces}
+        return f"{json.dumps(plain(entry, 4))}\n".encode()
+
+    def write_pts(self, folder: Path) -> None:
+        """Writes a .pts per face. Raises: InputError where it would be the annotation of a photograph."""
+        frame = "" if self.frame is None else f"_{self.frame:06d}"
+        for number, face in self.faces:
+            path = folder / f"{self.stem}{frame}_{number}.pts"
+            if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
+                raise InputError(f"{path}: would be the annotation of the photo beside it. Choose another output.")
+            write_text(path, pts_text(face.landmarks))
 
 
 class ResultFiles:
@@ -61,21 +82,19 @@ class ResultFiles:
         name: str = "predictions",
         images: Iterable[Path] | None = None,
     ) -> None:
-        self.folder, self.formats, self.spec, self.name = folder, set(formats), spec, name
+        self.folder, self.formats, self.spec = folder, set(formats), spec
+        self.paths = {form: folder / f"{name}.{form}" for form in FACE_FORMATS} | {"pts": folder / "*.pts"}
         self.done: set[str] = set()
-        self._journal = self._path("partial.jsonl")
-        earlier = next((path for path in (self._journal, self._path("jsonl")) if path.is_file()), None)
+        self._journal = folder / f"{name}.partial.jsonl"
+        earlier = next((path for path in (self._journal, self.paths["jsonl"]) if path.is_file()), None)
         if images is not None and earlier:
             with replacing(self._journal) as temporary, open(temporary, "wb") as file:
                 file.writelines(self._kept(earlier, {utf8(path) for path in images}))
         try:
             self._file = open(self._journal, "ab", buffering=0)  # noqa: SIM115
-            self._file.truncate(None if images is not None else 0)
+            self._file.truncate(0 if images is None else None)
         except OSError as error:
             raise OutputError.of(self._journal, error) from error
-
-    def _path(self, ending: str) -> Path:
-        return self.folder / f"{self.name}.{ending}"
 
     def _kept(self, path: Path, images: set[str]) -> Iterator[bytes]:
         others = 0
@@ -98,9 +117,8 @@ class ResultFiles:
     def add(self, result: Result) -> None:
         """Writes one result to the journal, and with `pts` its files. Raises: InputError, and it is not in it."""
         if "pts" in self.formats:
-            _write_pts(self.folder, result)
-        line = memoryview(f"{json.dumps(plain(_entry(result), 4))}\n".encode())
-        before = os.fstat(self._file.fileno()).st_size
+            result.write_pts(self.folder)
+        line, before = memoryview(result.line()), os.fstat(self._file.fileno()).st_size
         try:
             while line:
                 line = line[self._file.write(line) :]
@@ -116,31 +134,25 @@ class ResultFiles:
         Returns: the files or, for .pts, their pattern.
         Raises:  InputError if a file cannot be written, after the others have been; the journal stays.
         """
-        written, error = [], None
-        writers = {"json": partial(self._write_json, model, failed), "csv": self._write_csv}
-        for form in (form for form in FACE_FORMATS if form in self.formats and form != "jsonl"):
-            path = self.folder / "*.pts" if form == "pts" else self._path(form)
-            try:
-                writers.get(form, str)(path)
-                written.append(path)
-            except InputError as caught:
-                error = error or caught
-        if error:
-            raise error
+        errors = []
+        for form, write in (("json", partial(self._write_json, model, failed)), ("csv", self._write_csv)):
+            if form in self.formats:
+                try:
+                    write(self.paths[form])
+                except InputError as error:
+                    errors.append(error)
+        if errors:
+            raise errors[0]
         try:
             os.fsync(self._file.fileno())
             self._file.close()
             if "jsonl" in self.formats:
-                written.append(self._journal.replace(self._path("jsonl")))
+                self._journal.replace(self.paths["jsonl"])
             elif not unfinished:
                 self._journal.unlink()
         except OSError as error:
-            raise OutputError.of(self._path("jsonl"), error) from error
-        return written
-
-    def _lines(self) -> Iterator[str]:
-        with open(self._journal, encoding="utf-8") as file:
-            yield from file
+            raise OutputError.of(self.paths["jsonl"], error) from error
+        return [path for form, path in self.paths.items() if form in self.formats]
 
     def _write_json(self, model: str, failed: Sequence[dict[str, str]], path: Path) -> None:
         count = self.spec.num_landmarks
@@ -153,47 +165,26 @@ class ResultFiles:
             "face": "number of a face in its image; in a video of one face for as long as it is followed (tracking.py)",
         }
         missing = [{key: utf8(value) for key, value in failure.items()} for failure in failed]
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(f'{json.dumps(document)[:-1]}, "results": [')
-            for i, line in enumerate(self._lines()):
-                file.write(",\n" * (i > 0) + line.rstrip())
-            file.write(f'], "failed": {json.dumps(missing)}}}\n')
+        with replacing(path) as temporary, open(temporary, "wb") as file, open(self._journal, "rb") as lines:
+            file.write(f'{json.dumps(document)[:-1]}, "results": ['.encode())
+            for i, line in enumerate(lines):
+                file.write(b",\n" * (i > 0) + line.rstrip())
+            file.write(f'], "failed": {json.dumps(missing)}}}\n'.encode())
 
     def _write_csv(self, path: Path) -> None:
         points = [f"{axis}{i}" for i in range(self.spec.num_landmarks) for axis in "xy"]
-        write_csv(path, ["image", "frame", "face", "score", "quality", *BOX_COLUMNS, *ANGLES, *points], self._rows())
-
-    def _rows(self) -> Iterator[list]:
-        for entry in map(json.loads, self._lines()):
-            for face in entry["faces"]:
-                numbers = [face["score"], face.get("quality"), *face["box"], *map(face.get, ANGLES)]
-                numbers += itertools.chain(*face["landmarks"])
-                texts = ("" if value is None else f"{value:.4f}" for value in numbers)
-                yield [entry["image"], entry.get("frame", ""), face["face"], *texts]
+        with open(self._journal, "rb") as lines:
+            rows = (_row(entry, face) for entry in map(json.loads, lines) for face in entry["faces"])
+            write_csv(path, ["image", "frame", "face", "score", "quality", *BOX_COLUMNS, *ANGLES, *points], rows)
 
 
-def _entry(result: Result) -> dict:
-    faces = [
-        {"face": number, "score": face.score, "quality": face.quality, "box": face.box} | dict(zip(ANGLES, face.angles))
-        | {"landmarks": face.landmarks}
-        for number, face in result.faces
-    ]  # fmt: skip
-    frame = {} if result.frame is None else {"frame": result.frame}
-    size = {"width": result.size[0], "height": result.size[1]}
-    return {"image": utf8(result.image)} | frame | size | {"faces": faces}
+def _row(entry: dict, face: dict) -> list:
+    numbers = [face["score"], face.get("quality"), *face["box"], *map(face.get, ANGLES)]
+    texts = ("" if value is None else f"{value:.4f}" for value in itertools.chain(numbers, *face["landmarks"]))
+    return [entry["image"], entry.get("frame", ""), face["face"], *texts]
 
 
-def _write_pts(folder: Path, result: Result) -> None:
-    frame = "" if result.frame is None else f"_{result.frame:06d}"
-    for number, face in result.faces:
-        path = folder / f"{result.stem}{frame}_{number}.pts"
-        if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
-            raise InputError(f"{path}: would be the annotation of the photo beside it. Choose another output.")
-        write_text(path, pts_text(face.landmarks))
-
-
-@dataclass(frozen=True, eq=False)
-class BoxRow:
+class BoxRow(NamedTuple):
     """A row of a boxes file. line: its number, from 1. image: as written there. box: float64 (4,).
 
     angle: degrees clockwise by which face and box are turned about the box's centre, NaN where the file does not tell.
@@ -233,57 +224,53 @@ def match_boxes(
     Returns: image -> its rows; what there is to say, a line each.
     Raises:  InputError if a row may be of several images, or rows of several names of one; if none is of any image.
     """
-    lines: dict[str, int] = {}
-    for row in rows:
-        lines.setdefault(row.image, row.line)
-    found: dict[str, Path] = {}
+    found: dict[str, Path | None] = {row.image: None for row in rows}
+
+    def refuse(name: str, reason: str) -> NoReturn:
+        line = next(row.line for row in rows if row.image == name)
+        raise InputError(f"{path}, line {line}: {reason}. Write its path.")
 
     def take(name: str, candidates: list[Path]) -> None:
         if len(candidates) > 1:
-            several = f"{name} may be {candidates[0]} or {candidates[1]}"
-            raise InputError(f"{path}, line {lines[name]}: {several}. Write its path.")
+            refuse(name, f"{name} may be {candidates[0]} or {candidates[1]}")
         found.update((name, image) for image in candidates)
 
     places = {_key(place(image)): image for place in (os.path.realpath, os.path.abspath) for image in images}
-    for name in lines:
+    for name in found:
         for roots in ([Path()], [path.parent], folders):
             spelled = [root / text for root in roots for text in (name, name.replace("\\", "/"))]
-            if name not in found:
+            if not found[name]:
                 take(name, sorted({places.get(_key(os.path.abspath(place))) for place in spelled} - {None}))
-    by_path = len(found)
+    by_path = {None, *found.values()}
     for with_ending in (True, False):
-        known = set(found.values())
-        free: dict[str, list[tuple[list[str], Path]]] = {}
+        free, names, known = defaultdict(list), {}, set(found.values())
         for image in images:
             if image not in known:
                 parts = _parts(os.path.abspath(image), with_ending)
-                free.setdefault(parts[0], []).append((parts, image))
-        names: dict[Path, str] = {}
-        for name in lines:
-            parts = [] if name in found else _parts(name, with_ending)
-            if not parts or parts[0] not in free:
-                continue
-            agreeing = [sum(itertools.accumulate(map(eq, parts, theirs), and_)) for theirs, _ in free[parts[0]]]
-            take(name, [image for n, (_, image) in zip(agreeing, free[parts[0]]) if n == max(agreeing)])
-            if names.setdefault(found[name], name) != name:
-                both = f"{names[found[name]]} and {name}"
-                raise InputError(f"{path}, line {lines[name]}: {both} may be {found[name]}. Write its path.")
-    if rows and images and not found:
+                free[parts[0]].append((parts, image))
+        for name in (name for name, image in found.items() if not image):
+            parts = _parts(name, with_ending)
+            candidates = free.get(parts[0], []) if parts else []
+            agreeing = [sum(itertools.accumulate(map(eq, parts, theirs), and_)) for theirs, _ in candidates]
+            take(name, [image for n, (_, image) in zip(agreeing, candidates) if n == max(agreeing)])
+            if candidates and names.setdefault(found[name], name) != name:
+                refuse(name, f"{names[found[name]]} and {name} may be {found[name]}")
+    if rows and images and not any(found.values()):
         example = f"{rows[0].image}; {images[0]}"
         raise InputError(f"{path}: no row is of an image that was given ({example}). Write their paths.")
 
     matched: dict[Path, list[BoxRow]] = {}
     unmatched, repeated = [], []
     for row in rows:
-        of_image = matched.setdefault(found[row.image], []) if row.image in found else None
-        if of_image is None:
+        image = found[row.image]
+        if image is None:
             unmatched.append(f"line {row.line}, {row.image}")
-        elif any(np.array_equal([*row.box, row.angle], [*other.box, other.angle], True) for other in of_image):
+        elif any(np.array_equal([*row.box, row.angle], [*o.box, o.angle], True) for o in matched.get(image, ())):
             repeated.append(f"line {row.line}, {row.image}")
         else:
-            of_image.append(row)
+            matched.setdefault(image, []).append(row)
     told = {
-        "told by the file name alone": [f"{name} is {image}" for name, image in list(found.items())[by_path:]],
+        "told by the file name alone": [f"{name} is {found[name]}" for name in found if found[name] not in by_path],
         "row of no image that was given": unmatched,
         "row that repeats another, used once": repeated,
         "image without a row: no face is looked for there": [image for image in images if image not in matched],
@@ -300,10 +287,8 @@ def boxes_inside(path: Path, rows: list[BoxRow], image: Path, size: tuple[int, i
     inside = np.clip(np.minimum(boxes[:, 2:], size) - np.maximum(boxes[:, :2], 0), 0, None)
     for row, share in zip(rows, (inside / (boxes[:, 2:] - boxes[:, :2])).prod(axis=1)):
         if share < 0.5:
-            raise InputError(
-                f"{path}, line {row.line}: the box {row.box.tolist()} lies outside {image}, {size[0]} x {size[1]} "
-                "pixels. Is it of another size of this image?"
-            )
+            told = f"the box {row.box.tolist()} lies outside {image}, {size[0]} x {size[1]} pixels"
+            raise InputError(f"{path}, line {row.line}: {told}. Is it of another size of this image?")
     return boxes
 
 

@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -27,10 +28,10 @@ from tqdm import tqdm
 from asmnet_tf.config import FACE_FORMATS, PHOTO_ENDINGS, VIDEO_ENDINGS
 from asmnet_tf.data.geometry import read_image
 from asmnet_tf.faces.face_files import BoxRow, Result, ResultFiles, boxes_inside
-from asmnet_tf.faces.overlay import is_overlay, write_overlay
+from asmnet_tf.faces.overlay import draw_faces, is_overlay, write_overlay
 from asmnet_tf.faces.tracking import FaceTracker
-from asmnet_tf.faces.video import Frame, Video, follow_video, video_name
-from asmnet_tf.files import InputError, printable, utf8
+from asmnet_tf.faces.video import Video, VideoFile, show_frame, video_name
+from asmnet_tf.files import InputError, StopSignals, printable, replacing, utf8
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import Face, FaceAligner
@@ -41,6 +42,8 @@ OTHER_ENDINGS = (  # of pictures and videos that are not read: to be told, not p
     *(".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"),
     *(".3gp", ".flv", ".mts", ".m2ts", ".ogv", ".vob"),
 )
+Task = tuple[Path, str, list[BoxRow] | None]  # an image, the stem of its output files, its own boxes
+Found = tuple[Result | None, InputError | None]
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
@@ -62,13 +65,19 @@ class Failures(list):
         with tqdm.external_write_mode(sys.stderr):
             say(f"error: {error}", sys.stderr)
 
+    @contextlib.contextmanager
+    def catch(self, source: Path | int | str) -> Iterator[None]:
+        """Notes an input if an InputError ends what is done with it."""
+        try:
+            yield
+        except InputError as error:
+            self.add(source, error)
+
     def add_missing(self, names: list[str], done: set[str]) -> int:
         """Notes those of `names` of which there is neither a result nor a failure; returns how many."""
         told = {failure["image"] for failure in self}
-        missing = [
-            {"image": name, "reason": "not reached"} for name in names if name not in told and utf8(name) not in done
-        ]
-        self.extend(missing)
+        missing = [name for name in names if name not in told and utf8(name) not in done]
+        self.extend({"image": name, "reason": "not reached"} for name in missing)
         return len(missing)
 
 
@@ -122,58 +131,35 @@ def find_inputs(
         say(f"skipped {', '.join(f'{count} {kind}' for kind, count in skipped.items())}", sys.stderr)
     if not found and not failed:
         raise InputError(f"{inputs[0]}: not a photograph or video but what predict wrote. Give what it was made from.")
-    taken: set[str] = set()
-    images, videos = [], []
+    taken, images, videos = set(), [], []
     for path, name in found.values():
         stem = name.with_suffix("").as_posix()
         # a.jpg and a.png, or one name in two folders; and a picture of the user's may be called as the overlay would
-        names = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
-        stem = next(other for other in names if other not in taken and _is_free(output, other))
-        taken.add(stem)
+        for free in itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2))):
+            overlays = [output / f"{free}_overlay{ending}" for ending in (".jpg", ".mp4")]
+            if free not in taken and all(is_overlay(drawn) or not os.path.lexists(drawn) for drawn in overlays):
+                break
+        taken.add(free)
         is_video = isinstance(path, str) or path.suffix.lower() in VIDEO_ENDINGS
-        (videos if is_video else images).append((path, stem))
+        (videos if is_video else images).append((path, free))
     return images, videos
 
 
-def _is_free(output: Path, stem: str) -> bool:
-    overlays = [output / f"{stem}_overlay{ending}" for ending in (".jpg", ".mp4")]
-    return all(is_overlay(path) or not os.path.lexists(path) for path in overlays)
-
-
-def open_videos(videos: list[tuple[Path | int | str, str]], failed: Failures) -> list[tuple[Video, str]]:
-    """Returns the videos that open, with the stems of their files; the others go to `failed`."""
-    opened = []
-    for source, stem in videos:
-        try:
-            opened.append((Video(source), stem))
-        except InputError as error:
-            failed.add(video_name(source), error)
-    return opened
-
-
-def _find(
-    csv: Path | None,
-    folder: Path | None,
-    min_quality: float,
-    aligner: FaceAligner | None,
-    path: Path,
-    stem: str,
-    rows: list[BoxRow] | None,
-) -> tuple[Result | None, InputError | None]:
+def _find(csv: Path | None, folder: Path | None, min_quality: float, aligner: FaceAligner | None, task: Task) -> Found:
     """Returns the faces of an image, drawn in `folder`, and what could not be done. aligner: None in a worker."""
-    result, aligner = None, aligner or _aligner
+    result, aligner, (path, stem, rows) = None, aligner or _aligner, task
     try:
         image = read_image(path)
-        size = (image.shape[1], image.shape[0])
+        size = image.shape[1::-1]
         boxes = None if rows is None else boxes_inside(csv, rows, path, size)
         faces = aligner.detect(image, boxes, angles=None if rows is None else np.array([row.angle for row in rows]))
-        faces = [face for face in faces if (face.quality or 0.0) >= min_quality]
+        faces = [face for face in faces if face.is_good(min_quality)]
         result = Result(str(path), stem, size, list(enumerate(faces, 1)))
         if folder:
             write_overlay(folder / f"{stem}_overlay.jpg", image, faces, aligner.spec)
+        return result, None
     except InputError as error:
         return result, error
-    return result, None
 
 
 def _start_worker(open_aligner: Callable[..., FaceAligner]) -> None:
@@ -205,8 +191,8 @@ def _without_signals() -> Iterator[None]:
 class FaceRun:
     """Finds the faces of images and videos, and says so; an input that cannot be used does not stop the others.
 
-    results, failed: what is done and what is not, whatever ends the run. `stopped` is asked before every image and
-    after every frame. open_aligner: opens the aligner once more, with `threads` of its own, in worker processes.
+    results, failed: what is done and what is not, whatever ends the run. signals: what is received ends it after the
+    image or frame. open_aligner: opens the aligner once more, with `threads` of its own, in worker processes.
     min_quality: faces of less are left out.
     """
 
@@ -214,51 +200,41 @@ class FaceRun:
     results: ResultFiles
     draw: bool
     failed: Failures
-    stopped: Callable[[], bool]
+    signals: StopSignals
     open_aligner: Callable[..., FaceAligner]
     min_quality: float = 0.0
     _drawn: deque = field(default_factory=lambda: deque(maxlen=10_000))  # overlays of this run and what they are of
 
-    def images(
-        self, images: list[tuple[Path, str]], boxes: dict[Path, list[BoxRow]] | None, csv: Path | None, workers: int = 1
-    ) -> None:
-        """Adds a result per image, in order. boxes: of each image, as the file `csv` has them; None: the detector's."""
-        todo = [image for image in images if utf8(image[0]) not in self.results.done]
-        tasks = ((*image, None if boxes is None else boxes.get(image[0], [])) for image in todo)
-        tasks = itertools.takewhile(lambda _: not (self.stopped() or self.failed.disk_full), tasks)
+    def images(self, tasks: list[Task], csv: Path | None, workers: int) -> None:
+        """Adds a result per image, in order. csv: the file that the tasks' own boxes are of."""
+        todo = [task for task in tasks if utf8(task[0]) not in self.results.done]
+        wanted = itertools.takewhile(lambda _: not (self.signals.received or self.failed.disk_full), todo)
         find = partial(_find, csv, self.results.folder if self.draw else None, self.min_quality)
-        found = self._in_workers(find, tasks, workers)
-        if workers == 1:
-            found = ((task, find(self.aligner, *task)) for task in tasks)
-        counts: Counter[int] = Counter()
-        done = len(images) - len(todo)
-        hidden = None if len(todo) > 1 else True
-        with tqdm(None, "images", len(images), False, initial=done, unit="image", disable=hidden) as bar:
-            for (path, stem, _), (result, error) in found:
+        one_by_one = ((task, find(self.aligner, task)) for task in wanted)
+        found = one_by_one if workers == 1 else self._in_workers(find, wanted, workers)
+        counts, done, hidden = Counter(), len(tasks) - len(todo), len(todo) < 2 or None
+        with tqdm(None, "images", len(tasks), False, initial=done, unit="image", disable=hidden) as bar:
+            for (path, stem, rows), (result, error) in found:
                 bar.update()
-                try:
+                with self.failed.catch(path):
                     if result:
-                        self._with_room(self.results.add, result)
+                        self.with_room(self.results.add, result)
                         counts[len(result.faces)] += 1
                     if error:
                         raise error
-                    told = _in_words([face for _, face in result.faces])
-                    if boxes is not None and path not in boxes:
-                        told = f"no row in {csv}"
+                    told = f"no row in {csv}" if rows == [] else _in_words(result.faces)
                     if self.draw:
                         overlay = self.results.folder / f"{stem}_overlay.jpg"
                         self._drawn.append((overlay, str(path)))
                         told += f"; {overlay}"
-                    if len(images) <= LINES:
+                    if len(tasks) <= LINES:
                         say(f"{path}: {told}")
-                except InputError as caught:
-                    self.failed.add(path, caught)
-        if len(images) > LINES:
+        if len(tasks) > LINES:
             faces = sum(count * times for count, times in counts.items())
             before = f"; {done} were done before" if done else ""
             say(f"{counts.total()} images, {faces} faces, {counts[0]} images without a face{before}")
 
-    def _in_workers(self, find: Callable, tasks: Iterator[tuple], workers: int) -> Iterator[tuple[tuple, tuple]]:
+    def _in_workers(self, find: Callable, tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, Found]]:
         """Yields every task and what `find` returns for it, in order; few are under way at a time."""
         pending: deque = deque()
         spawn = multiprocessing.get_context("spawn")
@@ -267,7 +243,7 @@ class FaceRun:
                 for task in itertools.chain(tasks, itertools.repeat(None, 4 * workers)):
                     if task:
                         with _without_signals():
-                            pending.append((task, pool.submit(find, None, *task)))
+                            pending.append((task, pool.submit(find, None, task)))
                     if pending and (not task or len(pending) == 4 * workers):
                         task, found = pending.popleft()
                         yield task, found.result()
@@ -277,40 +253,52 @@ class FaceRun:
                 reason = "a process that worked on it or one of the next images was killed. Give fewer --workers?"
                 raise InputError(f"{task[0]}: {reason} --resume goes on.") from error
 
-    def video(
-        self, video: Video, stem: str, detect_every: int, smooth: bool, limit: int | None, show: bool = False
-    ) -> None:
-        """Follows the faces of an open video; adds one result a frame. limit, show: see `follow_video`."""
-        if self.stopped() or self.failed.disk_full:
+    def video(self, video: Video, stem: str, detect_every: int, smooth: bool, limit: int | None, show: bool) -> None:
+        """Follows the faces of an open video; adds one result a frame.
+
+        Args: detect_every, smooth: see `FaceTracker`. limit: stop after so many frames. show: see `show_frame`.
+        """
+        if self.signals.received or self.failed.disk_full:
             return
+        tracker = FaceTracker(self.aligner, detect_every, smooth, self.min_quality)
         overlay = self.results.folder / f"{stem}_overlay.mp4" if self.draw else None
-        numbers: set[int] = set()
-
-        def take(frame: Frame, faces: list[tuple[int, Face]]) -> bool:
-            size = (frame.pixels.shape[1], frame.pixels.shape[0])
-            self._with_room(self.results.add, Result(video.name, stem, size, faces, frame.number))
-            numbers.update(number for number, _ in faces)
-            return self.stopped()
-
-        try:
-            tracker = FaceTracker(self.aligner, detect_every, smooth, self.min_quality)
-            frames, speed = follow_video(video, tracker, take, overlay, limit, show)
+        total = min(filter(None, (video.frames, limit)), default=None)
+        numbers, count, start, wanted = set(), 0, time.perf_counter(), True
+        with self.failed.catch(video.name):
+            with contextlib.ExitStack() as stack:
+                stack.callback(video.close)
+                bar = stack.enter_context(tqdm(video, printable(video.name), total, False, unit="frame", disable=None))
+                if overlay:
+                    writer = VideoFile(stack.enter_context(replacing(overlay)), video.fps)
+                    stack.callback(writer.close)
+                if show:
+                    stack.callback(cv2.destroyAllWindows)
+                for pixels, dt in bar:
+                    faces = tracker.update(pixels, dt)
+                    self.with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, count))
+                    numbers.update(number for number, _ in faces)
+                    count += 1
+                    if overlay or show:
+                        drawn = draw_faces(pixels, [face for _, face in faces], self.aligner.spec)
+                    if overlay:
+                        writer.write(drawn)
+                    if show:
+                        wanted = show_frame(video.name, drawn, count / (time.perf_counter() - start))
+                    if self.signals.received or not wanted or count == limit:
+                        break
+                if not count:
+                    raise InputError(f"{video.name}: no frame can be read. Is the video whole?")
             if overlay:
                 self._drawn.append((overlay, video.name))
-            if self.stopped() and not video.is_camera:
-                raise InputError(f"{video.name}: stopped after {frames} frames.")
-        except InputError as error:
-            self.failed.add(video.name, error)
-            return
-        told = f"{len(numbers)} face{'' if len(numbers) == 1 else 's'}" if numbers else "no face found"
-        say(f"{video.name}: {frames} frames, {told}, {speed:.1f} frames/s" + (f"; {overlay}" if overlay else ""))
+            if self.signals.received and not video.is_camera:
+                raise InputError(f"{video.name}: stopped after {count} frames.")
+            if wanted and limit is None and count < 0.95 * video.frames - 2:  # the header's number is an estimate
+                raise InputError(f"{video.name}: ends after {count} of {video.frames} frames. Is the video whole?")
+            told = f"{count} frames, {_counted(len(numbers))}, {count / (time.perf_counter() - start):.1f} frames/s"
+            say(f"{video.name}: {told}" + (f"; {overlay}" if overlay else ""))
 
-    def write(self, model: str, unfinished: bool) -> list[Path]:
-        """Writes the results, see `ResultFiles.write`."""
-        return self._with_room(self.results.write, model, self.failed, unfinished)
-
-    def _with_room(self, write: Callable, *args: object) -> list[Path] | None:
-        """Writes; on a full disk the overlays of this run give way."""
+    def with_room(self, write: Callable, *args: object) -> list[Path] | None:
+        """Returns what `write` does; on a full disk the overlays of this run give way."""
         while True:
             try:
                 return write(*args)
@@ -319,15 +307,16 @@ class FaceRun:
                     raise
                 path, source = self._drawn.pop()
                 path.unlink()
-                reason = f"{path}: removed, for the disk is full and the landmarks need space."
-                self.failed.add(source, InputError(reason))
+                self.failed.add(source, InputError(f"{path}: removed, for the disk is full, the landmarks need space."))
 
 
-def _in_words(faces: list[Face]) -> str:
-    if not faces:
-        return "no face found"
-    first = faces[0]
-    if not np.isfinite(first.angles).all():  # of a layout without a head pose
-        return f"{len(faces)} face{'' if len(faces) == 1 else 's'}"
-    angles = f"yaw {first.yaw:.1f}, pitch {first.pitch:.1f}, roll {first.roll:.1f} degrees"
-    return f"1 face, {angles}" if len(faces) == 1 else f"{len(faces)} faces, of the first {angles}"
+def _in_words(faces: list[tuple[int, Face]]) -> str:
+    told = _counted(len(faces))
+    if faces and np.isfinite(faces[0][1].angles).all():  # NaN: of a layout without a head pose
+        first = "of the first " * (len(faces) > 1)
+        told += ", {}yaw {:.1f}, pitch {:.1f}, roll {:.1f} degrees".format(first, *faces[0][1].angles)
+    return told
+
+
+def _counted(faces: int) -> str:
+    return f"{faces} face{'s' * (faces > 1)}" if faces else "no face found"

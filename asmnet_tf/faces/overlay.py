@@ -45,7 +45,7 @@ def draw_faces(image: np.ndarray, faces: list[Face], spec: DatasetSpec) -> np.nd
     return image
 
 
-def draw_axes(image: np.ndarray, angles_deg: np.ndarray, centre: np.ndarray, length: float) -> np.ndarray:
+def draw_axes(image: np.ndarray, angles_deg: np.ndarray, centre: np.ndarray, length: float) -> None:
     """Draws the head's axes on an RGB uint8 image, in place: red to its left ear, green down, blue out of the face.
 
     Args: angles_deg: (3,) yaw, pitch, roll. centre: (2,) image pixels. length: of each axis, pixels.
@@ -56,7 +56,6 @@ def draw_axes(image: np.ndarray, angles_deg: np.ndarray, centre: np.ndarray, len
     for tip, colour in zip(tips.T, ((230, 60, 50), (60, 180, 75), (40, 90, 230))):
         end = tuple(round(float(v)) for v in np.asarray(centre) + tip)
         cv2.line(image, start, end, colour, thickness, cv2.LINE_AA)
-    return image
 
 
 def is_overlay(path: Path) -> bool:

@@ -85,13 +85,6 @@ class Judge:
         pose = np.log(np.abs(signed(angles - by_pnp)).mean(axis=1) + 0.5)
         half = 0.5 / self.crop_scale
         place = overlaps(landmark_box(points), np.array([[-half, -half, half, half]]))[:, 0]
-        shape = np.log(self._deviations(points) + 0.3)
-        grey = (cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in crops)
-        spread = [cv2.meanStdDev(cv2.Laplacian(pixels, cv2.CV_16S))[1][0, 0] for pixels in grey]
-        detail = np.log(np.array(spread) + 1)
-        return np.column_stack([pose, shape, place, detail]), np.abs(by_pnp[:, 0])
-
-    def _deviations(self, points: np.ndarray) -> np.ndarray:
         mean = self.shapes.mean_shape.reshape(-1, 2)
         centred = points - points.mean(axis=1, keepdims=True)
         theirs, ours = (p[..., 0] + 1j * p[..., 1] for p in (centred, mean - mean.mean(axis=0)))
@@ -99,4 +92,8 @@ class Judge:
         aligned = theirs * ((theirs.conj() @ ours) / extent)[:, None]
         shapes = np.stack([aligned.real, aligned.imag], axis=-1) + mean.mean(axis=0)
         b = self.shapes.project(shapes.reshape(len(points), -1))
-        return np.sqrt((b**2 / self.shapes.eigenvalues).mean(axis=1))
+        shape = np.log(np.sqrt((b**2 / self.shapes.eigenvalues).mean(axis=1)) + 0.3)
+        grey = (cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in crops)
+        spread = [cv2.meanStdDev(cv2.Laplacian(pixels, cv2.CV_16S))[1][0, 0] for pixels in grey]
+        detail = np.log(np.array(spread) + 1)
+        return np.column_stack([pose, shape, place, detail]), np.abs(by_pnp[:, 0])

@@ -51,16 +51,14 @@ class OneEuroFilter:
         """Returns the smoothed `value`, any shape; `dt`: seconds since the last one. The first comes back as it is."""
         if self.value is None:
             self.value = np.array(value, np.float64)
-            return self.value
-        speed = (value - self.value) / dt
-        self._speed = self._speed + _alpha(self.speed_cutoff, dt) * (speed - self._speed)
-        weight = _alpha(self.min_cutoff + self.beta * np.abs(self._speed), dt)
-        self.value = self.value + weight * (value - self.value)
+
+        def alpha(cutoff: np.ndarray | float) -> np.ndarray | float:
+            return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff * dt))
+
+        change = value - self.value
+        self._speed = self._speed + alpha(self.speed_cutoff) * (change / dt - self._speed)
+        self.value = self.value + alpha(self.min_cutoff + self.beta * np.abs(self._speed)) * change
         return self.value
-
-
-def _alpha(cutoff: np.ndarray | float, dt: float) -> np.ndarray | float:
-    return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff * dt))
 
 
 @dataclass(eq=False)
@@ -121,6 +119,7 @@ def match(table: np.ndarray, least: float = SAME_FACE) -> dict[int, int]:
     return pairs
 
 
+@dataclass(eq=False)
 class FaceTracker:
     """Finds faces in the frames of a video: detected every few frames, followed by their landmarks in between.
 
@@ -130,19 +129,18 @@ class FaceTracker:
     moved on; later or elsewhere only if it looks as it did, so one whose head has turned meanwhile gets a new number.
     While faces touch, every frame is detected, lest the landmarks of one slide onto another. Not for several threads.
 
-    Args: detect_every: 1 detects in every frame. smooth: filter landmarks and angles (`OneEuroFilter`).
-        min_quality: faces of less are followed, but not reported.
+    detect_every: 1 detects in every frame. smooth: filter landmarks and angles (`OneEuroFilter`). min_quality: faces of
+    less are followed, but not reported. tracks: of the faces that are there.
     """
 
-    def __init__(
-        self, aligner: FaceAligner, detect_every: int = 10, smooth: bool = False, min_quality: float = 0.0
-    ) -> None:
-        self.aligner, self.detect_every, self.smooth = aligner, detect_every, smooth
-        self.min_quality = min_quality
-        self.tracks: list[Track] = []  # of the faces that are there
-        self.lost: list[Track] = []
-        self._frames_until_detection = 0
-        self._appeared = 0
+    aligner: FaceAligner
+    detect_every: int = 10
+    smooth: bool = False
+    min_quality: float = 0.0
+    tracks: list[Track] = field(default_factory=list)
+    lost: list[Track] = field(default_factory=list)
+    _frames_until_detection: int = 0
+    _appeared: int = 0
 
     def update(self, image: np.ndarray, dt: float) -> list[tuple[int, Face]]:
         """Returns (track number, face) of every face of the next frame.
@@ -166,7 +164,7 @@ class FaceTracker:
             self._follow(image)
         self._frames_until_detection -= 1
         faces = [(track.number, track.smoothed(dt) if self.smooth else track.face) for track in self.tracks]
-        return [(number, face) for number, face in faces if (face.quality or 0.0) >= self.min_quality]
+        return [(number, face) for number, face in faces if face.is_good(self.min_quality)]
 
     def _detect(self, image: np.ndarray, near: list[Track]) -> None:
         """Confirms, loses, finds again and adds tracks; a confirmed one is looked at where its landmarks were.
@@ -217,22 +215,16 @@ class FaceTracker:
         boxes = [track.face.landmark_box for track in self.tracks]
         angles = np.array([track.face.turned for track in self.tracks])
         faces = self._faces(image, boxes, [track.face.score for track in self.tracks], angles)
-        kept = []
-        for track, box, angle, face in zip(self.tracks, boxes, angles, faces):
+        tracks, self.tracks = self.tracks, []
+        for track, box, angle, face in zip(tracks, boxes, angles, faces):
             there = still_there(box, landmark_box(face.landmarks, angle), image.shape)
-            if there:
-                track.face = face
-                kept.append(track)
-            else:
-                self.lost.append(track)
+            (self.tracks if there else self.lost).append(track)
+            track.face = face if there else track.face
             if not there or overlaps(face.landmark_box[None], track.expected[None]) < STEADY:  # it slides, bit by bit
                 self._frames_until_detection = 0
-        self.tracks = kept
 
     def _faces(self, image: np.ndarray, boxes: list[np.ndarray], scores: list[float], angles: np.ndarray) -> list[Face]:
-        if not boxes:
-            return []
-        faces = self.aligner.detect(image, np.array(boxes), angles=angles)
+        faces = self.aligner.detect(image, _boxes(boxes), angles=angles)
         return [replace(face, score=float(score)) for face, score in zip(faces, scores)]
 
 

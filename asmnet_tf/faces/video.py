@@ -1,8 +1,7 @@
-"""Faces in videos and from cameras: reads frames, follows the faces, writes the overlay video (NumPy and OpenCV)."""
+"""Reads the frames of videos and cameras, writes videos, shows frames in a window (NumPy and OpenCV)."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -10,34 +9,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from asmnet_tf.faces.overlay import MARK, draw_faces
-from asmnet_tf.files import InputError, printable, replacing
-
-if TYPE_CHECKING:
-    from asmnet_tf.faces.aligner import Face
-    from asmnet_tf.faces.tracking import FaceTracker
+from asmnet_tf.faces.overlay import MARK
+from asmnet_tf.files import InputError
 
 USUAL_FPS = 30.0  # where a file or camera does not tell
 CODEC = "mp4v"
 FULL_BYTES = 1 << 20  # a disk with less left is full: what failed to be written was longer
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One frame. pixels: RGB uint8 (H, W, 3). number: from 0. dt: seconds since the frame before."""
-
-    pixels: np.ndarray
-    number: int
-    dt: float
 
 
 def video_name(source: Path | int | str) -> str:
@@ -47,24 +30,23 @@ def video_name(source: Path | int | str) -> str:
 
 def check_window() -> None:
     """Raises: InputError if OpenCV cannot open a window: without a display, that may end the process."""
-    opened = subprocess.run(
-        [sys.executable, "-c", "import cv2; cv2.namedWindow('x')"], capture_output=True, check=False
-    )
-    if opened.returncode:
+    command = [sys.executable, "-c", "import cv2; cv2.namedWindow('x')"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
         reason = "OpenCV opens no window here. Is there a display, and is it opencv-python, not opencv-python-headless?"
         raise InputError(f"--show: {reason}")
 
 
 class Video:
-    """The frames of a video file, of a camera by its number, or of an address, a text; name: what to call it.
+    """A video file, a camera by its number, or an address, a text: yields its frames, each once.
 
-    fps, frames: as the file tells, 30 and 0 where it does not. is_camera: or an address that has no number of frames.
+    A frame is its pixels, RGB uint8 (H, W, 3), and the seconds since the frame before. name: what to call it. fps,
+    frames: as the file tells, 30 and 0 where it does not. is_camera: or an address that has no number of frames.
 
     Raises: InputError if it cannot be opened.
     """
 
     def __init__(self, source: Path | int | str) -> None:
-        self.source, self.name = source, video_name(source)
+        self.name = video_name(source)
         if isinstance(source, Path) and not source.is_file():
             raise InputError(f"{source}: no such file.")
         _check_name(source)
@@ -79,16 +61,13 @@ class Video:
         self.frames = 0 if isinstance(source, int) else max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self.is_camera = not self.frames and not isinstance(source, Path)
 
-    def __iter__(self) -> Iterator[Frame]:
-        before, number = time.perf_counter(), 0
-        while True:
-            read, pixels = self._capture.read()
-            if not read:
-                return
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
+        before = time.perf_counter()
+        while (read := self._capture.read())[0]:
             now = time.perf_counter()
             dt = max(now - before, 1e-3) if self.is_camera else 1 / self.fps
-            yield Frame(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), number, dt)
-            before, number = now, number + 1
+            yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), dt
+            before = now
 
     def close(self) -> None:
         """Gives the file or camera back."""
@@ -99,6 +78,7 @@ class VideoFile:
     """Writes RGB frames of one size as a video without sound; the file is made when the first one comes."""
 
     def __init__(self, path: Path, fps: float) -> None:
+        _check_name(path)
         self.path, self.fps, self.frames = path, fps, 0
         self._writer: cv2.VideoWriter | None = None
 
@@ -107,18 +87,16 @@ class VideoFile:
         if self._writer is None:
             codec = cv2.VideoWriter_fourcc(*CODEC)
             self._writer = cv2.VideoWriter(str(self.path), codec, self.fps, frame.shape[1::-1])
-            if not self._writer.isOpened():
-                self._writer = None
-                raise self._error()
+        if not self._writer.isOpened():
+            raise self._error()
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         self.frames += 1
 
     def close(self) -> None:
         """Ends the file. Raises: OSError if not all frames are in it: OpenCV does not tell when a write fails."""
-        if self._writer is None:
+        if self._writer is None or not self._writer.isOpened():
             return
         self._writer.release()
-        self._writer = None
         if int(cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT)) != self.frames:
             raise self._error()
         with open(self.path, "ab") as file:
@@ -130,62 +108,15 @@ class VideoFile:
         return OSError(f"OpenCV cannot write {CODEC} video here; --no-draw does without")
 
 
-def follow_video(
-    video: Video,
-    tracker: FaceTracker,
-    take: Callable[[Frame, list[tuple[int, Face]]], bool | None],
-    overlay: Path | None = None,
-    limit: int | None = None,
-    show: bool = False,
-) -> tuple[int, float]:
-    """Runs the tracker over a video; each frame goes to `take` and, drawn, into the video `overlay`.
-
-    Args:    take: what returns True makes this frame the last one. limit: stop after so many frames. show: in a window,
-             with frames/s; q or closing it makes a frame the last one.
-    Returns: frames, frames/s, reading and drawing included.
-    Raises:  InputError if no frame can be read or, after all has been written, for a file that is cut short.
-    """
-    count, start, stopped = 0, time.perf_counter(), False
-    total = min(filter(None, (video.frames, limit)), default=None)
-    with contextlib.ExitStack() as stack:
-        stack.callback(video.close)
-        bar = tqdm(video, printable(video.name), total, unit="frame", disable=None, leave=False)
-        frames = stack.enter_context(bar)
-        if overlay is not None:
-            _check_name(overlay)
-            writer = VideoFile(stack.enter_context(replacing(overlay)), video.fps)
-            stack.callback(writer.close)
-        if show:
-            stack.callback(cv2.destroyAllWindows)
-        for frame in frames:
-            faces = tracker.update(frame.pixels, frame.dt)
-            stopped = take(frame, faces)
-            count += 1
-            if overlay is not None or show:
-                drawn = draw_faces(frame.pixels, [face for _, face in faces], tracker.aligner.spec)
-            if overlay is not None:
-                writer.write(drawn)
-            if show:
-                stopped |= not _show(video.name, drawn, count / (time.perf_counter() - start))
-            if stopped or count == limit:
-                break
-        if not count:
-            raise InputError(f"{video.name}: no frame can be read. Is the video whole?")
-    speed = count / (time.perf_counter() - start)
-    if not stopped and limit is None and count < 0.95 * video.frames - 2:  # the count in the header is an estimate
-        raise InputError(f"{video.name}: ends after {count} of {video.frames} frames. Is the video whole?")
-    return count, speed
-
-
-def _show(name: str, image: np.ndarray, speed: float) -> bool:
-    """Shows an image in a window. Returns whether it is to go on."""
+def show_frame(name: str, image: np.ndarray, speed: float) -> bool:
+    """Shows an RGB frame in a window, with frames/s. Returns whether neither q nor closing it has ended the video."""
     image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     cv2.putText(image, f"{speed:.1f} frames/s", (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (120, 240, 70), 2, cv2.LINE_AA)
     cv2.imshow(name, image)
     return cv2.waitKey(1) & 255 != ord("q") and cv2.getWindowProperty(name, cv2.WND_PROP_VISIBLE) >= 1
 
 
-def _check_name(path: Path) -> None:
+def _check_name(path: Path | int | str) -> None:
     """Raises: InputError for a name at which OpenCV's video functions end the process."""
     try:
         str(path).encode("utf-8")

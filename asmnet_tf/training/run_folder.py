@@ -68,7 +68,7 @@ def open_run(output: Path, name: str, resume: bool) -> Iterator[Path]:
         there = sorted(path.parent.relative_to(output).as_posix() for path in output.rglob("args.json"))
         raise InputError(f"{folder}: no such run to resume. In {output} there are: {', '.join(there) or 'none'}.")
     make_folder(output)
-    with owned(folder, "Wait until it has ended, or choose another --name."):
+    with owned(folder, "another --name"):
         names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
         if names and not resume:
             raise InputError(f"{folder}: this run exists. Go on with --resume or choose another --name.")

@@ -10,6 +10,7 @@ is turning_head or spin. The renderer's faces are not what a network trained on 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from unittest.mock import patch
 
@@ -23,8 +24,9 @@ from asmnet_tf.config import ANGLES, DEFAULT_MODEL
 from asmnet_tf.data.pose import estimate_pose, signed
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.faces.aligner import FaceAligner
+from asmnet_tf.faces.overlay import draw_faces
 from asmnet_tf.faces.tracking import FaceTracker
-from asmnet_tf.faces.video import Video, follow_video
+from asmnet_tf.faces.video import Video, VideoFile
 from asmnet_tf.files import make_folder
 from asmnet_tf.synthetic import renderer
 
@@ -67,17 +69,23 @@ def main(args: argparse.Namespace) -> None:
     said, by_landmarks = np.full((2, len(exact), 3), np.nan)
     landmarks, numbers = np.full_like(truth, np.nan), set()
 
-    def take(frame, faces) -> None:
+    video, start = Video(clip), time.perf_counter()
+    overlay = VideoFile(args.output / f"{name}_overlay.mp4", video.fps)
+    for number, (pixels, dt) in enumerate(video):
+        faces = tracker.update(pixels, dt)
         numbers.update(number for number, _ in faces)
         for _, face in faces[:1]:
-            said[frame.number], landmarks[frame.number] = face.angles, face.landmarks
-            by_landmarks[frame.number] = estimate_pose(face.landmarks, tracker.aligner.spec)
-
-    frames, speed = follow_video(Video(clip), tracker, take, args.output / f"{name}_overlay.mp4")
+            said[number], landmarks[number] = face.angles, face.landmarks
+            by_landmarks[number] = estimate_pose(face.landmarks, tracker.aligner.spec)
+        overlay.write(draw_faces(pixels, [face for _, face in faces], tracker.aligner.spec))
+    overlay.close()
+    speed = overlay.frames / (time.perf_counter() - start)
     spec = tracker.aligner.spec
     nme = 100 * metrics.nme(landmarks, truth, metrics.normaliser(truth, spec))
     print(harness.machine())
-    print(f"{frames} frames, {speed:.1f} frames/s, a face in {np.isfinite(nme).sum()}, {len(numbers)} number(s)")
+    print(
+        f"{overlay.frames} frames, {speed:.1f} frames/s, a face in {np.isfinite(nme).sum()}, {len(numbers)} number(s)"
+    )
     print(f"NME {np.nanmean(nme):.2f} %, {nme[0]:.2f} in the first frame, {np.nanmax(nme):.2f} at most")
     figure, (axes, below) = plt.subplots(2, figsize=(8, 5.5), layout="constrained", sharex=True, height_ratios=(3, 1))
     axes.plot(exact[:, shown], "k", label=f"exact {ANGLES[shown]}")

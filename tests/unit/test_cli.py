@@ -1,7 +1,8 @@
 """What the programs share before any of them computes: numbers and names of options, whose a folder is."""
 
 import argparse
-import json
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -114,22 +115,32 @@ def test_a_folder_has_one_owner_until_that_is_killed(tmp_path):
     repo = os.path.dirname(train.__file__)
     with subprocess.Popen([sys.executable, "-c", OWNER, folder], stdout=subprocess.PIPE, cwd=repo) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(InputError) as error, owned(folder, "Choose another."):
+        with pytest.raises(InputError) as error, owned(folder, "another --name"):
             pass
-        told = [str(folder), str(other.pid), os.uname().nodename, "since 20", "Choose another."]
+        told = [str(folder), str(other.pid), os.uname().nodename, "since 20", "choose another --name."]
         assert [words for words in told if words not in str(error.value)] == []
         other.send_signal(signal.SIGKILL)
     assert (folder / files._LOCK).exists()  # a killed process leaves it, and it counts no more
     with owned(folder):
-        assert json.loads((folder / files._LOCK).read_text())["pid"] == os.getpid()
+        assert f"process {os.getpid()} on" in (folder / files._LOCK).read_text()
     assert [path.name for path in folder.iterdir()] == ["held"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"pid": "x/y", "host": null}'])
-def test_a_lock_file_that_says_nothing_stops_nobody(tmp_path, text):
+def test_a_folder_whose_file_system_has_no_locks_is_used_and_that_is_said(tmp_path, monkeypatch, capsys):
+    def unsupported(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with owned(tmp_path):
+        assert capsys.readouterr().err.startswith(f"{tmp_path}: has no locks")
+
+
+@pytest.mark.parametrize("text", ["", "{", "\x1b[2J"])
+def test_a_lock_file_without_an_owner_stops_nobody(tmp_path, text):
     (tmp_path / files._LOCK).write_text(text)
     with owned(tmp_path):
         pass
+    assert not (tmp_path / files._LOCK).exists()
 
 
 def test_a_folder_that_stays_empty_is_removed(tmp_path):
