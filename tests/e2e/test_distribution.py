@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import pytest
 from conftest import REPO, TIMEOUT_S
 from forked import small_network
@@ -66,6 +67,9 @@ if "SMALL" in os.environ:
 cli.run(train.main, lambda: train.parse_args(argv))
 """
 
+# Of the start weights. Sums are taken in another order, 1e-7 apart in the first step; of ten draws of the small network
+# Adam makes 2e-4 of it within ten steps in two, and with this one it stays at 1e-7.
+SEED = 0
 ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -168,6 +172,7 @@ def flags(faces_300w):
 def frozen(tmp_path_factory):
     """A network of stored weights whose batch norms stand still, so that a batch may be split."""
     path = tmp_path_factory.mktemp("start") / "backbone.weights.h5"
+    keras.utils.set_random_seed(SEED)
     build_asmnet(98, 32).save_weights(path)  # its landmarks do not fit 68 points
     return "--weights", path, "--freeze-batch-norm"
 
@@ -183,8 +188,7 @@ def log_of(folder: Path) -> list[dict]:
 def assert_same_losses(ours: Process, theirs: Process) -> None:
     for a, b in zip(ours.lines("loss"), theirs.lines("loss"), strict=True):
         for key in ("loss", "loss_landmarks", "loss_asm", "loss_pose"):
-            # sums are taken in another order, and Adam divides by what is next to nothing at first: 1.5e-4 was seen
-            assert a[key] == pytest.approx(b[key], rel=1e-3), key
+            assert a[key] == pytest.approx(b[key], rel=1e-4), key
 
 
 def assert_same_workers(workers: list[Process], steps: int) -> None:
@@ -202,6 +206,7 @@ def assert_same_workers(workers: list[Process], steps: int) -> None:
 def test_two_workers_equal_one_process(start, start_workers, flags, tmp_path, monkeypatch):
     """A small network. Each worker is given an output folder of its own, to see that only the chief writes one."""
     monkeypatch.setenv("SMALL", "1")
+    keras.utils.set_random_seed(SEED)
     small_network(98, 32).save_weights(tmp_path / "start.weights.h5")
     flags = (*flags, "--weights", tmp_path / "start.weights.h5", "--freeze-batch-norm", "--dropout", 0, "--name", "run")
     workers = start_workers("worker", [(*flags, "--output", tmp_path / f"of{i}") for i in range(2)])
