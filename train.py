@@ -86,7 +86,7 @@ def main(args: argparse.Namespace) -> None:
         if start:
             received = checkpoints.set_weights(model, start, (args.crop, crop_scale(args.crop)))
         is_whole = has_head = "O_L" in received
-        if start and not is_whole and not args.resume:
+        if start and "O_L" in start.layers and not is_whole and not args.resume:  # of other points
             some = FacePatches(faces[:: 1 + len(faces) // HEAD_FACES], **frame, size=size, margin=1.0, cache="none")
             has_head = checkpoints.fit_landmark_head(
                 model, start, some.batches_of_crops(64), some.landmarks_norm, flip_map=spec.flip_map

@@ -21,7 +21,7 @@ from asmnet_tf import config
 from asmnet_tf.config import RECIPES, Recipe
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, find_spec
 from asmnet_tf.data.sidecars import default_shape_model
-from asmnet_tf.files import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Stopped, first_line
+from asmnet_tf.files import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Stopped, first_line, read_json
 
 EXIT_PIPE = 141  # as of a program that the signal of a closed pipe ends
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
@@ -90,7 +90,11 @@ def start_tensorflow(user: str = "this program") -> None:
     """
     if not _wants_notes():  # 2: errors only; that there is no GPU is one to TensorFlow
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2" if glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg") else "3"
-    backend = os.environ.get("KERAS_BACKEND") or config.KERAS["backend"]
+    home = os.environ.get("KERAS_HOME") or "~/.keras"
+    asked = {}
+    with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
+        asked = dict(read_json(Path(home).expanduser() / "keras.json"))
+    asked["backend"] = os.environ.get("KERAS_BACKEND") or asked.get("backend")
     os.environ["KERAS_BACKEND"] = config.KERAS["backend"]
     try:
         with without_notes():
@@ -100,12 +104,11 @@ def start_tensorflow(user: str = "this program") -> None:
         told = f"needs TensorFlow, and {error.name or error} is not installed"
         raise InputError(f'{user}: {told}. pip install "asmnet-tf[train]"') from error
     except (ValueError, AttributeError) as error:
-        home = os.environ.get("KERAS_HOME") or "~/.keras"
         raise InputError(f"{home}: Keras does not take its keras.json ({first_line(error, 200)}).") from error
-    asked = (backend, keras.config.floatx(), keras.config.image_data_format())
     keras.config.set_floatx(config.KERAS["floatx"])
     keras.config.set_image_data_format(config.KERAS["image_data_format"])
-    if others := [theirs for theirs, ours in zip(asked, config.KERAS.values()) if theirs != ours]:
+    others = [str(asked[key]) for key, value in config.KERAS.items() if asked.get(key, value) not in (value, None)]
+    if others:
         told = f"{', '.join(others)} of KERAS_BACKEND or keras.json"
         print(f"Keras: this program computes with {', '.join(config.KERAS.values())}, not with {told}", file=sys.stderr)
 
@@ -116,22 +119,28 @@ def _wants_notes() -> bool:
 
 @contextlib.contextmanager
 def without_notes() -> Iterator[None]:
-    """Keeps back what comes to stderr meanwhile, then writes what is no note of TensorFlow."""
+    """Keeps back what comes to stderr meanwhile, then writes what is no note of TensorFlow; all where that fails."""
     try:
+        if _wants_notes():
+            raise OSError
         notes, stderr = tempfile.TemporaryFile(), os.dup(2)  # noqa: SIM115
-    except OSError:  # no place for it, or no stderr
+    except OSError:  # or no place for it, or no stderr
         yield
         return
     with notes:
         os.dup2(notes.fileno(), 2)
+        hidden = _NOTE
         try:
             yield
+        except Exception as error:
+            hidden = hidden if isinstance(error, InputError) else None
+            raise
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             notes.seek(0)
             for line in notes:
-                if _wants_notes() or not _NOTE.match(line):
+                if hidden is None or not hidden.match(line):
                     os.write(2, line)
 
 
@@ -151,7 +160,8 @@ def add_data_arguments(parser: argparse.ArgumentParser, dataset_default: str | N
     add = parser.add_argument_group("data").add_argument
     told = f"{', '.join(DATASETS)}, or a description FILE.toml of your own (default: synthetic)"
     add("--dataset", type=dataset, default=dataset_default, metavar="NAME|FILE", help=told)
-    add("--data-dir", type=Path, help="folder, as downloaded (default: data/<dataset>; of FILE.toml its own)")
+    told = "folder of the dataset as downloaded (default: data/<dataset>; of FILE.toml the folder it lies in)"
+    add("--data-dir", type=Path, help=told)
     add("--limit", type=positive_int, metavar="N", help="use the first N samples only, for smoke runs")
     told = "skip: leave out faces whose image or annotation cannot be read, list them in skipped.csv (default: fail)"
     add("--on-bad-sample", choices=("fail", "skip"), default="fail", help=told)

@@ -209,8 +209,10 @@ def owned(folder: str | Path, hint: str = "another output", waiting: str = "", p
         while not (file := _lock(path)):
             tries += 1
             if tries == 3 and not waiting:  # it may just have ended, or be about to write who it is
-                owner = path.read_text("utf-8", "replace") or "another process"
-                told = f"in use by {owner} ({path.name} in it)"
+                owner = ""
+                with contextlib.suppress(OSError):  # removed at this moment
+                    owner = path.read_text("utf-8", "replace")
+                told = f"in use by {owner or 'another process'} ({path.name} in it)"
                 raise InputError(f"{folder}: {told}. Wait until it has ended, or choose {hint}.")
             if tries == 20:
                 print(f"{waiting}; waiting", file=sys.stderr)
@@ -294,10 +296,8 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     """
     import numpy as np
 
-    with (
-        _expecting(path, ".npy file of one plain array"),
-        np.errstate(over="raise"),
-    ):  # of a shape that no file can have
+    # over: of a shape that no file can have
+    with _expecting(path, ".npy file of one plain array"), np.errstate(over="raise"):
         array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
         if not isinstance(array, np.ndarray):
             array.close()

@@ -191,16 +191,15 @@ def faces_of_run(
     spec: DatasetSpec,
     data_dir: str | Path,
     fraction: float,
-    labels: str | Path | None = None,
-    extra: Path | None = None,
-    limit: int | None = None,
-    bad: BadSamples | None = None,
+    labels: str | Path | None,
+    extra: Path | None,
+    limit: int | None,
+    bad: BadSamples,
 ) -> tuple[list[Sample], list[Sample], list[Sample]]:
     """Returns the faces to train on, further ones of `extra` (see `read_folder`), and those held out, with their pose.
 
     Raises: InputError as `training_faces`, `pose_of` and `trainable`; where only those of `extra` have no pose.
     """
-    bad = bad or BadSamples()
     faces, validation = training_faces(spec, data_dir, fraction, limit, bad=bad)
     posed = with_pose([*faces, *validation], spec, data_dir, labels)
     faces, validation, further = trainable(posed[: len(faces)], bad), posed[len(faces) :], []

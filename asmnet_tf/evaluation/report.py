@@ -106,10 +106,9 @@ def compare(errors: dict[str, np.ndarray], subsets: dict[str, np.ndarray]) -> di
     Returns: subset -> for each pair a, b, n, left_out, nme_difference_pct (A - B) with ci95, a_better_pct and
         b_better_pct, see `metrics.paired_bootstrap`; plain values, None where no face tells.
     """
-    pairs = itertools.combinations(errors, 2)
+    pairs = list(itertools.combinations(errors, 2))
     if len(errors) > ALL_PAIRS_UP_TO:
-        first, *others = errors
-        pairs = ((first, other) for other in others)
+        pairs = pairs[: len(errors) - 1]
 
     def row(a: str, b: str, mask: np.ndarray) -> dict:
         found = metrics.paired_bootstrap(errors[a][mask], errors[b][mask])
@@ -120,7 +119,6 @@ def compare(errors: dict[str, np.ndarray], subsets: dict[str, np.ndarray]) -> di
         told = {"a": a, "b": b, "n": int(np.sum(mask)), "left_out": found.left_out, "nme_difference_pct": difference}
         return told | {"ci95": rest[:2], "a_better_pct": rest[2], "b_better_pct": rest[3]}
 
-    pairs = list(pairs)
     return {subset: [row(a, b, mask) for a, b in pairs] for subset, mask in subsets.items()}
 
 

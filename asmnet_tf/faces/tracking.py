@@ -51,6 +51,7 @@ class OneEuroFilter:
         """Returns the smoothed `value`, any shape; `dt`: seconds since the last one. The first comes back as it is."""
         if self.value is None:
             self.value = np.array(value, np.float64)
+            return self.value
 
         def alpha(cutoff: np.ndarray | float) -> np.ndarray | float:
             return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff * dt))
@@ -224,7 +225,9 @@ class FaceTracker:
                 self._frames_until_detection = 0
 
     def _faces(self, image: np.ndarray, boxes: list[np.ndarray], scores: list[float], angles: np.ndarray) -> list[Face]:
-        faces = self.aligner.detect(image, _boxes(boxes), angles=angles)
+        if not boxes:
+            return []
+        faces = self.aligner.detect(image, np.array(boxes), angles=angles)
         return [replace(face, score=float(score)) for face, score in zip(faces, scores)]
 
 

@@ -11,12 +11,11 @@ mirrored box.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
+from quality import nme_of
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from asmnet_tf import FaceAligner
 from asmnet_tf.data.annotations import read_samples
 from asmnet_tf.data.geometry import read_image
@@ -75,8 +74,7 @@ def unlabelled_rows(model: Path, folder: Path) -> None:
         last = image.shape[1] - 1
         (other,) = aligner.detect(mirrored, np.array([[last - x1, y0, last - x0, y1]]), angles=np.array([-face.turned]))
         back = np.stack([last - other.landmarks[:, 0], other.landmarks[:, 1]], 1)[list(SPEC.flip_map)]
-        pair = np.stack([back, face.landmarks])[:, None]
-        apart[i] = 100 * metrics.nme(pair[0], pair[1], metrics.normaliser(pair[1], SPEC))[0]
+        apart[i] = 100 * nme_of(back, face.landmarks)
     groups = {"all": np.ones(len(paths), bool)}
     groups |= {f"age {a} to {b}": (told[:, 0] >= a) & (told[:, 0] <= b) for a, b in AGES}
     groups |= {f"labelled {race}": told[:, 2] == k for k, race in enumerate(RACES)}
