@@ -15,7 +15,8 @@ from asmnet_tf.synthetic import renderer
 
 SPEC = DATASETS["300w"]
 STORED = pretrained_sidecar(DEFAULT_MODEL)
-FACES = [renderer.render_face(5, i) for i in range(16)]
+# draws of 16 differ from -0.45 to -0.79 in the correlation asked for below, of all 64 it is -0.65
+FACES = [renderer.render_face(5, i) for i in range(32)]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def aligner():
 
 
 def judged(aligner, distort):
-    """Quality and true NME (16,) of faces whose images went through `distort`, in their true boxes."""
+    """Quality and true NME (32,) of faces whose images went through `distort`, in their true boxes."""
     quality, nme = [], []
     for face in FACES:
         box = landmark_box(face.landmarks_68.astype(np.float64))
