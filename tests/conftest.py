@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ TIMEOUT_S = 600  # for one script; the slowest takes 30 s on two quiet cores
 if str(REPO) not in sys.path:
     sys.path.insert(0, str(REPO))  # `pytest` alone, unlike `python -m pytest`, does not add it
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any test module imports TensorFlow
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background starts with it ignored
 
 
 @dataclass(frozen=True)
