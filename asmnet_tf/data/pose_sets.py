@@ -11,7 +11,6 @@ out, as published tables do.
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,11 +28,9 @@ MAX_ANGLE_DEG = 99.0
 EYES_MM = 90.0  # between the outer eye corners, of the mean face that stands for BIWI's heads
 
 
-def _read_aflw2000(
-    spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples
-) -> list[Sample]:
-    samples, beyond = [], 0
-    for path in progress(itertools.islice(_files(data_dir / source.path, "*.mat"), limit), spec.title):
+def _read_aflw2000(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
+    beyond = 0
+    for path in progress(_files(data_dir / source.path, "*.mat")[:limit], spec.title):
         name = path.relative_to(data_dir).with_suffix("").as_posix()
         with bad.catch(name):
             points, angles = _read_mat(path)
@@ -44,11 +41,10 @@ def _read_aflw2000(
                 beyond += 1
                 continue
             sample = new_sample(name, image, points, {source.name})
-            samples.append(replace(sample, pose=angles_of_300w_lp(angles).astype(np.float32)))
+            yield replace(sample, pose=angles_of_300w_lp(angles).astype(np.float32))
     if beyond:
         told = f"{beyond} faces with an angle beyond {MAX_ANGLE_DEG:g} degrees, left out"
         print(f"{data_dir / source.path}: {told}", file=sys.stderr)
-    return samples
 
 
 def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -66,10 +62,10 @@ def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return points - 1.0, angles  # MATLAB counts from 1
 
 
-def _read_biwi(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
+def _read_biwi(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
     """Landmarks are the mean face put where the head is annotated: enough for a crop, not for an NME."""
-    samples, cameras = [], {}
-    for path in progress(itertools.islice(_files(data_dir / source.path, "frame_*_pose.txt"), limit), spec.title):
+    cameras = {}
+    for path in progress(_files(data_dir / source.path, "frame_*_pose.txt")[:limit], spec.title):
         name = path.relative_to(data_dir).as_posix().removesuffix("_pose.txt")
         with bad.catch(name):
             image = path.with_name(path.name.replace("_pose.txt", "_rgb.png"))
@@ -85,14 +81,13 @@ def _read_biwi(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
             if (seen[:, 2] <= 0).any():
                 raise InputError(f"{path}: the head is behind the camera. Is {path.parent / 'rgb.cal'} its own?")
             sample = new_sample(name, image, seen[:, :2] / seen[:, 2:], {source.name})
-            samples.append(replace(sample, pose=matrix_to_angles(turn @ rotation).astype(np.float32)))
+            yield replace(sample, pose=matrix_to_angles(turn @ rotation).astype(np.float32))
     told = "landmarks are the mean face put at the place of the head, for the crop; only pose is measured"
     print(f"{spec.title}: {told}", file=sys.stderr)
-    return samples
 
 
-def _files(folder: Path, pattern: str) -> Iterator[Path]:
-    yield from (path for path in sorted(folder.rglob(pattern)) if not path.name.startswith("."))
+def _files(folder: Path, pattern: str) -> list[Path]:
+    return [path for path in sorted(folder.rglob(pattern)) if not path.name.startswith(".")]
 
 
 def _numbers(path: Path, count: int) -> np.ndarray:

@@ -25,19 +25,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from asmnet_tf import files
 from asmnet_tf.config import PHOTO_ENDINGS
 from asmnet_tf.data.geometry import image_size, landmark_box, read_image
 from asmnet_tf.data.layouts import DatasetSpec, Source
-from asmnet_tf.files import (
-    BROKEN_HDF5,
-    InputError,
-    first_line,
-    parse_numbers,
-    read_csv,
-    read_dataset,
-    read_text,
-    write_csv,
-)
+from asmnet_tf.files import InputError, first_line, parse_numbers, read_csv, read_dataset, read_text
 
 if TYPE_CHECKING:
     import h5py
@@ -104,7 +96,7 @@ class BadSamples:
         if not self.reasons:
             path.unlink(missing_ok=True)  # of an earlier evaluation into the same folder
             return
-        write_csv(path, ("name", "reason"), self.reasons.items())
+        files.write_csv(path, ("name", "reason"), self.reasons.items())
         first = next(iter(self.reasons.values()))
         print(f"{path}: {len(self.reasons)} bad samples skipped, the first: {first}", file=sys.stderr)
 
@@ -169,15 +161,13 @@ def pts_text(landmarks: np.ndarray) -> str:
     return f"version: 1\nn_points:  {len(landmarks)}\n{{\n{rows}\n}}\n"
 
 
-def read_folder_pts(
-    spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples
-) -> list[Sample]:
+def read_folder_pts(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
     """Reads a folder of images and .pts; `NAME_1.pts` may be the first face of NAME.jpg."""
     folder = data_dir / source.path
     # one listing instead of three look-ups a file; natural order is not needed, only a fixed one
-    files = [os.path.splitext(name) for name in sorted(os.listdir(folder), reverse=True) if not name.startswith(".")]
-    images = {stem: stem + ending for stem, ending in files if ending.lower() in PHOTO_ENDINGS}
-    points = {stem: stem + ending for stem, ending in reversed(files) if ending.lower() == ".pts"}
+    names = [os.path.splitext(name) for name in sorted(os.listdir(folder), reverse=True) if not name.startswith(".")]
+    images = {stem: stem + ending for stem, ending in names if ending.lower() in PHOTO_ENDINGS}
+    points = {stem: stem + ending for stem, ending in reversed(names) if ending.lower() == ".pts"}
     for stem in [stem for stem in points if stem not in images]:  # what predict writes: a number for each face
         if (photo := re.sub(r"_[1-9]\d?$", "", stem)) in images and photo not in points:
             images[stem] = images[photo]
@@ -186,30 +176,26 @@ def read_folder_pts(
         lonely = next(name for stem, name in points.items() if stem not in images)
         print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely}), left out", file=sys.stderr)
     used, both = {*images.values(), *points.values()}, images.keys() & points.keys()
-    others = (stem + end for stem, end in files if stem in both and end.lower() in (".pts", *PHOTO_ENDINGS))
+    others = (stem + end for stem, end in names if stem in both and end.lower() in (".pts", *PHOTO_ENDINGS))
     if spare := sorted(name for name in others if name not in used):
         print(f"{folder}: {len(spare)} more files of the same faces ({spare[0]}), left out", file=sys.stderr)
-    tags = frozenset({source.name})
-    samples = []
+    tags = frozenset({source.name})  # one for all faces
     for stem, file in progress(paired[:limit], source.path):
         name = (PurePosixPath(source.path) / stem).as_posix()
         with bad.catch(name):
-            samples.append(new_sample(name, folder / images[stem], read_pts(folder / file, spec.num_landmarks), tags))
-    return samples
+            landmarks = read_pts(folder / file, spec.num_landmarks)
+            yield new_sample(name, folder / images[stem], landmarks, tags)
 
 
-def _read_list(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
-    samples, path = [], data_dir / source.path
+def _read_list(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
+    path = data_dir / source.path
     lines = filter(None, map(str.strip, read_text(path, MAX_LIST_BYTES).split("\n")))
     for line in itertools.islice(lines, limit):
         with bad.catch(line):
             image = _find_image(path, data_dir, line)
-            points = next(
-                (p for end in (".pts", ".PTS") if (p := image.with_suffix(end)).is_file()), image.with_suffix(".pts")
-            )
-            landmarks = read_pts(points, spec.num_landmarks)
-            samples.append(new_sample(_name(image, data_dir), image, landmarks, {source.name}))
-    return samples
+            points, upper = image.with_suffix(".pts"), image.with_suffix(".PTS")
+            landmarks = read_pts(upper if upper.is_file() and not points.is_file() else points, spec.num_landmarks)
+            yield new_sample(_name(image, data_dir), image, landmarks, {source.name})
 
 
 # --- csv, dlib XML, COCO ----------------------------------------------------------------------------------------------
@@ -281,11 +267,9 @@ def _coco_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tupl
         yield f"{path}, annotation {number}", image, functools.partial(points, keypoints)
 
 
-def _read_annotated(
-    spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples
-) -> list[Sample]:
+def _read_annotated(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
     path = data_dir / source.path
-    samples, faces = [], list(_FACES[path.suffix.lower()](path, spec, bad))
+    faces = list(_FACES[path.suffix.lower()](path, spec, bad))
     times, seen = Counter(image for _, image, _ in faces), Counter()
     for at, name, points in progress(faces[:limit], path.name):
         seen[name] += 1
@@ -300,8 +284,7 @@ def _read_annotated(
             if not (np.abs(numbers) <= 1e6).all():  # NaN is not
                 raise InputError(f"{at}: a point that is not a number.")
             label = _name(image, data_dir) + (f"#{seen[name] - 1}" if times[name] > 1 else "")
-            samples.append(new_sample(label, image, numbers.reshape(-1, 2), {source.name}))
-    return samples
+            yield new_sample(label, image, numbers.reshape(-1, 2), {source.name})
 
 
 _FACES = {".csv": _csv_faces, ".xml": _dlib_faces, ".json": _coco_faces}
@@ -310,13 +293,13 @@ _FACES = {".csv": _csv_faces, ".xml": _dlib_faces, ".json": _coco_faces}
 # --- WFLW -------------------------------------------------------------------------------------------------------------
 
 
-def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
+def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> list[Sample]:
     path = data_dir / source.path
     samples, faces, absent = [], Counter(), 0
     columns = 2 * spec.num_landmarks + 11
     is_file = functools.cache(os.path.isfile)  # unlike Path.is_file() also False for what no file can be called
     for number, line in enumerate(progress(read_text(path, MAX_LIST_BYTES).split("\n"), path.name), 1):
-        if limit is not None and len(samples) >= limit:
+        if len(samples) >= limit:
             break
         if not line.strip():
             continue
@@ -356,7 +339,7 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
 # --- COFW -------------------------------------------------------------------------------------------------------------
 
 
-def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
+def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
     path = data_dir / source.path
     ending = "Tr" if source.name == "train" else "T"
     with _open_mat(path, f"phis{ending} and Is{ending}") as file:
@@ -365,7 +348,6 @@ def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     rows = 3 * spec.num_landmarks
     if table.ndim != 2 or table.shape[0] != rows or table.shape[1] != count:
         raise InputError(f"{path}: phis{ending} has shape {table.shape}, expected ({rows}, {count}).")
-    samples = []
     for i, column in enumerate(progress(table.T[:limit], path.name)):
         name = f"{source.name}/{i:04d}"
         with bad.catch(name):
@@ -374,8 +356,7 @@ def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
             x, y, occluded = np.split(column, 3)
             tags = {source.name} | ({"occlusion"} if occluded.any() else set())
             landmarks = np.stack([x, y], axis=1) - 1.0  # MATLAB counts from 1
-            samples.append(new_sample(name, path, landmarks, tags, index=i))
-    return samples
+            yield new_sample(name, path, landmarks, tags, index=i)
 
 
 def _cofw_reference(file: h5py.File, index: int) -> h5py.Reference:
@@ -408,7 +389,7 @@ def _open_mat(path: Path, wanted: str) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except BROKEN_HDF5 as error:
+    except files.BROKEN_HDF5 as error:
         raise InputError(f"{path}: {wanted} cannot be read ({str(error)[:100]}). Is it COFW's colour file?") from error
 
 
