@@ -91,8 +91,6 @@ def crop_to_image(frame: np.ndarray, size: int, angle: float = 0.0) -> np.ndarra
 
 
 # --- affine maps ------------------------------------------------------------------------------------------------------
-
-
 def compose(second: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Returns the affine map x -> second(first(x)); both (..., 2, 3)."""
     linear = second[..., :2] @ first[..., :2]
@@ -118,8 +116,6 @@ def flip_landmarks(landmarks_norm: np.ndarray, flip_map: list[int]) -> np.ndarra
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
-
-
 MAX_PIXELS = 1 << 27  # of an image; a file of some kB can say that it has a thousand million
 _ORIENTATION = 0x0112  # tag of EXIF and TIFF
 # by how a file begins; `PIL.Image.open` would warn and refuse by a limit of its own, which belongs to the program

@@ -113,8 +113,6 @@ def progress(items: Iterable, title: str, total: int | None = None) -> Iterable:
 
 
 # --- 300W -------------------------------------------------------------------------------------------------------------
-
-
 def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
     """Reads a `.pts` file, with or without the `version/n_points/{` header.
 
@@ -199,8 +197,6 @@ def _read_list(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, ba
 
 
 # --- csv, dlib XML, COCO ----------------------------------------------------------------------------------------------
-
-
 def _find_image(path: Path, data_dir: Path, name: str) -> Path:
     """Returns the image that an annotation file names, from the file's folder or the data folder; nowhere else."""
     if not name.strip():
@@ -291,8 +287,6 @@ _FACES = {".csv": _csv_faces, ".xml": _dlib_faces, ".json": _coco_faces}
 
 
 # --- WFLW -------------------------------------------------------------------------------------------------------------
-
-
 def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> list[Sample]:
     path = data_dir / source.path
     samples, faces, absent = [], Counter(), 0
@@ -337,8 +331,6 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, ba
 
 
 # --- COFW -------------------------------------------------------------------------------------------------------------
-
-
 def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
     path = data_dir / source.path
     ending = "Tr" if source.name == "train" else "T"

@@ -127,8 +127,6 @@ def _bump(points: np.ndarray, x: float, y: float, wide: float, high: float) -> n
 
 
 # --- who it is, what it does, how it is seen --------------------------------------------------------------------------
-
-
 def _draw_person(rng: np.random.Generator, hard: bool) -> dict:
     """Draws the properties of a face that do not depend on the size of the image."""
     wild = 1.4 if hard else 1.0
@@ -215,8 +213,6 @@ class _View:
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
-
-
 def _fixed(points: np.ndarray) -> np.ndarray:
     return np.rint(points[..., :2] * 16).astype(np.int32)  # OpenCV draws at 1/16 pixel (shift 4)
 
