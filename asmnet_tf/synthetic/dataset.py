@@ -1,6 +1,6 @@
 """Synthetic faces as a dataset: written in the layouts of 300W and WFLW, so that the real readers read it.
 
-Face i of folder k depends on the seed, k and i alone, not on the number of workers or faces. NumPy and OpenCV only.
+Face i of folder k depends on the seed, k and i alone, not on the number of workers or faces. NumPy, OpenCV, SciPy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draws one synthetic face: a 3D head with exact landmarks and exact pose (NumPy and OpenCV only).
+"""Draws one synthetic face: a 3D head with exact landmarks and exact pose (NumPy, OpenCV, SciPy).
 
 A head is a closed surface through the 3D mean face of `pose.py`, so its zero pose is the project's zero pose. Identity
 and expression are smooth maps of space that move surface and landmarks alike. The camera is the one `pose.py` assumes.
@@ -103,21 +103,15 @@ def base_landmarks() -> tuple[np.ndarray, np.ndarray]:
 @functools.cache
 def _mean_head() -> np.ndarray:
     """Returns the 68 landmarks, the 98, and a grid of the surface, dense in front: (166 + rows x columns, 3)."""
+    from scipy.interpolate import RBFInterpolator  # only rendering needs it
+
     known = np.concatenate([mean_face()[:60], _SURFACE, _SURFACE[_SURFACE[:, 0] > 0] * [-1, 1, 1]]) - _CENTRE
-    radius = np.linalg.norm(known, axis=1)
-    directions = known / radius[:, None]
-
-    def basis(at: np.ndarray) -> np.ndarray:  # thin-plate spline over chords of the sphere, with a linear part
-        squared = np.maximum(2 - 2 * at @ directions.T, 1e-12)
-        return np.hstack([squared * np.log(squared), np.ones((len(at), 1)), at])
-
-    system = basis(directions) + 1e-4 * np.eye(len(known), len(known) + 4)
-    system = np.vstack([system, np.hstack([system[:, -4:].T, np.zeros((4, 4))])])
+    radius = np.linalg.norm(known, axis=1, keepdims=True)
+    surface = RBFInterpolator(known / radius, radius, smoothing=5e-5)  # thin-plate spline over chords of the sphere
     s, t = np.linspace(-1, 1, _COLUMNS), np.linspace(-1, 1, _ROWS)
     around, up = (v.ravel() for v in np.meshgrid(np.pi * (0.45 * s + 0.55 * s**3), np.pi * (0.375 * t + 0.125 * t**3)))
     grid = np.stack([np.sin(around) * np.cos(up), np.sin(up), -np.cos(around) * np.cos(up)], axis=1)
-    grid *= (basis(grid) @ np.linalg.solve(system, np.append(radius, np.zeros(4))))[:, None]
-    return np.concatenate([*base_landmarks(), grid + _CENTRE])
+    return np.concatenate([*base_landmarks(), grid * surface(grid) + _CENTRE])
 
 
 def _bump(points: np.ndarray, x: float, y: float, wide: float, high: float) -> np.ndarray:
