@@ -116,10 +116,7 @@ def training_faces(
 
 
 def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]:
-    """Returns the samples whose landmarks lie in their images; where bad ones are skipped, their images decode, too.
-
-    Only headers are read, unless images are to be decoded.
-    """
+    """Returns the samples whose landmarks lie in their images, by the headers; with `bad.images` they decode, too."""
     turned = []
 
     def check(sample: Sample) -> None:

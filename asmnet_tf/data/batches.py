@@ -37,22 +37,17 @@ class TrainingBatches:
         extra: int = 0,
         extra_weight: float = 1.0,
     ) -> None:
-        self.patches = patches
-        self.augmentation = augmentation
+        self.patches, self.augmentation, self.seed = patches, augmentation, seed
         self.extra, self.extra_used = extra, round(extra_weight * extra)
         length = len(patches) - extra + self.extra_used
         self.batch_size = min(batch_size, length)
         self.part = part(self.batch_size)
-        self.seed = seed
-        self.steps_per_epoch = length // self.batch_size
+        self.steps_per_epoch = length // self.batch_size  # without the last incomplete batch
         self.error: InputError | None = None
         self._orders: dict[int, np.ndarray] = {}  # of the epochs in use; replaced, never changed: threads share it
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, ...]:
-        """Returns image, landmarks_norm, affine, flip, pose of this worker's part of one batch.
-
-        The last incomplete batch of an epoch is left out.
-        """
+        """Returns image, landmarks_norm, affine, flip, pose of this worker's part of one batch."""
         chosen = self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size][self.part]
         patches, size, count = self.patches, self.patches.size, len(chosen)
         images = np.empty((count, size, size, 3), np.uint8)

@@ -139,10 +139,7 @@ class FacePatches:
 
     # --- the cache on disk --------------------------------------------------------------------------------------------
     def _open_disk(self, root: Path, crop: str, crop_scale: float) -> _DiskCache:
-        """Opens the cache of these samples below `root`; writes it first where it is absent, outdated or damaged.
-
-        A run that finds another one writing the same cache waits for it.
-        """
+        """Opens the cache of these samples below `root`; writes it first where it is absent, outdated or damaged."""
         settings = {"crop": crop, "crop_scale": crop_scale, "size": self.size, "margin": self.margin}
         settings |= {"detail": geometry.PATCH_DETAIL, "opencv": cv2.__version__, "format": FORMAT}  # as do decoders
         key, manifest = self._describe(settings)

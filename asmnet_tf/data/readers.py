@@ -44,10 +44,9 @@ class Sample:
     """One annotated face.
 
     name: unique in its split: image path without its ending, relative to the data folder (WFLW: to WFLW_images, with
-    `#k` for the k-th listed face of that image). landmarks: float32 (L, 2), pixels of the upright
-    image, 0-based; half of them or more lie in it.
-    bbox: float32 (4,), bounding box of the landmarks. tags: source folder and attribute flags. pose: yaw, pitch, roll
-    in degrees, or None. index: which image of a file that holds several (COFW).
+    `#k` for the k-th listed face of that image). landmarks: float32 (L, 2), pixels of the upright image, 0-based; half
+    of them or more lie in it. bbox: float32 (4,), their bounding box. tags: source folder and attribute flags.
+    pose: yaw, pitch, roll in degrees, or None. index: which image of a file that holds several (COFW).
     """
 
     name: str
@@ -313,18 +312,16 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, ba
             faces[image_name] += 1
             try:
                 numbers = np.array(parse_numbers([part.strip(" ,;\t") for part in parts[:-1]]))
+                if not (np.abs(numbers) <= 1e6).all():  # NaN is not
+                    raise ValueError("not finite, or beyond 1e6")
             except ValueError as error:
-                raise InputError(f"{at}: a column that is not a number ({error}).") from error
-            if not (np.abs(numbers) <= 1e6).all():  # NaN is not
-                raise InputError(f"{at}: a column that is not a number. Download the list again.")
+                raise InputError(f"{at}: a column that is not a number ({error}). Download the list again.") from error
             image = data_dir / "WFLW_images" / relative
             if not is_file(image):
                 absent += 1
                 continue
-            landmarks = numbers[: 2 * spec.num_landmarks].reshape(-1, 2)
-            flags = numbers[2 * spec.num_landmarks + 4 : 2 * spec.num_landmarks + 10] > 0.5
-            tags = {source.name} | {tag for tag, on in zip(WFLW_ATTRIBUTES, flags) if on}
-            samples.append(new_sample(name, image, landmarks, tags))
+            tags = {source.name} | {tag for tag, flag in zip(WFLW_ATTRIBUTES, numbers[-6:]) if flag > 0.5}
+            samples.append(new_sample(name, image, numbers[: 2 * spec.num_landmarks].reshape(-1, 2), tags))
     if absent:
         print(f"{path}: {absent} listed faces whose image is absent, left out", file=sys.stderr)
     return samples
@@ -356,12 +353,10 @@ def _cofw_reference(file: h5py.File, index: int) -> h5py.Reference:
 
 
 def _cofw_image_size(path: Path, index: int) -> tuple[int, int, bool] | None:
-    try:
-        with _open_mat(path, f"image {index}") as file:
-            width, height = file[_cofw_reference(file, index)].shape[-2:]
-    except InputError:
-        return None
-    return width, height, False
+    with contextlib.suppress(InputError), _open_mat(path, f"image {index}") as file:
+        width, height = file[_cofw_reference(file, index)].shape[-2:]
+        return width, height, False
+    return None
 
 
 def _read_cofw_image(path: Path, index: int) -> np.ndarray:

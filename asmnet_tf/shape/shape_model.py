@@ -145,10 +145,8 @@ class ShapeModel:
         if not fits or not finite or (model.eigenvalues < 0).any():
             raise InputError(f"{path}: its arrays do not fit together. Make it again with pca_builder.py.")
         if model.crop not in CROPS or not 0.1 < model.crop_scale < 10 or model.units not in UNITS:
-            raise InputError(
-                f"{path}: crop {model.crop[:20]!r} of scale {model.crop_scale:g}, units {model.units[:20]!r}: unknown. "
-                "Make it again with pca_builder.py."
-            )
+            frame = f"crop {model.crop[:20]!r} of scale {model.crop_scale:g}, units {model.units[:20]!r}"
+            raise InputError(f"{path}: {frame}: unknown. Make it again with pca_builder.py.")
         return model
 
 
