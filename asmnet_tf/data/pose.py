@@ -156,8 +156,7 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec, refine: bool = True)
         if not np.isfinite(face).all():
             continue
         tilt, upright = turn_upright(face, spec)
-        extent = np.ptp(upright, axis=0)
-        if extent.min() <= 1e-9 * np.abs(face).max():  # all on one line, up to rounding
+        if np.ptp(upright, axis=0).min() <= 1e-9 * np.abs(face).max():  # all on one line, up to rounding
             continue
         with contextlib.suppress(cv2.error):  # rigid points on one line: no pose, the row stays NaN
             angles[i] = matrix_to_angles(solve_pnp(points_3d, to_rays(upright)[ours], refine)[0])
@@ -213,12 +212,11 @@ def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if path.is_dir():
         for file in sorted(path.rglob("*.npy")):
             values = read_array(file).reshape(-1)
-            if values.dtype.kind not in "fiu":
-                raise InputError(f"{file}: holds {values.dtype}, expected three numbers. Write it with numpy.save.")
-            values = values.astype(np.float64)
-            if values.shape != (3,) or not np.isfinite(values).all() or np.abs(values).max() > 1.0 + 1e-6:
-                raise InputError(f"{file}: holds {values[:4]}, expected yaw, pitch, roll in [-1, 1] for +-65 degrees.")
-            labels[file.relative_to(path).with_suffix("").as_posix()] = unit_to_angles(values)
+            if values.dtype.kind not in "fiu" or values.shape != (3,) or not (np.abs(values) <= 1.0 + 1e-6).all():
+                held = f"{values.dtype} {values[:4]}"
+                raise InputError(f"{file}: holds {held}, expected yaw, pitch, roll in [-1, 1] for +-65 degrees.")
+            name = file.relative_to(path).with_suffix("").as_posix()
+            labels[name] = unit_to_angles(values.astype(np.float64))
         if not labels:
             raise InputError(f"{path}: no .npy file in this folder. A pose folder holds one <image name>.npy per face.")
         return labels

@@ -26,10 +26,7 @@ def pretrained_path(name: str) -> Path:
 
 
 def pretrained_sidecar(name: str) -> dict:
-    """Returns what stands beside a shipped model: dataset, input_size, crop, crop_scale, recipe, seed, commit, ...
-
-    Raises: InputError that lists the names, for another one.
-    """
+    """Returns what stands beside a shipped model: dataset, input_size, crop, crop_scale, recipe, seed, commit, ..."""
     return read_sidecar(pretrained_path(name))
 
 

@@ -61,7 +61,7 @@ def read_shapes(path: str | Path, spec: DatasetSpec, limit: int | None = None) -
 
 
 def load_for(path: str | Path, spec: DatasetSpec, crop: str) -> ShapeModel:
-    """Loads the shape model of a dataset and crop, and says so where it is a shipped one. Raises: InputError."""
+    """Loads the shape model of a dataset and crop; says where it is a shipped one. Raises: InputError for another's."""
     model = ShapeModel.load(path)
     again = f"pca_builder.py --dataset {spec.name} --crop {crop}"
     if model.dataset != spec.name:
