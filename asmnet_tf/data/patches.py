@@ -5,8 +5,7 @@ index.npy (height, width, checksum and `image_to_patch` of each) and manifest.js
 is written anew where the images, their boxes or the settings are no longer those of its manifest. The manifest has a
 checksum of the index, the index one of each patch, so that nothing damaged is ever used.
 
-Pixels are as they are: of a face of 300W at 224 px, 433 kB are read and checked in 0.2 ms, PNG takes 4.0 ms, lossless
-WebP 2.5 ms and 104 ms to write, the photograph itself 1.9 ms (one core).
+Pixels are as they are: a face of 300W at 224 px takes 0.2 ms, as PNG 4.0, from its photograph 1.9 (433 kB, one core).
 """
 
 from __future__ import annotations

@@ -86,9 +86,8 @@ class ShapeModel:
         check_percent(pca_percent)
         variance = np.cumsum(self.eigenvalues)
         k = min(np.searchsorted(variance / variance[-1], pca_percent / 100, side="right") + 1, self.num_components)
-        return replace(
-            self, eigenvectors=self.eigenvectors[:, :k], eigenvalues=self.eigenvalues[:k], pca_percent=pca_percent
-        )
+        vectors, values = self.eigenvectors[:, :k], self.eigenvalues[:k]
+        return replace(self, eigenvectors=vectors, eigenvalues=values, pca_percent=pca_percent)
 
     def project(self, shapes: np.ndarray) -> np.ndarray:
         """Returns shape parameters b = V^T (s - mean): (..., K) from (..., 2L). Raises: ValueError for another L."""
