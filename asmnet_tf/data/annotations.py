@@ -20,11 +20,9 @@ from asmnet_tf.config import PHOTO_ENDINGS
 from asmnet_tf.data import readers
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, Source
 from asmnet_tf.data.pose import align_signs, cached_pose, read_pose_labels
-from asmnet_tf.data.pose_sets import POSE_READERS
 from asmnet_tf.data.readers import BadSamples, Sample, pts_text, read_pts  # noqa: F401
 from asmnet_tf.files import InputError
 
-_READERS = readers.FILE_READERS | POSE_READERS  # by the ending of a source, or by the layout of a dataset
 _ENDING = re.compile(rf"({'|'.join(map(re.escape, (*PHOTO_ENDINGS, '.pts')))})(?=#\d+$|$)", re.IGNORECASE)
 
 
@@ -60,7 +58,7 @@ def read_samples(
         if not there and not source.expected:
             raise InputError(f"{path}: not there; the description of {spec.title} names it. Is --data-dir right?")
         if there and len(samples) < most:
-            read = _READERS.get(kind, readers.read_folder_pts)
+            read = readers.READERS.get(kind, readers.read_folder_pts)
             here = list(read(spec, data_dir, source, most - len(samples), bad))
             found[source.name] += len(here)
             samples += here

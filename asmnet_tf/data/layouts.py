@@ -37,7 +37,7 @@ from asmnet_tf.files import InputError, first_line, read_text
 
 FOLDER = Path(__file__).with_name("descriptions")
 REAL = ("300w", "wflw", "cofw")  # what a number of points stands for, where nothing else is known
-LAYOUTS = ("300w", "wflw", "cofw", "aflw2000", "biwi")  # of files: which reader of readers.py or pose_sets.py
+LAYOUTS = ("300w", "wflw", "cofw", "aflw2000", "biwi")  # of files: which reader of readers.py
 RIGID_POINTS = 6  # PnP on fewer says nothing
 _KINDS = {
     **dict.fromkeys(("name", "title", "based_on", "layout", "data_dir"), (str, "a text")),
