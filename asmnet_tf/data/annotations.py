@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,21 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from asmnet_tf.config import PHOTO_ENDINGS
+from asmnet_tf.data import readers
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, Source
 from asmnet_tf.data.pose import align_signs, cached_pose, read_pose_labels
-from asmnet_tf.data.pose_sets import POSE_READERS
-from asmnet_tf.data.readers import (  # noqa: F401
-    FILE_READERS,
-    BadSamples,
-    Sample,
-    progress,
-    pts_text,
-    read_folder_pts,
-    read_pts,
-)
+from asmnet_tf.data.readers import BadSamples, Sample, pts_text, read_pts  # noqa: F401
 from asmnet_tf.files import InputError
 
-_READERS = FILE_READERS | POSE_READERS  # by the ending of a source, or by the layout of a dataset
 _ENDING = re.compile(rf"({'|'.join(map(re.escape, (*PHOTO_ENDINGS, '.pts')))})(?=#\d+$|$)", re.IGNORECASE)
 
 
@@ -55,20 +47,19 @@ def read_samples(
         raise InputError(f"split {split!r}: {spec.title} has {', '.join(spec.split_names) or 'none'}.")
     if not data_dir.is_dir():
         raise InputError(f"{data_dir}: no such folder. Put {spec.title} there or give its place with --data-dir.")
-    sources = spec.splits[split] if split in spec.splits else spec.splits["train"]
-    samples: list[Sample] = []
-    found = dict.fromkeys((source.name for source in sources), 0)
+    sources = spec.splits[split if split in spec.splits else "train"]
+    samples, found = [], Counter()
     shared = bool(spec.shares) and (split in spec.shares or split == "train")
-    rest = None if shared else limit
+    most = sys.maxsize if shared or limit is None else limit
     for source in sources:
         path = data_dir / source.path
         kind = path.suffix.lower() if spec.layout == "300w" else spec.layout
-        there = path.is_file() if kind in FILE_READERS else path.is_dir()
+        there = path.is_file() if kind in readers.FILE_READERS else path.is_dir()
         if not there and not source.expected:
             raise InputError(f"{path}: not there; the description of {spec.title} names it. Is --data-dir right?")
-        if there and (rest is None or len(samples) < rest):
-            left = None if rest is None else rest - len(samples)
-            here = _READERS.get(kind, read_folder_pts)(spec, data_dir, source, left, bad)
+        if there and len(samples) < most:
+            read = readers.READERS.get(kind, readers.read_folder_pts)
+            here = list(read(spec, data_dir, source, most - len(samples), bad))
             found[source.name] += len(here)
             samples += here
     if shared:
@@ -123,52 +114,37 @@ def training_faces(
 
 
 def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]:
-    """Returns the samples whose landmarks lie in their images; where bad ones are skipped, their images decode, too.
-
-    Only headers are read, unless images are to be decoded.
-    """
+    """Returns the samples whose landmarks lie in their images, by the headers; with `bad.images` they decode, too."""
     turned = []
 
-    def check(sample: Sample) -> InputError | None:
+    def check(sample: Sample) -> None:
         width, height, is_turned = sample.image_size() or (np.inf, np.inf, False)  # decoding it will say what is wrong
         turned.extend([sample] * is_turned)
         x, y = sample.landmarks.T
         inside = int(((x >= -0.5) & (y >= -0.5) & (x <= width - 0.5) & (y <= height - 0.5)).sum())
         if 2 * inside < len(x) and np.isfinite(width):
             other = "the image before EXIF turned it" if is_turned else "another size of this image"
-            return InputError(
-                f"{sample.image_path}: {inside} of {len(x)} landmarks of {sample.name} lie in its "
-                f"{width} x {height} pixels. Do the points belong to {other}?"
-            )
-        try:
-            if bad.images:
-                sample.read_image()
-        except InputError as error:
-            return error
-        return None
+            lie = f"{inside} of {len(x)} landmarks of {sample.name} lie in its {width} x {height} pixels"
+            raise InputError(f"{sample.image_path}: {lie}. Do the points belong to {other}?")
+        if bad.images:
+            sample.read_image()
 
     fine = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes outside the interpreter lock
-        errors = pool.map(check, samples) if bad.images else map(check, samples)
-        for sample, error in zip(samples, progress(errors, "images", len(samples))):
+        checks = [pool.submit(check, s).result if bad.images else functools.partial(check, s) for s in samples]
+        for sample, pass_or_raise in zip(samples, readers.progress(checks, "images")):
             with bad.catch(sample.name):
-                if error is not None:
-                    raise error
+                pass_or_raise()
                 fine.append(sample)
     if turned and not quiet:
         first = min(str(sample.image_path) for sample in turned)
-        print(
-            f"{first}: turned upright as its EXIF orientation says, as {len(turned)} of {len(samples)} faces; their "
-            "points must be those of the upright image",
-            file=sys.stderr,
-        )
+        told = f"turned upright as its EXIF orientation says, as {len(turned)} of {len(samples)} faces"
+        print(f"{first}: {told}; their points must be those of the upright image", file=sys.stderr)
     return fine
 
 
 def trainable(samples: list[Sample], bad: BadSamples) -> list[Sample]:
-    """Returns the samples whose head pose is known, or all where none is.
-
-    PnP finds none for landmarks that are all in one place.
+    """Returns the samples whose head pose is known, or all where none is; PnP finds none for landmarks in one place.
 
     Raises: InputError naming the first that has none, unless such are to be skipped.
     """
@@ -176,9 +152,7 @@ def trainable(samples: list[Sample], bad: BadSamples) -> list[Sample]:
     for sample in samples:
         with bad.catch(sample.name):
             if sample.pose is not None and not np.isfinite(sample.pose).all():
-                raise InputError(
-                    f"{sample.image_path}: no head pose for this face (its landmarks are degenerate). Remove it."
-                )
+                raise InputError(f"{sample.image_path}: no head pose for this face (degenerate landmarks). Remove it.")
             chosen.append(sample)
     if not chosen:
         raise InputError(f"none of {len(samples)} training faces can be used. {next(iter(bad.reasons.values()), '')}")
@@ -246,8 +220,7 @@ def pose_of(
     missing = [sample.name for sample, row in zip(samples, rows) if row is None]
     if missing:
         raise InputError(f"{labels}: no pose for {missing[0]} ({len(missing)} of {len(samples)} faces lack one).")
-    values = list(table.values())
-    angles, negated = align_signs(np.stack([values[row] for row in rows]), by_pnp, labels)
+    angles, negated = align_signs(np.array(list(table.values()))[rows], by_pnp, labels)
     return angles, what + (f"; negated: {', '.join(negated)}" if negated else "")
 
 
@@ -260,8 +233,7 @@ def select(samples: list[Sample], spec: DatasetSpec, subset: str) -> np.ndarray:
         return np.ones(len(samples), bool)
     if subset not in spec.subsets:
         raise InputError(f"subset {subset!r}: {spec.title} has {', '.join(spec.subsets)}, all.")
-    wanted = set(spec.subsets[subset])
-    return np.array([bool(wanted & sample.tags) for sample in samples], bool)
+    return np.array([not sample.tags.isdisjoint(spec.subsets[subset]) for sample in samples], bool)
 
 
 def photograph(name: str) -> str:
@@ -326,16 +298,12 @@ def _best_matches(
     names: list[tuple[str, ...]], others: list[tuple[str, ...]], fits: Callable[[int, int, tuple[str, ...]], bool]
 ) -> list[int | None]:
     """Returns, for each name in parts, which of the others shares most of its last parts; None for none or several."""
-    ends: dict[tuple[str, ...], list[int]] = {}
+    ends, best = defaultdict(list), []
     for j, other in enumerate(others):
         for k in range(len(other)):
-            ends.setdefault(other[k:], []).append(j)
-
-    def best(i: int, name: tuple[str, ...]) -> int | None:
-        for tail in (name[k:] for k in range(len(name))):
-            found = list(itertools.islice((j for j in ends.get(tail, ()) if fits(i, j, tail)), 2))
-            if found:
-                return found[0] if len(found) == 1 else None
-        return None
-
-    return [best(i, name) for i, name in enumerate(names)]
+            ends[other[k:]].append(j)
+    for i, name in enumerate(names):
+        fitting = ((j for j in ends.get(tail, ()) if fits(i, j, tail)) for tail in (name[k:] for k in range(len(name))))
+        first_two = next(filter(None, (list(itertools.islice(found, 2)) for found in fitting)), [])
+        best.append(first_two[0] if len(first_two) == 1 else None)
+    return best

@@ -86,10 +86,7 @@ def render(patch: Patch, frame: np.ndarray, moved: Motion | None, size: int) -> 
 
 
 def change_pixels(image: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Changes contrast, brightness, colour, sharpness, noise and visibility of an RGB uint8 image; returns uint8.
-
-    Contrast, brightness and colour are one multiplication and addition per channel.
-    """
+    """Changes contrast, brightness, colour, sharpness, noise and visibility of an RGB uint8 image; returns uint8."""
     a, size = augmentation, image.shape[0]
     u = rng.random(8)
     gain = (1 + (2 * u[0] - 1) * a.contrast) * (1 + (2 * rng.random(3) - 1) * a.colour)

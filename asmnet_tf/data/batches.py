@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 
@@ -13,6 +14,14 @@ from asmnet_tf.data import augmentation as aug
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.pose import angles_to_unit
 from asmnet_tf.files import InputError
+
+
+@functools.lru_cache(4)
+def _draw_order(seed: int, own: int, extra: int, extra_used: int, epoch: int) -> np.ndarray:
+    """Returns the order of the samples in an epoch; kept, for a draw costs as much as they are many."""
+    rng = np.random.default_rng([seed, epoch])
+    some = own + np.resize(rng.permutation(extra), extra_used) if extra else ()
+    return rng.permutation(np.concatenate([np.arange(own), some]).astype(int))
 
 
 class TrainingBatches:
@@ -37,22 +46,16 @@ class TrainingBatches:
         extra: int = 0,
         extra_weight: float = 1.0,
     ) -> None:
-        self.patches = patches
-        self.augmentation = augmentation
-        self.extra, self.extra_used = extra, round(extra_weight * extra)
-        length = len(patches) - extra + self.extra_used
-        self.batch_size = min(batch_size, length)
+        self.patches, self.augmentation, self.seed = patches, augmentation, seed
+        own, extra_used = len(patches) - extra, round(extra_weight * extra)
+        self.batch_size = min(batch_size, own + extra_used)
         self.part = part(self.batch_size)
-        self.seed = seed
-        self.steps_per_epoch = length // self.batch_size
+        self.steps_per_epoch = (own + extra_used) // self.batch_size  # without the last incomplete batch
         self.error: InputError | None = None
-        self._orders: dict[int, np.ndarray] = {}  # of the epochs in use; replaced, never changed: threads share it
+        self._order = functools.partial(_draw_order, seed, own, extra, extra_used)
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, ...]:
-        """Returns image, landmarks_norm, affine, flip, pose of this worker's part of one batch.
-
-        The last incomplete batch of an epoch is left out.
-        """
+        """Returns image, landmarks_norm, affine, flip, pose of this worker's part of one batch."""
         chosen = self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size][self.part]
         patches, size, count = self.patches, self.patches.size, len(chosen)
         images = np.empty((count, size, size, 3), np.uint8)
@@ -67,16 +70,6 @@ class TrainingBatches:
             affine[row], flip[row] = moved.affine, moved.flip
             pose[row] = np.nan_to_num(angles_to_unit(moved.move_pose(patches.poses[i])))  # unknown: its loss weighs 0
         return images, patches.landmarks_norm[chosen], affine, flip, pose
-
-    def _order(self, epoch: int) -> np.ndarray:
-        """Returns the order of the samples in an epoch; it is drawn once, for a draw costs as much as they are many."""
-        order = self._orders.get(epoch)
-        if order is None:
-            rng, own = np.random.default_rng([self.seed, epoch]), len(self.patches) - self.extra
-            some = own + np.resize(rng.permutation(self.extra), self.extra_used) if self.extra else ()
-            order = rng.permutation(np.concatenate([np.arange(own), some]).astype(int))
-            self._orders = {**{e: o for e, o in self._orders.items() if abs(e - epoch) == 1}, epoch: order}
-        return order
 
     def dataset(self, first_epoch: int = 0, first_step: int = 0) -> tf.data.Dataset:
         """Returns the endless tf.data of dicts (see `loss.MultiTaskLoss`), from that step of `first_epoch` on."""

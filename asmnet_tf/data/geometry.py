@@ -7,6 +7,7 @@ is 0 and its sides are +-0.5, whatever the crop's size in pixels, so a mirror im
 
 from __future__ import annotations
 
+import contextlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from asmnet_tf.config import SQUARE_CROP_SCALE
+from asmnet_tf.config import CROPS, crop_scale
 from asmnet_tf.files import InputError
 
 # --- boxes and crop frames --------------------------------------------------------------------------------------------
@@ -55,14 +56,11 @@ def crop_frame(box: np.ndarray, crop: str, scale: float | None = None) -> np.nda
     box = np.asarray(box, np.float64)
     centre = (box[..., :2] + box[..., 2:]) / 2
     size = np.maximum(box[..., 2:] - box[..., :2], 1e-6)  # a face of no extent must not divide by zero
+    if crop not in CROPS:
+        raise ValueError(f"crop is {crop!r}; it is 'square' or 'tight'")
     if crop == "square":
         size = np.repeat(size.max(axis=-1, keepdims=True), 2, axis=-1)
-        size = size * (SQUARE_CROP_SCALE if scale is None else scale)
-    elif crop == "tight":
-        size = size * (1.0 if scale is None else scale)
-    else:
-        raise ValueError(f"crop is {crop!r}; it is 'square' or 'tight'")
-    return np.concatenate([centre, size], axis=-1)
+    return np.concatenate([centre, size * (crop_scale(crop) if scale is None else scale)], axis=-1)
 
 
 def normalise(landmarks: np.ndarray, frame: np.ndarray) -> np.ndarray:
@@ -91,8 +89,6 @@ def crop_to_image(frame: np.ndarray, size: int, angle: float = 0.0) -> np.ndarra
 
 
 # --- affine maps ------------------------------------------------------------------------------------------------------
-
-
 def compose(second: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Returns the affine map x -> second(first(x)); both (..., 2, 3)."""
     linear = second[..., :2] @ first[..., :2]
@@ -118,8 +114,6 @@ def flip_landmarks(landmarks_norm: np.ndarray, flip_map: list[int]) -> np.ndarra
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
-
-
 MAX_PIXELS = 1 << 27  # of an image; a file of some kB can say that it has a thousand million
 _ORIENTATION = 0x0112  # tag of EXIF and TIFF
 # by how a file begins; `PIL.Image.open` would warn and refuse by a limit of its own, which belongs to the program
@@ -149,11 +143,10 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if width * height > max_pixels:
         million = f"{width * height / 1e6:.0f} million pixels, more than {max_pixels / 1e6:.0f} million"
         raise InputError(f"{path}: {width} x {height} are {million}. Shrink the image.")
-    try:
-        readable = width and not _is_cut_png(data)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if readable else None
-    except cv2.error:
-        image = None
+    image = None
+    with contextlib.suppress(cv2.error):
+        if width and not _is_cut_png(data):
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(f"{path}: {len(data)} bytes that do not decode as an image. Replace or remove the file.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -165,9 +158,9 @@ def unreadable(path: str | Path, error: OSError) -> InputError:
 
 
 def image_size(path: str | Path) -> tuple[int, int, bool] | None:
-    """Returns width and height of an image as `read_image` gives it, and whether it is stored turned or mirrored.
+    """Returns, by its header, width and height of an image as `read_image` gives it and whether it is stored turned.
 
-    From its header alone; None where that cannot be read: `read_image` says why.
+    None where that cannot be read: `read_image` says why.
     """
     try:
         with open(path, "rb") as file:
@@ -193,10 +186,7 @@ def _header(file: BinaryIO) -> tuple[int, int, bool] | None:
 
 
 def _is_cut_png(data: bytes) -> bool:
-    """Says whether a file is a PNG with a chunk that reaches beyond its end.
-
-    OpenCV takes as much memory as such a chunk says it has, up to 2 GB, before it reads on.
-    """
+    """Says whether a PNG has a chunk that reaches beyond its end: OpenCV takes the memory it says, up to 2 GB."""
     start, kind = 8, b""
     while data[:8] == b"\x89PNG\r\n\x1a\n" and kind != b"IEND":
         length, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
@@ -247,10 +237,8 @@ def cut_patch(image: np.ndarray, frame: np.ndarray, size: float, margin: float =
     pixels = image[low[1] : high[1], low[0] : high[0]]
     shape = high - low
     target = np.minimum(shape, np.maximum(1, np.round(shape * size * PATCH_DETAIL / frame[2:]))).astype(int)
-    if (target < shape).any():
-        pixels = shrink(pixels, int(target[0]), int(target[1]))
-    else:
-        pixels = pixels.copy()  # a view would keep the whole image in memory
+    # a copy, for a view would keep the whole image in memory
+    pixels = shrink(pixels, *target.tolist()) if (target < shape).any() else pixels.copy()
     ratio = target / shape
     offset = (0.5 - low) * ratio - 0.5  # resize keeps the outer edges: (x - low + 0.5) * ratio - 0.5
     return Patch(pixels, np.array([[ratio[0], 0.0, offset[0]], [0.0, ratio[1], offset[1]]]))

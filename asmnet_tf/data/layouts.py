@@ -37,15 +37,15 @@ from asmnet_tf.files import InputError, first_line, read_text
 
 FOLDER = Path(__file__).with_name("descriptions")
 REAL = ("300w", "wflw", "cofw")  # what a number of points stands for, where nothing else is known
-LAYOUTS = ("300w", "wflw", "cofw", "aflw2000", "biwi")  # of files: which reader of readers.py or pose_sets.py
+LAYOUTS = ("300w", "wflw", "cofw", "aflw2000", "biwi")  # of files: which reader of readers.py
 RIGID_POINTS = 6  # PnP on fewer says nothing
 _KINDS = {
-    **dict.fromkeys(("name", "title", "based_on", "layout", "data_dir"), str),
-    **dict.fromkeys(("flip", "pupils", "pose", "contours", "thresholds", "detector_box"), list),
-    **dict.fromkeys(("splits", "subsets", "counts", "published"), dict),
-    **{"points": (int, list), "normaliser": (list, str), "synthetic": bool},
+    **dict.fromkeys(("name", "title", "based_on", "layout", "data_dir"), (str, "a text")),
+    **dict.fromkeys(("flip", "pupils", "pose", "contours", "thresholds", "detector_box"), (list, "a list")),
+    **dict.fromkeys(("splits", "subsets", "counts", "published"), (dict, "a table")),
+    **{"points": (int | list, "names or their number"), "normaliser": (list | str, 'two points or "box"')},
+    "synthetic": (bool, "true or false"),
 }
-_WORDS = {str: "a text", list: "a list", dict: "a table", bool: "true or false"}
 _INHERITED = ("points", "flip", "normaliser", "pupils", "pose", "contours", "thresholds", "detector_box")
 
 
@@ -119,9 +119,7 @@ def find_spec(dataset: str) -> DatasetSpec:
         return DATASETS[dataset]
     path = Path(dataset)
     if path.suffix.lower() != ".toml":
-        raise InputError(
-            f"--dataset {dataset}: there are {', '.join(DATASETS)}, or a description FILE.toml of your own."
-        )
+        raise InputError(f"--dataset {dataset}: there are {', '.join(DATASETS)}, or your own description FILE.toml.")
     table = _table(path)
     spec = read_spec(table, path)
     if spec.name in DATASETS:
@@ -135,127 +133,111 @@ def spec_of(sidecar: dict, num_landmarks: int, path: Path) -> DatasetSpec:
 
     Args: path: of the model, for the error. Raises: InputError where neither tells.
     """
-    spec = None
-    if isinstance(sidecar.get("description"), dict):
-        spec = read_spec(sidecar["description"], path)
-    for name in () if spec else REAL:
-        spec = DATASETS[name] if DATASETS[name].num_landmarks == num_landmarks else spec
+    own, known = sidecar.get("description"), {DATASETS[name].num_landmarks: DATASETS[name] for name in REAL}
+    spec = read_spec(own, path) if isinstance(own, dict) else known.get(num_landmarks)
     if spec is None or spec.num_landmarks != num_landmarks:
-        known = ", ".join(f"{DATASETS[name].num_landmarks}" for name in REAL)
-        raise InputError(
-            f"{path}: {num_landmarks} points per face; {known} have a meaning here. Give --dataset FILE.toml."
-        )
+        meant = f"{', '.join(map(str, known))} have a meaning here"
+        raise InputError(f"{path}: {num_landmarks} points per face; {meant}. Give --dataset FILE.toml.")
     return spec
 
 
 def read_spec(table: dict, where: str | Path) -> DatasetSpec:
     """Returns the spec of a description. Args: where: its file. Raises: InputError naming file, key and what came."""
 
-    def wrong(key: str, came: object, expected: str) -> InputError:
-        of = f", of based_on {own['based_on']}," if key in _INHERITED and key not in own else ""
-        return InputError(f"{where}: {key}{of} is {str(came)[:80]!r}, expected {expected}.")
+    def need(fits: object, key: str, came: object, expected: str) -> None:
+        if not fits:
+            of = f", of based_on {own['based_on']}," if key in _INHERITED and key not in own else ""
+            raise InputError(f"{where}: {key}{of} is {str(came)[:80]!r}, expected {expected}.")
 
     own = table
-    if "based_on" in table:
-        base = table["based_on"]
-        if str(base) not in DATASETS:
-            raise wrong("based_on", base, f"one of {', '.join(DATASETS)}")
-        table = {**{key: DATASETS[base].description.get(key) for key in _INHERITED}, **table}
-        table = {key: value for key, value in table.items() if value is not None}
+    if "based_on" in own:
+        need(str(own["based_on"]) in DATASETS, "based_on", own["based_on"], f"one of {', '.join(DATASETS)}")
+        theirs = DATASETS[own["based_on"]].description
+        table = {key: theirs[key] for key in _INHERITED if key in theirs} | own
     for key, value in own.items():
         if key not in _KINDS:
             raise InputError(f"{where}: unknown key {key[:60]!r}. There are {', '.join(_KINDS)}.")
-        if not isinstance(value, _KINDS[key]) or (isinstance(value, bool) and _KINDS[key] is not bool):
-            kinds = {"points": "names or their number", "normaliser": 'two points or "box"'}
-            raise wrong(key, value, kinds.get(key) or _WORDS[_KINDS[key]])
-    for key in ("name", "points", "flip", "normaliser"):
-        if key not in table:
-            raise InputError(
-                f"{where}: no {key}. It needs name, points, flip and normaliser; see asmnet_tf/data/layouts.py."
-            )
+        kind, words = _KINDS[key]
+        need(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), key, value, words)
+    if missing := [key for key in ("name", "points", "flip", "normaliser") if key not in table]:
+        needed = "It needs name, points, flip and normaliser; see asmnet_tf/data/layouts.py."
+        raise InputError(f"{where}: no {missing[0]}. {needed}")
     name, points = table["name"], table["points"]
-    if not re.fullmatch(r"\w[\w-]{0,60}", name, re.ASCII):
-        raise wrong("name", name, "letters, digits, _ and -")
+    need(re.fullmatch(r"\w[\w-]{0,60}", name, re.ASCII), "name", name, "letters, digits, _ and -")
     names = points if isinstance(points, list) else []
     count = len(names) or points
-    if not isinstance(count, int) or not 2 <= count <= 2000 or not all(isinstance(n, str) for n in names):
-        raise wrong("points", points, "names, or their number, from 2 to 2000")
-    if unfit := [n for n in names if names.count(n) > 1 or re.fullmatch(r"[\d-]*", n)]:
-        raise wrong("points", unfit[0], "names that differ and are no numbers")
+    counted = isinstance(count, int) and 2 <= count <= 2000 and all(isinstance(n, str) for n in names)
+    need(counted, "points", points, "names, or their number, from 2 to 2000")
+    unfit = next((n for n in names if names.count(n) > 1 or re.fullmatch(r"[\d-]*", n)), None)
+    need(unfit is None, "points", unfit, "names that differ and are no numbers")
 
     def run(key: str, items: object) -> tuple[int, ...]:
         found: list[int] = []
         for item in items if isinstance(items, list) else [items]:
             ends = re.fullmatch(r"(\d{1,4})-(\d{1,4})", item) if isinstance(item, str) else None
             first, last = map(int, ends.groups()) if ends else [names.index(item) if item in names else item] * 2
-            if any(isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < count for i in (first, last)):
-                raise wrong(key, item, f"a point: a number from 0 to {count - 1}, a name of `points`, or a run")
+            point = f"a point: a number from 0 to {count - 1}, a name of `points`, or a run"
+            need(all(type(i) is int and 0 <= i < count for i in (first, last)), key, item, point)
             found += range(first, last + 1) if first <= last else range(first, last - 1, -1)
         return tuple(found)
+
+    def are_numbers(items: list, limit: float) -> bool:
+        return all(type(v) in (int, float) and abs(v) <= limit for v in items)
 
     pairs: list[tuple[int, int]] = []
     for item in table["flip"]:
         sides = [run("flip", side) for side in item] if isinstance(item, list) else []
-        if len(sides) != 2 or len(sides[0]) != len(sides[1]):
-            raise wrong("flip", item, "a pair: two points, or two lists of as many")
+        pair = len(sides) == 2 and len(sides[0]) == len(sides[1])
+        need(pair, "flip", item, "a pair: two points, or two lists of as many")
         pairs += zip(*sides)
     flat = [i for pair in pairs for i in pair]
-    if doubled := [i for i in flat if flat.count(i) > 1]:
-        raise wrong("flip", f"point {doubled[0]} twice", "each point in one pair")
-    corners = () if table["normaliser"] == "box" else run("normaliser", table["normaliser"])
-    if table["normaliser"] != "box" and (len(corners) != 2 or corners[0] == corners[1]):
-        raise wrong("normaliser", table["normaliser"], 'two points, or "box"')
+    doubled = next((i for i in flat if flat.count(i) > 1), None)
+    need(doubled is None, "flip", f"point {doubled} twice", "each point in one pair")
+    box = table["normaliser"] == "box"
+    corners = () if box else run("normaliser", table["normaliser"])
+    need(box or len(set(corners)) == len(corners) == 2, "normaliser", table["normaliser"], 'two points, or "box"')
     pupils = tuple(run("pupils", item) for item in table.get("pupils", corners))
-    if len(pupils) not in (0, 2) or (pupils and set(pupils[0]) == set(pupils[1])):
-        raise wrong("pupils", table["pupils"], "two points, or two lists of points")
+    two = not pupils or (len(pupils) == 2 and set(pupils[0]) != set(pupils[1]))
+    need(two, "pupils", table.get("pupils"), "two points, or two lists of points")
     rigid: dict[int, int | tuple[float, ...]] = {}
     for item in table.get("pose", []):
         point, *place = item if isinstance(item, list) and item else [item]
         (point,) = run("pose", [point])[:1]
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e9 for v in place)
-        theirs = tuple(map(float, place)) if len(place) == 3 else place[0] if place else point
-        if not numbers or len(place) not in (0, 1, 3) or (len(place) < 2 and theirs not in range(68)) or point in rigid:
-            raise wrong("pose", item, "a point, [point, 0 to 67] or [point, x, y, z], each point once")
-        rigid[point] = theirs
+        place = place or [point]
+        fits = len(place) == 3 or (len(place) == 1 and place[0] in range(68))
+        fits = fits and are_numbers(place, 1e9) and point not in rigid
+        need(fits, "pose", item, "a point, [point, 0 to 67] or [point, x, y, z], each point once")
+        rigid[point] = tuple(map(float, place)) if len(place) == 3 else place[0]
     contours = [run("contours", item) for item in table.get("contours", [])]
-    if not all(contours):
-        raise wrong("contours", table["contours"], "lists of points")
+    need(all(contours), "contours", table.get("contours"), "lists of points")
     lines = tuple((line[:-1], True) if len(line) > 2 and line[0] == line[-1] else (line, False) for line in contours)
     thresholds = table.get("thresholds", [0.08, 0.10])
-    if not thresholds or not all(isinstance(t, float) and 0 < t <= 1 for t in thresholds):
-        raise wrong("thresholds", thresholds, "fractions like 0.08")
-    if not all(type(faces) is int and faces > 0 for faces in table.get("counts", {}).values()):
-        raise wrong("counts", table["counts"], "numbers of faces")
-    if not table.get("title", name).isprintable():
-        raise wrong("title", table["title"], "one line")
-    layout = table.get("layout", "300w")
-    if layout not in LAYOUTS:
-        raise wrong("layout", layout, f"one of {', '.join(LAYOUTS)}")
-    place = table.get("detector_box")
-    if place is not None:
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= 5 for v in place)
-        if not numbers or len(place) != 3 or place[0] < 0.05:
-            raise wrong("detector_box", place, "scale, x and y, like [0.5, 0.0, -0.1]")
-        place = tuple(map(float, place))
+    fractions = thresholds and all(isinstance(t, float) and 0 < t <= 1 for t in thresholds)
+    need(fractions, "thresholds", thresholds, "fractions like 0.08")
+    counts, title, layout = table.get("counts", {}), table.get("title", name), table.get("layout", "300w")
+    need(all(type(faces) is int and faces > 0 for faces in counts.values()), "counts", counts, "numbers of faces")
+    need(title.isprintable(), "title", title, "one line")
+    need(layout in LAYOUTS, "layout", layout, f"one of {', '.join(LAYOUTS)}")
+    if (box := table.get("detector_box")) is not None:
+        fits = len(box) == 3 and are_numbers(box, 5) and box[0] >= 0.05
+        need(fits, "detector_box", box, "scale, x and y, like [0.5, 0.0, -0.1]")
+        box = tuple(map(float, box))
     splits, shares = {}, {}
     for split, sources in table.get("splits", {}).items():
         if isinstance(sources, float) and 0 < sources < 1 and split != "train":
             shares[split] = sources
-        else:
-            listed = sources if isinstance(sources, list) else [sources]
-            splits[split] = tuple(_source(split, item, wrong) for item in listed)
-            if not listed:
-                raise wrong(f"splits.{split}", sources, "a path, or a list of such")
-    if sum(shares.values()) >= 1 or (shares and "train" not in splits):
-        raise wrong("splits", table["splits"], "shares of train that leave something of it")
-    subsets = {}
-    for subset, tags in table.get("subsets", {}).items():
-        subsets[subset] = tuple(tags) if isinstance(tags, list) else (tags,)
-        if not all(isinstance(tag, str) for tag in subsets[subset]):
-            raise wrong(f"subsets.{subset}", tags, "tags")
+            continue
+        listed = sources if isinstance(sources, list) else [sources]
+        need(listed, f"splits.{split}", sources, "a path, or a list of such")
+        splits[split] = tuple(_source(split, item, need) for item in listed)
+    remains = sum(shares.values()) < 1 and (not shares or "train" in splits)
+    need(remains, "splits", table.get("splits"), "shares of train that leave something of it")
+    subsets = {key: tuple(t) if isinstance(t, list) else (t,) for key, t in table.get("subsets", {}).items()}
+    for subset, tags in subsets.items():
+        need(all(isinstance(tag, str) for tag in tags), f"subsets.{subset}", table["subsets"][subset], "tags")
     return DatasetSpec(
         name=name,
-        title=table.get("title", name),
+        title=title,
         num_landmarks=count,
         layout=layout,
         default_data_dir=table.get("data_dir", f"data/{name}"),
@@ -268,10 +250,10 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
         subsets=subsets,
         shares=shares,
         point_names=tuple(names),
-        subset_counts=table.get("counts", {}),
+        subset_counts=counts,
         thresholds=tuple(thresholds),
         is_synthetic=table.get("synthetic", False),
-        detector_box=place,
+        detector_box=box,
         published=table.get("published", {}),
         description={key: table[key] for key in table if key not in ("based_on", "synthetic", "data_dir")},
     )
@@ -285,16 +267,16 @@ def _table(path: Path) -> dict:
         raise InputError(f"{path}: not TOML ({first_line(error, 120)}).") from error
 
 
-def _source(split: str, item: object, wrong: Callable[[str, object, str], InputError]) -> Source:
-    entry = {"path": item} if not isinstance(item, dict) else item
-    path, faces = entry.get("path"), entry.get("faces", 0)
+def _source(split: str, item: object, need: Callable[[object, str, object, str], None]) -> Source:
+    entry = item if isinstance(item, dict) else {"path": item}
+    path, faces, tag = entry.get("path"), entry.get("faces", 0), entry.get("tag", "")
     fits = isinstance(path, str) and path and set(entry) <= {"path", "tag", "faces"}
-    if not fits or type(faces) is not int or faces < 0 or not isinstance(entry.get("tag", ""), str):
-        raise wrong(f"splits.{split}", item, "a path, a list of such, or a share of train like 0.1")
-    if any(kind(path).anchor or ".." in kind(path).parts for kind in (PurePosixPath, PureWindowsPath)):
-        raise wrong(f"splits.{split}", path, "a path below the data folder")
-    parts = PurePosixPath(path).parts or (split,)
-    return Source(entry.get("tag") or (parts[0] if len(parts) > 1 else PurePosixPath(parts[0]).stem), path, faces)
+    fits = fits and type(faces) is int and faces >= 0 and isinstance(tag, str)
+    need(fits, f"splits.{split}", item, "a path, a list of such, or a share of train like 0.1")
+    above = any(kind(path).anchor or ".." in kind(path).parts for kind in (PurePosixPath, PureWindowsPath))
+    need(not above, f"splits.{split}", path, "a path below the data folder")
+    first, *more = PurePosixPath(path).parts or (split,)
+    return Source(tag or (first if more else PurePosixPath(first).stem), path, faces)
 
 
 DATASETS: dict[str, DatasetSpec] = {}

@@ -32,7 +32,7 @@ import numpy as np
 from tqdm import tqdm
 
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG
-from asmnet_tf.data.geometry import landmark_box
+from asmnet_tf.data.geometry import landmark_box, rotation
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.files import InputError, read_array, read_csv, replacing
 
@@ -50,8 +50,6 @@ def mean_face() -> np.ndarray:
 
 
 # --- angles -----------------------------------------------------------------------------------------------------------
-
-
 def angles_to_matrix(angles_deg: np.ndarray) -> np.ndarray:
     """Angles (..., 3) = yaw, pitch, roll in degrees -> rotations (..., 3, 3), head to camera."""
     yaw, pitch, roll = np.moveaxis(np.radians(angles_deg), -1, 0)
@@ -77,14 +75,10 @@ def matrix_to_angles(rotations: np.ndarray) -> np.ndarray:
 def angles_of_300w_lp(pitch_yaw_roll: np.ndarray) -> np.ndarray:
     """`Pose_Para` of 300W-LP and AFLW2000-3D, (3,) radians -> yaw, pitch, roll (3,) in degrees, in our convention.
 
-    Their rotation is Rx Ry Rz, each transposed, with y upwards and z towards the viewer.
+    Their rotation is Rx Ry Rz, each transposed, with y upwards and z towards the viewer: in our axes, pitch outermost.
     """
-    x, y, z = pitch_yaw_roll
-    rx = [[1, 0, 0], [0, np.cos(x), np.sin(x)], [0, -np.sin(x), np.cos(x)]]
-    ry = [[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]]
-    rz = [[np.cos(z), np.sin(z), 0], [-np.sin(z), np.cos(z), 0], [0, 0, 1]]
-    axes = np.diag([1.0, -1.0, -1.0])
-    return matrix_to_angles(axes @ np.array(rx) @ np.array(ry) @ np.array(rz) @ axes)
+    pitch, yaw, roll = angles_to_matrix(np.degrees(np.diag(pitch_yaw_roll))[:, [1, 0, 2]])
+    return matrix_to_angles(pitch @ yaw @ roll)
 
 
 def angles_to_unit(angles_deg: np.ndarray) -> np.ndarray:
@@ -106,8 +100,6 @@ def signed(angle: np.ndarray | float) -> np.ndarray | float:
 
 
 # --- PnP --------------------------------------------------------------------------------------------------------------
-
-
 def to_rays(landmarks: np.ndarray) -> np.ndarray:
     """Image pixels (..., L, 2) -> coordinates at unit depth of the camera above (..., L, 2)."""
     box = landmark_box(landmarks)
@@ -164,8 +156,7 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec, refine: bool = True)
         if not np.isfinite(face).all():
             continue
         tilt, upright = turn_upright(face, spec)
-        extent = np.ptp(upright, axis=0)
-        if extent.min() <= 1e-9 * np.abs(face).max():  # all on one line, up to rounding
+        if np.ptp(upright, axis=0).min() <= 1e-9 * np.abs(face).max():  # all on one line, up to rounding
             continue
         with contextlib.suppress(cv2.error):  # rigid points on one line: no pose, the row stays NaN
             angles[i] = matrix_to_angles(solve_pnp(points_3d, to_rays(upright)[ours], refine)[0])
@@ -178,16 +169,14 @@ def turn_upright(landmarks: np.ndarray, spec: DatasetSpec) -> tuple[float, np.nd
     if not spec.outer_eye_corners:
         return 0.0, landmarks - landmarks.mean(axis=0)
     across = landmarks[spec.outer_eye_corners[1]] - landmarks[spec.outer_eye_corners[0]]
-    tilt = np.arctan2(across[1], across[0])
-    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
-    return float(np.degrees(tilt)), (landmarks - landmarks.mean(axis=0)) @ turn
+    tilt = float(np.degrees(np.arctan2(across[1], across[0])))
+    return tilt, (landmarks - landmarks.mean(axis=0)) @ rotation(tilt)
 
 
 def cache_folder() -> Path:
     """Returns where computed files are kept: $ASMNET_CACHE, else asmnet_tf in the user's cache folder."""
-    if os.environ.get("ASMNET_CACHE"):
-        return Path(os.environ["ASMNET_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asmnet_tf"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asmnet_tf"
+    return Path(os.environ.get("ASMNET_CACHE") or folder)
 
 
 def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
@@ -196,9 +185,8 @@ def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     The key is a hash of all that the labels depend on: landmarks, mean face, layout, camera and LABELS_VERSION.
     """
     digest = hashlib.sha256(np.ascontiguousarray(landmarks, np.float32).data)
-    digest.update(
-        mean_face().tobytes() + repr((spec.rigid_points, spec.outer_eye_corners, FOCAL, LABELS_VERSION)).encode()
-    )
+    settings = (spec.rigid_points, spec.outer_eye_corners, FOCAL, LABELS_VERSION)
+    digest.update(mean_face().tobytes() + repr(settings).encode())
     path = cache_folder() / f"pose_{spec.name}_{digest.hexdigest()[:16]}.npy"
     with contextlib.suppress(FileNotFoundError, InputError):  # not there yet, or cut short: compute it
         angles = read_array(path)
@@ -211,14 +199,11 @@ def cached_pose(landmarks: np.ndarray, spec: DatasetSpec) -> np.ndarray:
 
 
 # --- pose labels from files -------------------------------------------------------------------------------------------
-
-
 def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads pose labels: name -> yaw, pitch, roll in degrees, float64 (3,).
 
-    `path` is a csv with the columns name, yaw, pitch, roll (degrees; see `files.read_csv`), or a folder of
-    `<name>.npy` files with three numbers in [-1, 1] for +-65 degrees (the release's way; sub-folders become part of the
-    name).
+    `path` is a csv with the columns name, yaw, pitch, roll (degrees; see `files.read_csv`), or the release's: a folder
+    of `<name>.npy` files with three numbers in [-1, 1] for +-65 degrees; sub-folders become part of the name.
 
     Raises: InputError naming the file and line that cannot be used.
     """
@@ -227,12 +212,11 @@ def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if path.is_dir():
         for file in sorted(path.rglob("*.npy")):
             values = read_array(file).reshape(-1)
-            if values.dtype.kind not in "fiu":
-                raise InputError(f"{file}: holds {values.dtype}, expected three numbers. Write it with numpy.save.")
-            values = values.astype(np.float64)
-            if values.shape != (3,) or not np.isfinite(values).all() or np.abs(values).max() > 1.0 + 1e-6:
-                raise InputError(f"{file}: holds {values[:4]}, expected yaw, pitch, roll in [-1, 1] for +-65 degrees.")
-            labels[file.relative_to(path).with_suffix("").as_posix()] = unit_to_angles(values)
+            if values.dtype.kind not in "fiu" or values.shape != (3,) or not (np.abs(values) <= 1.0 + 1e-6).all():
+                held = f"{values.dtype} {values[:4]}"
+                raise InputError(f"{file}: holds {held}, expected yaw, pitch, roll in [-1, 1] for +-65 degrees.")
+            name = file.relative_to(path).with_suffix("").as_posix()
+            labels[name] = unit_to_angles(values.astype(np.float64))
         if not labels:
             raise InputError(f"{path}: no .npy file in this folder. A pose folder holds one <image name>.npy per face.")
         return labels

@@ -1,9 +1,16 @@
-"""The readers of annotation files: each gives the faces of one source of a dataset (NumPy, OpenCV).
+"""The readers of annotation files: each gives the faces of one source of a dataset (NumPy, OpenCV, SciPy, h5py).
 
 300W    <data_dir>/{helen,lfpw}/{trainset,testset}/, afw/, ibug/ with NAME.{jpg,png,...} beside NAME.pts
 own     such folders, lists of images, csv, dlib XML, COCO keypoints: see layouts.py
 WFLW    <data_dir>/WFLW_images/... and WFLW_annotations/list_98pt_rect_attr_train_test/*.txt (207 columns)
 COFW    <data_dir>/COFW_{train,test}_color.mat (MATLAB v7.3, which is HDF5)
+aflw2000  <data_dir>/**/NAME.jpg beside NAME.mat with Pose_Para, and pt3d_68 or pt2d; 300W-LP, too (Zhu et al. 2016)
+biwi      <data_dir>/NN/frame_XXXXX_rgb.png beside frame_XXXXX_pose.txt (rotation, place of the head in mm), NN/rgb.cal
+
+Angles of the last two (BIWI: Fanelli et al. 2013) are those of the annotated rotation in the convention of pose.py.
+300W-LP takes the same rotation apart in another order, which differs where two angles are large, and puts the zero of
+pitch elsewhere, a constant: PnP on the points of 16 AFLW2000-3D faces gives 3 degrees less (median). Faces with one of
+their angles beyond 99 degrees are left out, as published tables do.
 """
 
 from __future__ import annotations
@@ -18,26 +25,19 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
+from asmnet_tf import files
 from asmnet_tf.config import PHOTO_ENDINGS
 from asmnet_tf.data.geometry import image_size, landmark_box, read_image
 from asmnet_tf.data.layouts import DatasetSpec, Source
-from asmnet_tf.files import (
-    BROKEN_HDF5,
-    InputError,
-    first_line,
-    parse_numbers,
-    read_csv,
-    read_dataset,
-    read_text,
-    write_csv,
-)
+from asmnet_tf.data.pose import angles_of_300w_lp, matrix_to_angles, mean_face
+from asmnet_tf.files import InputError, first_line, parse_numbers, read_csv, read_dataset, read_text
 
 if TYPE_CHECKING:
     import h5py
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 MAX_PTS_BYTES = 1 << 20  # a .pts has about 2 kB; more is another kind of file
 MAX_LIST_BYTES = 1 << 28  # the list of 7,500 WFLW faces has 16 MB
 WFLW_ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")  # columns 200..205
+MAX_ANGLE_DEG = 99.0
+EYES_MM = 90.0  # between the outer eye corners, of the mean face that stands for BIWI's heads
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -52,10 +54,9 @@ class Sample:
     """One annotated face.
 
     name: unique in its split: image path without its ending, relative to the data folder (WFLW: to WFLW_images, with
-    `#k` for the k-th listed face of that image). landmarks: float32 (L, 2), pixels of the upright
-    image, 0-based; half of them or more lie in it.
-    bbox: float32 (4,), bounding box of the landmarks. tags: source folder and attribute flags. pose: yaw, pitch, roll
-    in degrees, or None. index: which image of a file that holds several (COFW).
+    `#k` for the k-th listed face of that image). landmarks: float32 (L, 2), pixels of the upright image, 0-based; half
+    of them or more lie in it. bbox: float32 (4,), their bounding box. tags: source folder and attribute flags.
+    pose: yaw, pitch, roll in degrees, or None. index: which image of a file that holds several (COFW).
     """
 
     name: str
@@ -104,7 +105,7 @@ class BadSamples:
         if not self.reasons:
             path.unlink(missing_ok=True)  # of an earlier evaluation into the same folder
             return
-        write_csv(path, ("name", "reason"), self.reasons.items())
+        files.write_csv(path, ("name", "reason"), self.reasons.items())
         first = next(iter(self.reasons.values()))
         print(f"{path}: {len(self.reasons)} bad samples skipped, the first: {first}", file=sys.stderr)
 
@@ -121,8 +122,6 @@ def progress(items: Iterable, title: str, total: int | None = None) -> Iterable:
 
 
 # --- 300W -------------------------------------------------------------------------------------------------------------
-
-
 def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
     """Reads a `.pts` file, with or without the `version/n_points/{` header.
 
@@ -169,15 +168,13 @@ def pts_text(landmarks: np.ndarray) -> str:
     return f"version: 1\nn_points:  {len(landmarks)}\n{{\n{rows}\n}}\n"
 
 
-def read_folder_pts(
-    spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples
-) -> list[Sample]:
+def read_folder_pts(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
     """Reads a folder of images and .pts; `NAME_1.pts` may be the first face of NAME.jpg."""
     folder = data_dir / source.path
     # one listing instead of three look-ups a file; natural order is not needed, only a fixed one
-    files = [os.path.splitext(name) for name in sorted(os.listdir(folder), reverse=True) if not name.startswith(".")]
-    images = {stem: stem + ending for stem, ending in files if ending.lower() in PHOTO_ENDINGS}
-    points = {stem: stem + ending for stem, ending in reversed(files) if ending.lower() == ".pts"}
+    names = [os.path.splitext(name) for name in sorted(os.listdir(folder), reverse=True) if not name.startswith(".")]
+    images = {stem: stem + ending for stem, ending in names if ending.lower() in PHOTO_ENDINGS}
+    points = {stem: stem + ending for stem, ending in reversed(names) if ending.lower() == ".pts"}
     for stem in [stem for stem in points if stem not in images]:  # what predict writes: a number for each face
         if (photo := re.sub(r"_[1-9]\d?$", "", stem)) in images and photo not in points:
             images[stem] = images[photo]
@@ -186,35 +183,29 @@ def read_folder_pts(
         lonely = next(name for stem, name in points.items() if stem not in images)
         print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely}), left out", file=sys.stderr)
     used, both = {*images.values(), *points.values()}, images.keys() & points.keys()
-    others = (stem + end for stem, end in files if stem in both and end.lower() in (".pts", *PHOTO_ENDINGS))
+    others = (stem + end for stem, end in names if stem in both and end.lower() in (".pts", *PHOTO_ENDINGS))
     if spare := sorted(name for name in others if name not in used):
         print(f"{folder}: {len(spare)} more files of the same faces ({spare[0]}), left out", file=sys.stderr)
-    tags = frozenset({source.name})
-    samples = []
+    tags = frozenset({source.name})  # one for all faces
     for stem, file in progress(paired[:limit], source.path):
         name = (PurePosixPath(source.path) / stem).as_posix()
         with bad.catch(name):
-            samples.append(new_sample(name, folder / images[stem], read_pts(folder / file, spec.num_landmarks), tags))
-    return samples
+            landmarks = read_pts(folder / file, spec.num_landmarks)
+            yield new_sample(name, folder / images[stem], landmarks, tags)
 
 
-def _read_list(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
-    samples, path = [], data_dir / source.path
+def _read_list(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
+    path = data_dir / source.path
     lines = filter(None, map(str.strip, read_text(path, MAX_LIST_BYTES).split("\n")))
     for line in itertools.islice(lines, limit):
         with bad.catch(line):
             image = _find_image(path, data_dir, line)
-            points = next(
-                (p for end in (".pts", ".PTS") if (p := image.with_suffix(end)).is_file()), image.with_suffix(".pts")
-            )
-            landmarks = read_pts(points, spec.num_landmarks)
-            samples.append(new_sample(_name(image, data_dir), image, landmarks, {source.name}))
-    return samples
+            points, upper = image.with_suffix(".pts"), image.with_suffix(".PTS")
+            landmarks = read_pts(upper if upper.is_file() and not points.is_file() else points, spec.num_landmarks)
+            yield new_sample(_name(image, data_dir), image, landmarks, {source.name})
 
 
 # --- csv, dlib XML, COCO ----------------------------------------------------------------------------------------------
-
-
 def _find_image(path: Path, data_dir: Path, name: str) -> Path:
     """Returns the image that an annotation file names, from the file's folder or the data folder; nowhere else."""
     if not name.strip():
@@ -281,11 +272,9 @@ def _coco_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tupl
         yield f"{path}, annotation {number}", image, functools.partial(points, keypoints)
 
 
-def _read_annotated(
-    spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples
-) -> list[Sample]:
+def _read_annotated(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
     path = data_dir / source.path
-    samples, faces = [], list(_FACES[path.suffix.lower()](path, spec, bad))
+    faces = list(_FACES[path.suffix.lower()](path, spec, bad))
     times, seen = Counter(image for _, image, _ in faces), Counter()
     for at, name, points in progress(faces[:limit], path.name):
         seen[name] += 1
@@ -300,23 +289,20 @@ def _read_annotated(
             if not (np.abs(numbers) <= 1e6).all():  # NaN is not
                 raise InputError(f"{at}: a point that is not a number.")
             label = _name(image, data_dir) + (f"#{seen[name] - 1}" if times[name] > 1 else "")
-            samples.append(new_sample(label, image, numbers.reshape(-1, 2), {source.name}))
-    return samples
+            yield new_sample(label, image, numbers.reshape(-1, 2), {source.name})
 
 
 _FACES = {".csv": _csv_faces, ".xml": _dlib_faces, ".json": _coco_faces}
 
 
 # --- WFLW -------------------------------------------------------------------------------------------------------------
-
-
-def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
+def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> list[Sample]:
     path = data_dir / source.path
     samples, faces, absent = [], Counter(), 0
     columns = 2 * spec.num_landmarks + 11
     is_file = functools.cache(os.path.isfile)  # unlike Path.is_file() also False for what no file can be called
     for number, line in enumerate(progress(read_text(path, MAX_LIST_BYTES).split("\n"), path.name), 1):
-        if limit is not None and len(samples) >= limit:
+        if len(samples) >= limit:
             break
         if not line.strip():
             continue
@@ -336,27 +322,23 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
             faces[image_name] += 1
             try:
                 numbers = np.array(parse_numbers([part.strip(" ,;\t") for part in parts[:-1]]))
+                if not (np.abs(numbers) <= 1e6).all():  # NaN is not
+                    raise ValueError("not finite, or beyond 1e6")
             except ValueError as error:
-                raise InputError(f"{at}: a column that is not a number ({error}).") from error
-            if not (np.abs(numbers) <= 1e6).all():  # NaN is not
-                raise InputError(f"{at}: a column that is not a number. Download the list again.")
+                raise InputError(f"{at}: a column that is not a number ({error}). Download the list again.") from error
             image = data_dir / "WFLW_images" / relative
             if not is_file(image):
                 absent += 1
                 continue
-            landmarks = numbers[: 2 * spec.num_landmarks].reshape(-1, 2)
-            flags = numbers[2 * spec.num_landmarks + 4 : 2 * spec.num_landmarks + 10] > 0.5
-            tags = {source.name} | {tag for tag, on in zip(WFLW_ATTRIBUTES, flags) if on}
-            samples.append(new_sample(name, image, landmarks, tags))
+            tags = {source.name} | {tag for tag, flag in zip(WFLW_ATTRIBUTES, numbers[-6:]) if flag > 0.5}
+            samples.append(new_sample(name, image, numbers[: 2 * spec.num_landmarks].reshape(-1, 2), tags))
     if absent:
         print(f"{path}: {absent} listed faces whose image is absent, left out", file=sys.stderr)
     return samples
 
 
 # --- COFW -------------------------------------------------------------------------------------------------------------
-
-
-def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | None, bad: BadSamples) -> list[Sample]:
+def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
     path = data_dir / source.path
     ending = "Tr" if source.name == "train" else "T"
     with _open_mat(path, f"phis{ending} and Is{ending}") as file:
@@ -365,7 +347,6 @@ def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
     rows = 3 * spec.num_landmarks
     if table.ndim != 2 or table.shape[0] != rows or table.shape[1] != count:
         raise InputError(f"{path}: phis{ending} has shape {table.shape}, expected ({rows}, {count}).")
-    samples = []
     for i, column in enumerate(progress(table.T[:limit], path.name)):
         name = f"{source.name}/{i:04d}"
         with bad.catch(name):
@@ -374,8 +355,7 @@ def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int | N
             x, y, occluded = np.split(column, 3)
             tags = {source.name} | ({"occlusion"} if occluded.any() else set())
             landmarks = np.stack([x, y], axis=1) - 1.0  # MATLAB counts from 1
-            samples.append(new_sample(name, path, landmarks, tags, index=i))
-    return samples
+            yield new_sample(name, path, landmarks, tags, index=i)
 
 
 def _cofw_reference(file: h5py.File, index: int) -> h5py.Reference:
@@ -383,12 +363,10 @@ def _cofw_reference(file: h5py.File, index: int) -> h5py.Reference:
 
 
 def _cofw_image_size(path: Path, index: int) -> tuple[int, int, bool] | None:
-    try:
-        with _open_mat(path, f"image {index}") as file:
-            width, height = file[_cofw_reference(file, index)].shape[-2:]
-    except InputError:
-        return None
-    return width, height, False
+    with contextlib.suppress(InputError), _open_mat(path, f"image {index}") as file:
+        width, height = file[_cofw_reference(file, index)].shape[-2:]
+        return width, height, False
+    return None
 
 
 def _read_cofw_image(path: Path, index: int) -> np.ndarray:
@@ -408,9 +386,83 @@ def _open_mat(path: Path, wanted: str) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except BROKEN_HDF5 as error:
+    except files.BROKEN_HDF5 as error:
         raise InputError(f"{path}: {wanted} cannot be read ({str(error)[:100]}). Is it COFW's colour file?") from error
+
+
+# --- AFLW2000-3D, 300W-LP, BIWI ---------------------------------------------------------------------------------------
+def _read_aflw2000(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
+    beyond = 0
+    for path in progress(_files(data_dir / source.path, "*.mat")[:limit], spec.title):
+        name = path.relative_to(data_dir).with_suffix("").as_posix()
+        with bad.catch(name):
+            points, angles = _read_mat(path)
+            image = next((p for end in PHOTO_ENDINGS if (p := path.with_suffix(end)).is_file()), None)
+            if image is None:
+                raise InputError(f"{path}: no image beside it. Is the download whole?")
+            if np.abs(angles).max() > np.radians(MAX_ANGLE_DEG):
+                beyond += 1
+                continue
+            sample = new_sample(name, image, points, {source.name})
+            yield replace(sample, pose=angles_of_300w_lp(angles).astype(np.float32))
+    if beyond:
+        told = f"{beyond} faces with an angle beyond {MAX_ANGLE_DEG:g} degrees, left out"
+        print(f"{data_dir / source.path}: {told}", file=sys.stderr)
+
+
+def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns landmarks (68, 2), 0-based, and pitch, yaw, roll in radians as the file has them."""
+    from scipy.io import loadmat  # only this dataset needs it
+
+    try:
+        content = loadmat(path, variable_names=("Pose_Para", "pt3d_68", "pt2d"))
+        points = np.asarray(content["pt3d_68"] if "pt3d_68" in content else content["pt2d"], np.float64)[:2].T
+        angles = np.asarray(content["Pose_Para"], np.float64).reshape(-1)[:3]
+    except Exception as error:  # SciPy raises whatever comes for a damaged file
+        raise InputError(f"{path}: no whole file of AFLW2000-3D or 300W-LP ({first_line(error)}).") from error
+    if points.shape != (68, 2) or angles.shape != (3,) or not (np.abs([*points.flat, *angles]) < 1e6).all():
+        raise InputError(f"{path}: {points.shape[0]} points and {angles.size} angles, expected 68 and 3 finite ones.")
+    return points - 1.0, angles  # MATLAB counts from 1
+
+
+def _read_biwi(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
+    """Landmarks are the mean face put where the head is annotated: enough for a crop, not for an NME."""
+    cameras = {}
+    for path in progress(_files(data_dir / source.path, "frame_*_pose.txt")[:limit], spec.title):
+        name = path.relative_to(data_dir).as_posix().removesuffix("_pose.txt")
+        with bad.catch(name):
+            image = path.with_name(path.name.replace("_pose.txt", "_rgb.png"))
+            if path.parent not in cameras:
+                cameras[path.parent] = _numbers(path.parent / "rgb.cal", 25)
+            camera, pose = cameras[path.parent], _numbers(path, 12)
+            rotation, place = pose[:9].reshape(3, 3), pose[9:12]
+            if np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.05:
+                raise InputError(f"{path}: its first nine numbers are no rotation. Is it a file of BIWI?")
+            turn, shift = camera[13:22].reshape(3, 3), camera[22:25]  # behind them the size of the image
+            face = (mean_face() * EYES_MM) @ rotation.T + place
+            seen = (face @ turn.T + shift) @ camera[:9].reshape(3, 3).T
+            if (seen[:, 2] <= 0).any():
+                raise InputError(f"{path}: the head is behind the camera. Is {path.parent / 'rgb.cal'} its own?")
+            sample = new_sample(name, image, seen[:, :2] / seen[:, 2:], {source.name})
+            yield replace(sample, pose=matrix_to_angles(turn @ rotation).astype(np.float32))
+    told = "landmarks are the mean face put at the place of the head, for the crop; only pose is measured"
+    print(f"{spec.title}: {told}", file=sys.stderr)
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    return [path for path in sorted(folder.rglob(pattern)) if not path.name.startswith(".")]
+
+
+def _numbers(path: Path, count: int) -> np.ndarray:
+    try:
+        numbers = np.array(read_text(path).split(), np.float64)
+    except ValueError as error:
+        raise error if isinstance(error, InputError) else InputError(f"{path}: {first_line(error)}.") from error
+    if len(numbers) < count or not np.isfinite(numbers).all():
+        raise InputError(f"{path}: {len(numbers)} numbers, {count} expected. Is it a file of BIWI?")
+    return numbers
 
 
 # by the ending of a file of faces, or by the layout of a dataset of such
 FILE_READERS = {".txt": _read_list, **dict.fromkeys(_FACES, _read_annotated), "wflw": _read_wflw, "cofw": _read_cofw}
+READERS = {**FILE_READERS, "aflw2000": _read_aflw2000, "biwi": _read_biwi}

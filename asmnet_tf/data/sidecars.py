@@ -26,10 +26,7 @@ def pretrained_path(name: str) -> Path:
 
 
 def pretrained_sidecar(name: str) -> dict:
-    """Returns what stands beside a shipped model: dataset, input_size, crop, crop_scale, recipe, seed, commit, ...
-
-    Raises: InputError that lists the names, for another one.
-    """
+    """Returns what stands beside a shipped model: dataset, input_size, crop, crop_scale, recipe, seed, commit, ..."""
     return read_sidecar(pretrained_path(name))
 
 
@@ -109,13 +106,12 @@ def crop_of(path: Path, sidecar: dict, crop: str | None = None) -> tuple[str, fl
 
 def _find(source: str | Path, shipped: dict[str, Path], kind: str) -> Path:
     path = Path(source)
-    if os.path.exists(path):  # unlike path.exists() also false for what no file can be called
+    # unlike path.exists(), false for what no file can be called
+    if os.path.exists(path) or len(path.parts) != 1 or path.suffix:
         return path
-    if len(path.parts) == 1 and not path.suffix:
-        if path.name not in shipped:
-            raise InputError(f"{path}: no such {kind}, neither a file nor shipped. {_there_are(shipped)}")
-        return shipped[path.name]
-    return path
+    if path.name not in shipped:
+        raise InputError(f"{path}: no such {kind}, neither a file nor shipped. {_there_are(shipped)}")
+    return shipped[path.name]
 
 
 def _there_are(names: list[str] | dict[str, Path]) -> str:

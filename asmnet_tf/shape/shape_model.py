@@ -86,9 +86,8 @@ class ShapeModel:
         check_percent(pca_percent)
         variance = np.cumsum(self.eigenvalues)
         k = min(np.searchsorted(variance / variance[-1], pca_percent / 100, side="right") + 1, self.num_components)
-        return replace(
-            self, eigenvectors=self.eigenvectors[:, :k], eigenvalues=self.eigenvalues[:k], pca_percent=pca_percent
-        )
+        vectors, values = self.eigenvectors[:, :k], self.eigenvalues[:k]
+        return replace(self, eigenvectors=vectors, eigenvalues=values, pca_percent=pca_percent)
 
     def project(self, shapes: np.ndarray) -> np.ndarray:
         """Returns shape parameters b = V^T (s - mean): (..., K) from (..., 2L). Raises: ValueError for another L."""
@@ -145,10 +144,8 @@ class ShapeModel:
         if not fits or not finite or (model.eigenvalues < 0).any():
             raise InputError(f"{path}: its arrays do not fit together. Make it again with pca_builder.py.")
         if model.crop not in CROPS or not 0.1 < model.crop_scale < 10 or model.units not in UNITS:
-            raise InputError(
-                f"{path}: crop {model.crop[:20]!r} of scale {model.crop_scale:g}, units {model.units[:20]!r}: unknown. "
-                "Make it again with pca_builder.py."
-            )
+            frame = f"crop {model.crop[:20]!r} of scale {model.crop_scale:g}, units {model.units[:20]!r}"
+            raise InputError(f"{path}: {frame}: unknown. Make it again with pca_builder.py.")
         return model
 
 

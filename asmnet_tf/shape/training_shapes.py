@@ -55,18 +55,13 @@ def read_shapes(path: str | Path, spec: DatasetSpec, limit: int | None = None) -
         total += shapes[rows].sum(axis=0, dtype=np.float64)
     mean = total / max(len(shapes), 1)
     if np.abs(mean).max() > 2 or mean[0] > 0:  # point 0 is on the left of the face
-        raise InputError(
-            f"{path}: the mean's first point is ({mean[0]:.4g}, {mean[1]:.4g}), so these are pixels or of the other "
-            f"sign. {_WHAT}"
-        )
+        point = f"the mean's first point is ({mean[0]:.4g}, {mean[1]:.4g})"
+        raise InputError(f"{path}: {point}, so these are pixels or of the other sign. {_WHAT}")
     return shapes
 
 
 def load_for(path: str | Path, spec: DatasetSpec, crop: str) -> ShapeModel:
-    """Loads the shape model of a dataset and crop, and says so where it is a shipped one.
-
-    Raises: InputError if it is another dataset's or crop's: its shapes would not fit.
-    """
+    """Loads the shape model of a dataset and crop; says where it is a shipped one. Raises: InputError for another's."""
     model = ShapeModel.load(path)
     again = f"pca_builder.py --dataset {spec.name} --crop {crop}"
     if model.dataset != spec.name:
@@ -74,10 +69,8 @@ def load_for(path: str | Path, spec: DatasetSpec, crop: str) -> ShapeModel:
     if model.num_landmarks != spec.num_landmarks or model.units != "network":
         raise InputError(f"{path}: {model.num_landmarks} landmarks in {model.units} units. Make it anew with {again}.")
     if (model.crop, model.crop_scale) != (crop, crop_scale(crop)):
-        raise InputError(
-            f"{path}: fitted in {model.crop} crops of scale {model.crop_scale:g}, this run uses {crop}. Make it with "
-            f"{again} --output shape_models_{crop}."
-        )
+        fitted = f"fitted in {model.crop} crops of scale {model.crop_scale:g}, this run uses {crop}"
+        raise InputError(f"{path}: {fitted}. Make it with {again} --output shape_models_{crop}.")
     if find_shape_model(path).parent == SHAPE_MODELS:
         faces = f"{model.n_samples} of {sum(source.expected for source in spec.splits['train'])} training faces"
         print(f"{path}: the shape model that ships with the package, fitted on {faces}; pca_builder.py makes your own")

@@ -1,6 +1,6 @@
 """Synthetic faces as a dataset: written in the layouts of 300W and WFLW, so that the real readers read it.
 
-Face i of folder k depends on the seed, k and i alone, not on the number of workers or faces. NumPy and OpenCV only.
+Face i of folder k depends on the seed, k and i alone, not on the number of workers or faces. NumPy, OpenCV, SciPy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from asmnet_tf.data.geometry import landmark_box
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec
 from asmnet_tf.data.readers import pts_text
 from asmnet_tf.files import InputError, read_json, replacing_folder
-from asmnet_tf.synthetic.renderer import ATTRIBUTES, SyntheticFace, render_face
+from asmnet_tf.synthetic.renderer import ATTRIBUTES, render_face
 
 GENERATOR_VERSION = 2
 _CHUNK = 20  # faces that a worker renders at once
@@ -34,14 +34,6 @@ _COMPLETE = "synthetic.json"  # written last: a folder that has it is whole
 
 class _Overtaken(Exception):
     """Another process has written the dataset meanwhile: its faces serve as well."""
-
-
-def _list_line(face: SyntheticFace, name: str) -> str:
-    """Returns the line of a WFLW list, 207 columns: 98 points, box, six flags, image."""
-    box = landmark_box(face.landmarks_98)
-    numbers = [f"{v:.6f}" for v in face.landmarks_98.reshape(-1).tolist()]
-    numbers += [f"{v:.0f}" for v in (*np.floor(box[:2]), *np.ceil(box[2:]))]
-    return " ".join([*numbers, *(f"{face.attributes[name]:d}" for name in ATTRIBUTES), name])
 
 
 def _write_faces(
@@ -59,8 +51,12 @@ def _write_faces(
         line = ""
         if layout == "300w":
             path.with_suffix(".pts").write_text(pts_text(face.landmarks_68), encoding="ascii")
-        else:
-            line = _list_line(face, f"{folder.name}/{path.name}")
+        else:  # 207 columns: 98 points, box, six flags, image
+            box = landmark_box(face.landmarks_98)
+            columns = [f"{v:.6f}" for v in face.landmarks_98.reshape(-1).tolist()]
+            columns += [f"{v:.0f}" for v in (*np.floor(box[:2]), *np.ceil(box[2:]))]
+            columns += [f"{face.attributes[name]:d}" for name in ATTRIBUTES]
+            line = " ".join([*columns, f"{folder.name}/{path.name}"])
         done.append((path.stem, line, face.pose.tolist()))
     return done
 

@@ -1,4 +1,4 @@
-"""Draws one synthetic face: a 3D head with exact landmarks and exact pose (NumPy and OpenCV only).
+"""Draws one synthetic face: a 3D head with exact landmarks and exact pose (NumPy, OpenCV, SciPy).
 
 A head is a closed surface through the 3D mean face of `pose.py`, so its zero pose is the project's zero pose. Identity
 and expression are smooth maps of space that move surface and landmarks alike. The camera is the one `pose.py` assumes.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -40,25 +41,7 @@ class SyntheticFace:
 
 
 # --- the mean head ----------------------------------------------------------------------------------------------------
-
-# Surface points between and around the landmarks (x, y, z of `mean_face`); those with x > 0 stand for both sides.
-_SURFACE = np.array(
-    [
-        *((0.09, -0.25, -0.06), (0.1, -0.12, -0.06), (0.115, 0.0, -0.1), (0.1, 0.1, -0.26), (0.19, 0.15, -0.1)),  # nose
-        *((0.15, 0.19, -0.17), (0.07, 0.17, -0.33), (0.25, 0.12, -0.01), (0.28, 0.0, 0.03), (0.33, -0.1, 0.06)),
-        *((0.45, -0.08, 0.07), (0.6, -0.02, 0.13), (0.45, 0.14, 0.03), (0.34, 0.28, 0.01), (0.45, 0.4, 0.09)),  # cheek
-        *((0.7, 0.15, 0.25), (0.64, 0.45, 0.26), (0.5, 0.65, 0.23), (0.82, -0.1, 0.42), (0.85, 0.2, 0.5)),
-        *((0.68, -0.25, 0.2), (0.16, 0.36, -0.1), (0.0, 0.34, -0.165), (0.0, 0.75, -0.03), (0.2, 0.75, 0.03)),
-        *((0.0, 0.9, -0.06), (0.18, 0.9, -0.01), (0.36, 0.8, 0.13), (0.0, 1.01, -0.02)),  # chin
-        *((0.0, -0.36, -0.165), (0.0, -0.5, -0.16), (0.0, -0.7, -0.15), (0.3, -0.7, -0.11), (0.55, -0.65, 0.05)),
-        *((0.0, -0.95, -0.06), (0.35, -0.95, -0.01), (0.62, -0.9, 0.22), (0.76, -0.55, 0.3), (0.0, -1.2, 0.12)),
-        *((0.35, -1.18, 0.2), (0.0, -1.42, 0.55), (0.5, -1.28, 0.6), (0.85, -0.8, 0.65), (0.92, -0.45, 0.7)),
-        *((0.0, -1.5, 1.0), (0.55, -1.34, 1.05), (0.88, -0.9, 1.1), (0.97, -0.4, 1.05), (0.93, 0.1, 1.1)),
-        *((0.0, -1.25, 1.7), (0.6, -1.0, 1.65), (0.0, -0.6, 2.02), (0.65, -0.4, 1.8), (0.0, 0.1, 1.9)),
-        *((0.6, 0.2, 1.6), (0.0, 0.7, 1.5), (0.5, 0.75, 1.25), (0.0, 1.08, 0.4), (0.3, 1.0, 0.5), (0.0, 1.05, 0.8)),
-        *((0.6, 0.85, 0.8), (0.78, 0.6, 0.9), (0.88, 0.3, 0.95), (0.0, 1.0, 1.2)),
-    ]
-)
+_SURFACE_FILE = Path(__file__).parents[1] / "data" / "head_surface.csv"
 _CENTRE = np.array([0.0, -0.1, 0.8])  # the head is star-shaped around it
 _ROWS, _COLUMNS = 56, 60
 # hairline: height of the lowest hair by the angle around the head, 0 in front
@@ -103,21 +86,16 @@ def base_landmarks() -> tuple[np.ndarray, np.ndarray]:
 @functools.cache
 def _mean_head() -> np.ndarray:
     """Returns the 68 landmarks, the 98, and a grid of the surface, dense in front: (166 + rows x columns, 3)."""
-    known = np.concatenate([mean_face()[:60], _SURFACE, _SURFACE[_SURFACE[:, 0] > 0] * [-1, 1, 1]]) - _CENTRE
-    radius = np.linalg.norm(known, axis=1)
-    directions = known / radius[:, None]
+    from scipy.interpolate import RBFInterpolator  # only rendering needs it
 
-    def basis(at: np.ndarray) -> np.ndarray:  # thin-plate spline over chords of the sphere, with a linear part
-        squared = np.maximum(2 - 2 * at @ directions.T, 1e-12)
-        return np.hstack([squared * np.log(squared), np.ones((len(at), 1)), at])
-
-    system = basis(directions) + 1e-4 * np.eye(len(known), len(known) + 4)
-    system = np.vstack([system, np.hstack([system[:, -4:].T, np.zeros((4, 4))])])
+    others = np.loadtxt(_SURFACE_FILE, delimiter=",")
+    known = np.concatenate([mean_face()[:60], others, others[others[:, 0] > 0] * [-1, 1, 1]]) - _CENTRE
+    radius = np.linalg.norm(known, axis=1, keepdims=True)
+    surface = RBFInterpolator(known / radius, radius, smoothing=5e-5)  # thin-plate spline over chords of the sphere
     s, t = np.linspace(-1, 1, _COLUMNS), np.linspace(-1, 1, _ROWS)
     around, up = (v.ravel() for v in np.meshgrid(np.pi * (0.45 * s + 0.55 * s**3), np.pi * (0.375 * t + 0.125 * t**3)))
     grid = np.stack([np.sin(around) * np.cos(up), np.sin(up), -np.cos(around) * np.cos(up)], axis=1)
-    grid *= (basis(grid) @ np.linalg.solve(system, np.append(radius, np.zeros(4))))[:, None]
-    return np.concatenate([*base_landmarks(), grid + _CENTRE])
+    return np.concatenate([*base_landmarks(), grid * surface(grid) + _CENTRE])
 
 
 def _bump(points: np.ndarray, x: float, y: float, wide: float, high: float) -> np.ndarray:
@@ -127,8 +105,6 @@ def _bump(points: np.ndarray, x: float, y: float, wide: float, high: float) -> n
 
 
 # --- who it is, what it does, how it is seen --------------------------------------------------------------------------
-
-
 def _draw_person(rng: np.random.Generator, hard: bool) -> dict:
     """Draws the properties of a face that do not depend on the size of the image."""
     wild = 1.4 if hard else 1.0
@@ -215,8 +191,6 @@ class _View:
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
-
-
 def _fixed(points: np.ndarray) -> np.ndarray:
     return np.rint(points[..., :2] * 16).astype(np.int32)  # OpenCV draws at 1/16 pixel (shift 4)
 
