@@ -82,23 +82,18 @@ def open_run(output: Path, name: str, resume: bool) -> Iterator[Path]:
 
 def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str, has_pose: bool = True) -> dict:
     """Returns what a user of the saved model must know, written as JSON beside it. flags: those of train.py."""
+    by = "description" if "val" in spec.split_names else "photograph"
     return {
         "architecture": flags["arch"],
-        "head": flags["head"],
         "dataset": spec.name,
         "num_landmarks": spec.num_landmarks,
-        "input_size": flags["input_size"],
         "input": "RGB pixels 0..255",
-        "crop": flags["crop"],
         "crop_scale": crop_scale(flags["crop"]),
         "landmarks": "O_L: (p - centre) / size of the crop, x0, y0, x1, ...",
         "pose": "O_P: yaw, pitch, roll over pose_range_deg" if has_pose else None,
         "pose_range_deg": POSE_RANGE_DEG,
-        **{key: flags[key] for key in ("recipe", "loss", "landmark_loss", "seed")},
-        "hold_out": {
-            "by": "description" if "val" in spec.split_names else "photograph",
-            "fraction": flags["val_fraction"],
-        },
+        **{key: flags[key] for key in ("head", "input_size", "crop", "recipe", "loss", "landmark_loss", "seed")},
+        "hold_out": {"by": by, "fraction": flags["val_fraction"]},
         **({} if spec.is_known else {"description": spec.description}),
         "commit": commit,
     }
@@ -119,11 +114,11 @@ def content_hashes(
         return f"sha256:{whole.hexdigest()}"
 
     hashes = {"faces": sha256(*(part for s in samples for part in (s.name, s.landmarks)))}
-    hashes["pose_labels"] = sha256(*(s.pose for s in samples if s.pose is not None)) if pose_labels else "none"
-    hashes["shape_model"] = "none"
-    if shape_model is not None:
+    hashes |= {"pose_labels": "none", "shape_model": "none", "weights": weights}
+    if pose_labels:
+        hashes["pose_labels"] = sha256(*(s.pose for s in samples if s.pose is not None))
+    if shape_model:
         hashes["shape_model"] = sha256(shape_model.mean_shape, shape_model.eigenvectors, shape_model.eigenvalues)
-    hashes["weights"] = weights
     if weights not in ("none", "imagenet"):
         try:
             hashes["weights"] = sha256(np.fromfile(find_model(weights), np.uint8))
