@@ -121,8 +121,7 @@ def main(args: argparse.Namespace) -> None:
             if patches is None or patches.size != phase.input_size:
                 patches = patches_of(faces, size=phase.input_size)
                 held_out = patches_of(part, size=phase.input_size, margin=1.0) if part else None
-            augmentation = AUGMENTATIONS[phase.augment]
-            batches = TrainingBatches(patches, augmentation, args.batch_size, args.seed, **more)
+            batches = TrainingBatches(patches, AUGMENTATIONS[phase.augment], args.batch_size, args.seed, **more)
             loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, phase.pose_weight * has_pose)
             plan = schedule.Plan(recipe, number, batches.steps_per_epoch, **how)
             place = {"folder": folder, "sidecar": sidecar | {"input_size": phase.input_size}, "replicas": replicas}
