@@ -10,7 +10,6 @@ KERAS = {"backend": "tensorflow", "floatx": "float32", "image_data_format": "cha
 # --- constants of the paper (sections 3 and 4; release configuration) -------------------------------------------------
 
 ALPHAS = (2.0, 1.0, 0.5)  # weight of the ASM term in the first, second and last third of the epochs
-ALPHA_SCHEDULES = ("epochs", "release")  # thirds of the epochs, or of the steps per epoch as in the release
 POSE_WEIGHT = 0.5  # weight of the pose loss; the landmark loss has weight 1
 CLIP_STD = 3.0  # shape parameters are clipped to +-3 sqrt(eigenvalue)
 POSE_RANGE_DEG = 65.0  # O_P = angle / 65 degrees
@@ -153,7 +152,5 @@ RECIPES["finetune"] = replace(
     RECIPES["tuned"], phases=(Phase(40, augment="mild", freeze_batch_norm=True, pose_weight=2.0),), batch_size=8
 )
 LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing")
-ARCHITECTURES = ("asmnet", "mobilenet_v2")
 HEADS = ("pooled", "spatial")  # what the two linear heads of ASMNet see; pooled is the paper's
-LOSSES = ("asm", "mse")
 CACHES = ("auto", "memory", "disk", "none")  # where decoded patches are kept
