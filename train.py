@@ -129,9 +129,9 @@ def main(args: argparse.Namespace) -> None:
             trainer.go_on(progress, stored if number == first else None)
             if number == first and replicas.is_chief:
                 counts = {"train": len(faces), "extra": len(extra), "validation": len(validation)}
-                counts |= {"parameters": model.count_params()}
-                record = {"content": content, "commit": sidecar["commit"], "replicas": replicas}
-                run_folder.write_arguments(folder, flags, counts | {"skipped": len(bad.reasons)}, **record)
+                counts |= {"parameters": model.count_params(), "skipped": len(bad.reasons)}
+                where = {"workers": replicas.workers, "replicas": replicas.count, "commit": sidecar["commit"]}
+                run_folder.write_arguments(folder, flags, counts, content=content, **where)
                 bad.write(folder)
                 print(f"{folder}: {len(faces)} faces, {len(validation)} held out, {model.count_params():,} parameters")
             trainer.run(score_start=has_head)

@@ -175,8 +175,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--val-fraction", type=fraction, default=config.VAL_FRACTION, help="held out of training (0.1)")
     told = "further training faces, with the dataset's points: a folder of images and .pts, a .csv, .xml, .json or list"
     add("--extra", type=Path, metavar="FOLDER", help=told)
-    told = "how often an epoch has each of them (1)"
-    add("--extra-weight", type=within(0.01, 100), default=1.0, metavar="W", help=told)
+    add("--extra-weight", type=within(0.01, 100), default=1.0, metavar="W", help="how often an epoch has each (1)")
     add("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz, else shipped")
 
     add = group("model").add_argument

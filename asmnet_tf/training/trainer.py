@@ -180,15 +180,10 @@ class Trainer:
         """Raises: InputError unless all workers are to go on from the same step with the same weights and faces."""
         names = "\0".join(sample.name for sample in self.batches.patches.samples).encode(errors="surrogateescape")
         weights = b"".join(array.tobytes() for array in self.model.get_weights())
-        self.replicas.check_agreement(
-            steps_done=self.progress.step,
-            epochs=self.plan.epochs,
-            seed=self.batches.seed,
-            batch_size=self.batches.batch_size,
-            training_faces=len(self.batches.patches),
-            checksum_of_their_names=zlib.crc32(names),
-            checksum_of_the_weights=zlib.crc32(weights),
-        )
+        flags = {"epochs": self.plan.epochs, "seed": self.batches.seed, "batch_size": self.batches.batch_size}
+        faces = {"training_faces": len(self.batches.patches), "checksum_of_their_names": zlib.crc32(names)}
+        made = {"steps_done": self.progress.step, "checksum_of_the_weights": zlib.crc32(weights)}
+        self.replicas.check_agreement(**flags, **faces, **made)
 
     def _train_epoch(self, epoch: int, stream: Iterator[dict[str, tf.Tensor]]) -> dict:
         self.alpha.assign(alpha_at(epoch, self.plan.alpha_length, self.plan.recipe.alpha))
@@ -243,12 +238,11 @@ class Trainer:
         """Raises Stopped, the state saved."""
         if self.replicas.is_chief:
             self._save_state()
-        terminated = self.signals.received != signal.SIGINT  # the signal may have come to another worker
-        raise Stopped(
-            f"{self.folder}: {'preempted' if terminated else 'interrupted'}: epoch {self.progress.epoch + 1}, step "
-            f"{self.progress.step} of {self.batches.steps_per_epoch} is saved; go on with --resume",
-            0 if terminated else EXIT_INTERRUPTED,
-        )
+        done = f"epoch {self.progress.epoch + 1}, step {self.progress.step} of {self.batches.steps_per_epoch}"
+        why, code = "preempted", 0  # also where the signal came to another worker
+        if self.signals.received == signal.SIGINT:
+            why, code = "interrupted", EXIT_INTERRUPTED
+        raise Stopped(f"{self.folder}: {why}: {done} is saved; go on with --resume", code)
 
     @contextlib.contextmanager
     def _averaged_weights(self, keep: bool) -> Iterator[None]:
