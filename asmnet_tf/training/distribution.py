@@ -82,11 +82,8 @@ class Replicas:
             return batch
 
         def rows(context: tf.distribute.ValueContext) -> Any:
-            k = context.replica_id_in_sync_group % local
-            return tf.nest.map_structure(
-                lambda array: tf.convert_to_tensor(array[len(array) * k // local : len(array) * (k + 1) // local]),
-                batch,
-            )
+            part = Replicas(worker=context.replica_id_in_sync_group % local, workers=local).part
+            return tf.nest.map_structure(lambda array: tf.convert_to_tensor(array[part(len(array))]), batch)
 
         return self.strategy.experimental_distribute_values_from_function(rows)
 
@@ -121,10 +118,7 @@ class Replicas:
                 raise InputError(f"{name.replace('_', ' ')}: {told}. {needed}")
 
     def part_seeds(self, model: keras.Model) -> None:
-        """Gives the random layers of each replica a stream of their own; the first replica's stays as it is.
-
-        Else all replicas would drop the same units of their rows.
-        """
+        """Gives the random layers of each replica but the first a stream of their own: else all drop the same units."""
         import tensorflow as tf
 
         states = [v.value for v in model.non_trainable_variables if "seed_generator_state" in v.path]

@@ -100,10 +100,7 @@ def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str, ha
 def content_hashes(
     samples: Sequence[Sample], pose_labels: Path | None, shape_model: ShapeModel | None, weights: str
 ) -> dict[str, str]:
-    """Returns what a run is made from, as `sha256:...` or in a word: a file that was moved is still the same.
-
-    Args: samples: all faces. weights: of --weights. pose_labels, shape_model: None where the run uses none.
-    """
+    """Returns what a run is made from, as `sha256:...` or in a word: a file that was moved is still the same."""
 
     def sha256(*parts: object) -> str:
         whole = hashlib.sha256()
@@ -126,10 +123,7 @@ def content_hashes(
 
 
 def check_flags(folder: Path, flags: Mapping[str, object], content: Mapping[str, str] | None = None) -> None:
-    """Raises: InputError if a run is resumed with other flags than args.json has, or from other `content_hashes`.
-
-    The result would be neither run's.
-    """
+    """Raises: InputError if a run is resumed with other flags or content than args.json has: it would be neither."""
     path = folder / "args.json"
     try:
         record = read_json(path)

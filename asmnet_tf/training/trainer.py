@@ -67,10 +67,8 @@ class Trainer:
     ) -> None:
         self.model, self.batches, self.validation = model, batches, validation
         self.loss, self.plan, self.spec = loss, plan, spec
-        self.folder, self.sidecar = folder, sidecar
-        self.replicas = replicas or Replicas()
-        self.strategy = self.replicas.strategy
-        count = self.replicas.count
+        self.folder, self.sidecar, self.replicas = folder, sidecar, replicas or Replicas()
+        self.strategy, count = self.replicas.strategy, self.replicas.count
         if batches.batch_size < count:
             raise InputError(f"--batch-size {batches.batch_size}: fewer images than the {count} replicas. Use more.")
         if plan.xla and count > 1:
