@@ -25,13 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv."""
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
-    add(
-        "models",
-        nargs="*",
-        metavar="MODEL",
-        type=Path,
-        help=".keras, .tflite, .onnx, SavedModel, .h5, shipped NAME",
-    )
+    add("models", nargs="*", metavar="MODEL", type=Path, help=".keras, .tflite, .onnx, SavedModel, .h5, shipped NAME")
     add("--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="any method's .npz")
     add("--mean-shape", type=Path, metavar="NPZ", help="also score the mean of a shape model: the floor")
     cli.add_data_arguments(parser, dataset_default=None)
@@ -52,10 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         (not args.models and not args.predictions, "nothing to evaluate: give a MODEL or --predictions NAME=FILE"),
         (args.flip and not args.models, "--flip: only a MODEL can be run on the mirrored image"),
         (args.boxes == "detector" and not args.models, "--boxes: only a MODEL is given boxes"),
-        (
-            any(abs(t - round(t, 2)) > 1e-9 for t in thresholds),
-            "--thresholds: two decimals at most (fr_pct@0.08)",
-        ),
+        (any(abs(t - round(t, 2)) > 1e-9 for t in thresholds), "--thresholds: two decimals at most (fr_pct@0.08)"),
         (len(set(thresholds)) < len(thresholds), "--thresholds: one of them twice"),
         *((not all(text.partition("=")), f"--predictions {text}: expected NAME=FILE") for text in args.predictions),
     ):

@@ -23,20 +23,13 @@ from asmnet_tf.data.layouts import find_spec
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv."""
     parser = cli.new_parser(__doc__)
+    add = parser.add_argument
     cli.add_data_arguments(parser)
-    parser.add_argument(
-        "--shapes", type=Path, metavar="NPY", help="instead of a dataset: float (N, 2L) in network units of --crop"
-    )
+    add("--shapes", type=Path, metavar="NPY", help="instead of a dataset: float (N, 2L) in network units of --crop")
     cli.add_crop_argument(parser, "square", "default: square")
-    parser.add_argument(
-        "--pca-percent",
-        type=cli.within(-1e9, 1e9),
-        nargs="+",
-        default=[PCA_PERCENT],
-        metavar="P",
-        help="variance to keep, %% (90)",
-    )
-    parser.add_argument("--output", type=Path, default=Path("shape_models"), help="folder (default: shape_models)")
+    number, told = cli.within(-1e9, 1e9), "variance to keep, %% (90)"
+    add("--pca-percent", type=number, nargs="+", default=[PCA_PERCENT], metavar="P", help=told)
+    add("--output", type=Path, default=Path("shape_models"), help="folder (default: shape_models)")
     args = parser.parse_args(argv)
     if args.shapes is not None and args.data_dir is not None:
         parser.error("--shapes and --data-dir: the shapes come from one or the other")
@@ -79,10 +72,9 @@ def main(args: argparse.Namespace) -> None:
         moved[percent] = metrics.smoothing_distance(model, shapes, frames, spec)
         path = args.output / f"{spec.name}_pca{percent:g}.npz"
         model.save(path)
-        print(
-            f"{path}: {model.num_components} of {2 * model.num_landmarks} components from {model.n_samples} faces, "
-            f"{args.crop} crop; ASM moves a shape by {100 * np.nanmean(moved[percent]):.2f} % inter-ocular"
-        )
+        kept = f"{model.num_components} of {2 * model.num_landmarks} components from {model.n_samples} faces"
+        far = f"ASM moves a shape by {100 * np.nanmean(moved[percent]):.2f} % inter-ocular"
+        print(f"{path}: {kept}, {args.crop} crop; {far}")
 
     # 4. Pictures.
     share = full.eigenvalues / full.eigenvalues.sum()

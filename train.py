@@ -121,8 +121,7 @@ def main(args: argparse.Namespace) -> None:
             if patches is None or patches.size != phase.input_size:
                 patches = patches_of(faces, size=phase.input_size)
                 held_out = patches_of(part, size=phase.input_size, margin=1.0) if part else None
-            augmentation = AUGMENTATIONS[phase.augment]
-            batches = TrainingBatches(patches, augmentation, args.batch_size, args.seed, **more)
+            batches = TrainingBatches(patches, AUGMENTATIONS[phase.augment], args.batch_size, args.seed, **more)
             loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, phase.pose_weight * has_pose)
             plan = schedule.Plan(recipe, number, batches.steps_per_epoch, **how)
             place = {"folder": folder, "sidecar": sidecar | {"input_size": phase.input_size}, "replicas": replicas}
@@ -130,9 +129,9 @@ def main(args: argparse.Namespace) -> None:
             trainer.go_on(progress, stored if number == first else None)
             if number == first and replicas.is_chief:
                 counts = {"train": len(faces), "extra": len(extra), "validation": len(validation)}
-                counts |= {"parameters": model.count_params()}
-                record = {"content": content, "commit": sidecar["commit"], "replicas": replicas}
-                run_folder.write_arguments(folder, flags, counts | {"skipped": len(bad.reasons)}, **record)
+                counts |= {"parameters": model.count_params(), "skipped": len(bad.reasons)}
+                where = {"workers": replicas.workers, "replicas": replicas.count, "commit": sidecar["commit"]}
+                run_folder.write_arguments(folder, flags, counts, content=content, **where)
                 bad.write(folder)
                 print(f"{folder}: {len(faces)} faces, {len(validation)} held out, {model.count_params():,} parameters")
             trainer.run(score_start=has_head)

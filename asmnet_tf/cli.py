@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NoReturn
 
 from asmnet_tf import config
 from asmnet_tf.config import RECIPES, Recipe
@@ -24,7 +23,6 @@ from asmnet_tf.data.sidecars import default_shape_model
 from asmnet_tf.files import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Stopped, first_line, read_json
 
 EXIT_PIPE = 141  # as of a program that the signal of a closed pipe ends
-STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 # what TensorFlow says to stderr whatever its log level, by default 2, errors
 _NOTE = re.compile(
     rb"WARNING: All log messages before absl|[IWE]\d{4} |\d{4}-\d\d-\d\d [\d:.]+: [IWE] "
@@ -144,15 +142,11 @@ def without_notes() -> Iterator[None]:
                     os.write(2, line)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Ends the program with one line: the usage above it would bury it."""
-        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {InputError(message)}\n")
-
-
 def new_parser(docstring: str) -> argparse.ArgumentParser:
-    """Returns a parser that shows the script's docstring as it is written."""
-    return _Parser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Returns a parser that shows the script's docstring as it is written and ends with one line, without the usage."""
+    parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = lambda message: parser.exit(EXIT_BAD_INPUT, f"{parser.prog}: error: {InputError(message)}\n")
+    return parser
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, dataset_default: str | None = "synthetic") -> None:
@@ -181,12 +175,11 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--val-fraction", type=fraction, default=config.VAL_FRACTION, help="held out of training (0.1)")
     told = "further training faces, with the dataset's points: a folder of images and .pts, a .csv, .xml, .json or list"
     add("--extra", type=Path, metavar="FOLDER", help=told)
-    told = "how often an epoch has each of them (1)"
-    add("--extra-weight", type=within(0.01, 100), default=1.0, metavar="W", help=told)
+    add("--extra-weight", type=within(0.01, 100), default=1.0, metavar="W", help="how often an epoch has each (1)")
     add("--shape-model", type=Path, help="default: shape_models/<dataset>_pca90.npz, else shipped")
 
     add = group("model").add_argument
-    add("--arch", choices=config.ARCHITECTURES, default="asmnet")
+    add("--arch", choices=("asmnet", "mobilenet_v2"), default="asmnet")
     add("--head", choices=config.HEADS, default="pooled", help="spatial: keeps position, beside the paper's")
     add("--weights", default="none", help="none, imagenet, .keras, .weights.h5, .h5 or a shipped NAME")
 
@@ -194,10 +187,11 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     told = f"finetune: goes on from --weights, default {config.DEFAULT_MODEL}, gently enough for 20 faces"
     add("--recipe", choices=RECIPES, default="tuned", help=told)
     told = "asm: with the ASM term, mse: without it; default: asm of paper or beside --alpha or --shape-model, else mse"
-    add("--loss", choices=config.LOSSES, help=told)
+    add("--loss", choices=("asm", "mse"), help=told)
     add("--landmark-loss", choices=config.LANDMARK_LOSSES, help="metric of both landmark terms")
     add("--alpha", type=non_negative, nargs=3, metavar="A", help="weight of the ASM term by thirds")
-    add("--alpha-schedule", choices=config.ALPHA_SCHEDULES, default="epochs", help="release: by its defect")
+    told = "thirds of what; release: of the steps of an epoch, its defect"
+    add("--alpha-schedule", choices=("epochs", "release"), default="epochs", help=told)
     add("--pose-weight", type=non_negative)
     add("--batch-size", type=positive_int)
     add("--weight-decay", type=non_negative)
@@ -233,7 +227,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = group("several devices or machines", "--batch-size is of all of them together").add_argument
     told = "auto: multiworker where TF_CONFIG is set, mirrored on two GPUs or more, else one"
-    add("--strategy", choices=STRATEGIES, default="auto", help=told)
+    add("--strategy", choices=("auto", "one", "mirrored", "multiworker"), default="auto", help=told)
     add("--devices", type=device, nargs="+", metavar="D", help="of mirrored: GPU:0 GPU:1; CPU:0 CPU:1")
     add("--scale-lr", action="store_true", help="--lr times the number of replicas (Goyal et al. 2017)")
 

@@ -10,7 +10,6 @@ KERAS = {"backend": "tensorflow", "floatx": "float32", "image_data_format": "cha
 # --- constants of the paper (sections 3 and 4; release configuration) -------------------------------------------------
 
 ALPHAS = (2.0, 1.0, 0.5)  # weight of the ASM term in the first, second and last third of the epochs
-ALPHA_SCHEDULES = ("epochs", "release")  # thirds of the epochs, or of the steps per epoch as in the release
 POSE_WEIGHT = 0.5  # weight of the pose loss; the landmark loss has weight 1
 CLIP_STD = 3.0  # shape parameters are clipped to +-3 sqrt(eigenvalue)
 POSE_RANGE_DEG = 65.0  # O_P = angle / 65 degrees
@@ -65,21 +64,13 @@ class Augmentation:
     occlusion: float = 0.0  # probability of a random grey or noisy rectangle
 
 
+_LIGHT = {"brightness": 0.2, "contrast": 0.3, "noise": 0.04}
 _TUNED = Augmentation(
-    flip=0.5,
-    rotation_deg=30.0,
-    scale=0.1,
-    shift=0.05,
-    brightness=0.2,
-    contrast=0.3,
-    colour=0.15,
-    noise=0.04,
-    blur=0.1,
-    occlusion=0.3,
+    flip=0.5, rotation_deg=30.0, scale=0.1, shift=0.05, colour=0.15, blur=0.1, occlusion=0.3, **_LIGHT
 )
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": Augmentation(),
-    "paper": Augmentation(margin_px=TIGHT_MARGIN_PX, brightness=0.2, contrast=0.3, colour=0.1, noise=0.04),
+    "paper": Augmentation(margin_px=TIGHT_MARGIN_PX, colour=0.1, **_LIGHT),
     "tuned": _TUNED,
     "mild": replace(_TUNED, rotation_deg=12.0, occlusion=0.15),  # for the last epochs: closer to what is seen in use
 }
@@ -112,17 +103,20 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The defaults that `train.py --recipe` stands for; every one of them has a flag of its own."""
+    """The defaults that `train.py --recipe` stands for; every one of them has a flag of its own.
+
+    Unless a recipe says otherwise, as in the release's loop: Adam, squared error, tight crop, no L2.
+    """
 
     phases: tuple[Phase, ...]
-    batch_size: int
-    schedule: str  # "constant" or "cosine", of each phase
-    loss: str
-    landmark_loss: str
-    crop: str
-    dropout: float
-    input_range: tuple[float, float]  # what the model's rescaling layer makes of pixels 0..255
-    start_at_mean: bool  # see `asmnet.start_at_mean`; else the untrained network predicts random numbers
+    batch_size: int = 50
+    schedule: str = "constant"  # or "cosine", of each phase
+    loss: str = "asm"
+    landmark_loss: str = "mse"
+    crop: str = "tight"
+    dropout: float = DROPOUT
+    input_range: tuple[float, float] = (0.0, 1.0)  # what the model's rescaling layer makes of pixels 0..255
+    start_at_mean: bool = False  # see `asmnet.start_at_mean`; else the untrained network predicts random numbers
     inverse_time_decay: float = 0.0  # lr / (1 + decay * step), of the constant schedule
     warmup_epochs: float = 0.0  # of each phase
     alpha: tuple[float, float, float] = ALPHAS
@@ -132,19 +126,7 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    # as in the release's loop: Adam, 1e-2 with decay 1e-5 per step, squared error, tight crop, no L2
-    "paper": Recipe(
-        phases=(Phase(150, lr=1e-2, augment="paper"),),
-        batch_size=50,
-        schedule="constant",
-        inverse_time_decay=1e-5,
-        loss="asm",
-        landmark_loss="mse",
-        crop="tight",
-        dropout=DROPOUT,
-        input_range=(0.0, 1.0),
-        start_at_mean=False,
-    ),
+    "paper": Recipe((Phase(150, lr=1e-2, augment="paper"),), inverse_time_decay=1e-5),
     # what made the shipped asmnet_300w, there in three runs: 4 hours on two quiet cores
     "tuned": Recipe(
         phases=(
@@ -167,12 +149,8 @@ RECIPES: dict[str, Recipe] = {
 # not choose the rate. Of a kind that the model knows (21 of the 68 points; 20, 200, 1,812 faces) neither 2e-4 nor 2e-5
 # made it better than the head fitted to them; of another kind (lying faces) 20 came from 71 to 30 % at 2e-4.
 RECIPES["finetune"] = replace(
-    RECIPES["tuned"],
-    phases=(Phase(40, augment="mild", freeze_batch_norm=True, pose_weight=2.0),),
-    batch_size=8,
+    RECIPES["tuned"], phases=(Phase(40, augment="mild", freeze_batch_norm=True, pose_weight=2.0),), batch_size=8
 )
 LANDMARK_LOSSES = ("mse", "l1", "smooth_l1", "wing")
-ARCHITECTURES = ("asmnet", "mobilenet_v2")
 HEADS = ("pooled", "spatial")  # what the two linear heads of ASMNet see; pooled is the paper's
-LOSSES = ("asm", "mse")
 CACHES = ("auto", "memory", "disk", "none")  # where decoded patches are kept

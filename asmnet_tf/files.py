@@ -278,14 +278,13 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     import numpy as np  # here, so that `--help` does not wait for it
 
-    with _expecting(path, ".npz file of plain arrays"):
-        with np.load(path, allow_pickle=False) as file:
-            check_archive(path)
-            arrays = {name: file[name] for name in file.files}
+    with _expecting(path, ".npz file of plain arrays"), np.load(path, allow_pickle=False) as file:
+        check_archive(path)
+        arrays = {name: file[name] for name in file.files}
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray):  # numpy gives other members of the archive as bytes
                 raise ValueError(f"its member {name} is no array")
-        return arrays
+    return arrays
 
 
 def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
@@ -332,15 +331,15 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def parse_numbers(fields: Sequence[str]) -> list[float]:
+def parse_numbers(fields: Sequence[str], marks: set[str] | None = None) -> list[float]:
     """Returns numbers that are written with a decimal point or, all of them, with a decimal comma.
 
+    Args:   marks: those of the numbers before, to which the marks of these are added.
     Raises: ValueError with the reason.
     """
-    text = " ".join(fields)
-    with contextlib.suppress(ValueError):
-        return [float(field) for field in fields]
-    if "," in text and "." in text:
+    text, marks = " ".join(fields), set() if marks is None else marks
+    marks.update(mark for mark in ",." if mark in text)
+    if len(marks) == 2:
         raise ValueError("a comma as decimal point in one number, a point in another")
     with contextlib.suppress(ValueError):
         return [float(field.replace(",", ".")) for field in fields]
@@ -368,13 +367,6 @@ def free_memory() -> int:
 
 
 # --- HDF5: arrays of one file alone, of bounded size ---
-
-
-def is_hdf5(path: str | os.PathLike) -> bool:
-    """Returns whether a file begins as HDF5; False where it cannot be read."""
-    import h5py
-
-    return os.path.isfile(path) and h5py.is_hdf5(path)
 
 
 def read_dataset(group: h5py.Group, name: str | h5py.Reference) -> np.ndarray:
@@ -448,7 +440,7 @@ def read_csv(
     rows = (row for row in reader if any(map(str.strip, row)))
     wanted = [name, *numbers]
     expected = ", ".join(wanted if len(wanted) < 7 else [*wanted[:5], "...", wanted[-1]])
-    seen: set[str] = set()
+    marks: set[str] = set()
 
     def wrong(what: object) -> InputError:
         return InputError(f"{path}, line {reader.line_num}: {what}; expected {expected}.")
@@ -469,11 +461,8 @@ def read_csv(
                 text, *fields = (row[place].strip() for place in places)
                 left_out = optional is not None and (len(fields) == len(numbers) or not fields[-1])
                 fields = fields[: len(numbers)] if left_out else fields
-                seen |= {mark for mark in ",." if mark in "".join(fields)}
-                if len(seen) == 2:
-                    raise wrong("a comma as decimal point in one number, a point in another")
                 try:
-                    values = parse_numbers(fields)
+                    values = parse_numbers(fields, marks)
                 except ValueError as error:
                     raise wrong(error) from error
                 if not all(map(math.isfinite, values)):

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG, crop_scale
-from asmnet_tf.files import BROKEN_HDF5, InputError, first_line, is_hdf5, replacing
+from asmnet_tf.files import BROKEN_HDF5, InputError, first_line, replacing
 from asmnet_tf.network import keras
 from asmnet_tf.network.asmnet import BUILDERS
 from asmnet_tf.network.checkpoints import read_keras2_weights, set_layer_weights
@@ -278,7 +278,7 @@ def _read(path: Path) -> tuple[dict | None, dict[str, list[np.ndarray]]]:
     except InputError:
         raise
     except BROKEN_HDF5 as error:
-        what = f"a truncated or damaged HDF5 file ({first_line(error)})" if is_hdf5(path) else "not an HDF5 file"
+        what = f"a truncated or damaged HDF5 file ({first_line(error)})" if h5py.is_hdf5(path) else "not an HDF5 file"
         raise InputError(f"{path}: {what}. Download or save the model again.") from error
 
 

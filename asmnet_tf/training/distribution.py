@@ -52,14 +52,12 @@ class Replicas:
         self, make_strategy: Callable[[], tf.distribute.Strategy] | None = None, worker: int = 0, workers: int = 1
     ) -> None:
         self.worker, self.workers = worker, workers
-        self._make_strategy = make_strategy
+        self._make_strategy = make_strategy or functools.partial(_local_strategy, "one")
 
     @functools.cached_property
     def strategy(self) -> tf.distribute.Strategy:
         """Made when it is first asked for."""
-        import tensorflow as tf
-
-        return self._make_strategy() if self._make_strategy else tf.distribute.get_strategy()
+        return self._make_strategy()
 
     @property
     def is_chief(self) -> bool:
@@ -84,11 +82,8 @@ class Replicas:
             return batch
 
         def rows(context: tf.distribute.ValueContext) -> Any:
-            k = context.replica_id_in_sync_group % local
-            return tf.nest.map_structure(
-                lambda array: tf.convert_to_tensor(array[len(array) * k // local : len(array) * (k + 1) // local]),
-                batch,
-            )
+            part = Replicas(worker=context.replica_id_in_sync_group % local, workers=local).part
+            return tf.nest.map_structure(lambda array: tf.convert_to_tensor(array[part(len(array))]), batch)
 
         return self.strategy.experimental_distribute_values_from_function(rows)
 
@@ -119,16 +114,11 @@ class Replicas:
         for name, column in zip(values, self.total(table).T):
             if (column != column[0]).any():
                 told = ", ".join(f"{int(value)} in worker {k}" for k, value in enumerate(column))
-                raise InputError(
-                    f"{name.replace('_', ' ')}: {told}. All workers need the same flags and data, and an --output "
-                    "folder that they share."
-                )
+                needed = "All workers need the same flags and data, and an --output folder that they share."
+                raise InputError(f"{name.replace('_', ' ')}: {told}. {needed}")
 
     def part_seeds(self, model: keras.Model) -> None:
-        """Gives the random layers of each replica a stream of their own; the first replica's stays as it is.
-
-        Else all replicas would drop the same units of their rows.
-        """
+        """Gives the random layers of each replica but the first a stream of their own: else all drop the same units."""
         import tensorflow as tf
 
         states = [v.value for v in model.non_trainable_variables if "seed_generator_state" in v.path]
@@ -178,16 +168,11 @@ def joined(kind: str, devices: Sequence[str] | None = None, threads: int | None 
         _leave(str(stopped), stopped.code)
     except KeyboardInterrupt:
         _leave("interrupted", EXIT_INTERRUPTED)
-    except tf.errors.OpError as error:
-        if not _LOST.search(str(error)):
+    except Exception as error:
+        if not isinstance(error, tf.errors.OpError) or not _LOST.search(str(error)):
             _leave(traceback.format_exc(), 1)
-        _leave(
-            "error: another worker has ended or cannot be reached; if it ended by itself, its own last line says why. "
-            "Start all workers again with --resume.",
-            EXIT_TRY_AGAIN,
-        )
-    except Exception:
-        _leave(traceback.format_exc(), 1)
+        told = "another worker has ended or cannot be reached; if it ended by itself, its own last line says why"
+        _leave(f"error: {told}. Start all workers again with --resume.", EXIT_TRY_AGAIN)
 
 
 def prepare(seed: int, deterministic: bool = False, threads: int | None = None, mixed_precision: bool = False) -> None:
@@ -218,13 +203,12 @@ def set_threads(count: int | None) -> None:
 
 def _leave(message: str, code: int) -> NoReturn:
     """Ends the process without TensorFlow's own farewell, which waits for workers that are lost."""
-    print(message, file=sys.stderr)
+    print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)
 
 
-def _local_strategy(kind: str, devices: Sequence[str] | None) -> tf.distribute.Strategy:
+def _local_strategy(kind: str, devices: Sequence[str] | None = None) -> tf.distribute.Strategy:
     """Returns MirroredStrategy, or the default one. Raises: InputError for a device that is not there."""
     import tensorflow as tf
 
@@ -252,10 +236,8 @@ def _connect() -> Replicas:
     except tf.errors.OpError as error:
         if _LOST.search(str(error)):
             raise
-        reason = first_line(error, 120)
-        raise InputError(
-            f"{addresses[worker]}: worker {worker} cannot listen there ({reason}). Is it this machine's, the port free?"
-        ) from error
+        told = f"worker {worker} cannot listen there ({first_line(error, 120)})"
+        raise InputError(f"{addresses[worker]}: {told}. Is it this machine's, the port free?") from error
     return Replicas(lambda: strategy, worker, len(addresses))
 
 

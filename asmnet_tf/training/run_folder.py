@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from asmnet_tf.training.distribution import Replicas
-
 LOG_COLUMNS = (
     *("epoch", "loss", "loss_landmarks", "loss_asm", "loss_pose", "alpha", "lr", "images_per_s", "seconds"),
     *("val_nme_pct", "val_yaw_deg", "val_pitch_deg", "val_roll_deg"),
@@ -82,23 +80,18 @@ def open_run(output: Path, name: str, resume: bool) -> Iterator[Path]:
 
 def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str, has_pose: bool = True) -> dict:
     """Returns what a user of the saved model must know, written as JSON beside it. flags: those of train.py."""
+    by = "description" if "val" in spec.split_names else "photograph"
     return {
         "architecture": flags["arch"],
-        "head": flags["head"],
         "dataset": spec.name,
         "num_landmarks": spec.num_landmarks,
-        "input_size": flags["input_size"],
         "input": "RGB pixels 0..255",
-        "crop": flags["crop"],
         "crop_scale": crop_scale(flags["crop"]),
         "landmarks": "O_L: (p - centre) / size of the crop, x0, y0, x1, ...",
         "pose": "O_P: yaw, pitch, roll over pose_range_deg" if has_pose else None,
         "pose_range_deg": POSE_RANGE_DEG,
-        **{key: flags[key] for key in ("recipe", "loss", "landmark_loss", "seed")},
-        "hold_out": {
-            "by": "description" if "val" in spec.split_names else "photograph",
-            "fraction": flags["val_fraction"],
-        },
+        **{key: flags[key] for key in ("head", "input_size", "crop", "recipe", "loss", "landmark_loss", "seed")},
+        "hold_out": {"by": by, "fraction": flags["val_fraction"]},
         **({} if spec.is_known else {"description": spec.description}),
         "commit": commit,
     }
@@ -107,10 +100,7 @@ def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str, ha
 def content_hashes(
     samples: Sequence[Sample], pose_labels: Path | None, shape_model: ShapeModel | None, weights: str
 ) -> dict[str, str]:
-    """Returns what a run is made from, as `sha256:...` or in a word: a file that was moved is still the same.
-
-    Args: samples: all faces. weights: of --weights. pose_labels, shape_model: None where the run uses none.
-    """
+    """Returns what a run is made from, as `sha256:...` or in a word: a file that was moved is still the same."""
 
     def sha256(*parts: object) -> str:
         whole = hashlib.sha256()
@@ -119,11 +109,11 @@ def content_hashes(
         return f"sha256:{whole.hexdigest()}"
 
     hashes = {"faces": sha256(*(part for s in samples for part in (s.name, s.landmarks)))}
-    hashes["pose_labels"] = sha256(*(s.pose for s in samples if s.pose is not None)) if pose_labels else "none"
-    hashes["shape_model"] = "none"
-    if shape_model is not None:
+    hashes |= {"pose_labels": "none", "shape_model": "none", "weights": weights}
+    if pose_labels:
+        hashes["pose_labels"] = sha256(*(s.pose for s in samples if s.pose is not None))
+    if shape_model:
         hashes["shape_model"] = sha256(shape_model.mean_shape, shape_model.eigenvectors, shape_model.eigenvalues)
-    hashes["weights"] = weights
     if weights not in ("none", "imagenet"):
         try:
             hashes["weights"] = sha256(np.fromfile(find_model(weights), np.uint8))
@@ -133,10 +123,7 @@ def content_hashes(
 
 
 def check_flags(folder: Path, flags: Mapping[str, object], content: Mapping[str, str] | None = None) -> None:
-    """Raises: InputError if a run is resumed with other flags than args.json has, or from other `content_hashes`.
-
-    The result would be neither run's.
-    """
+    """Raises: InputError if a run is resumed with other flags or content than args.json has: it would be neither."""
     path = folder / "args.json"
     try:
         record = read_json(path)
@@ -146,10 +133,9 @@ def check_flags(folder: Path, flags: Mapping[str, object], content: Mapping[str,
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error}). {_AGAIN}") from error
     if had.get("epochs", flags["epochs"]) != flags["epochs"] and (folder / "last.keras").is_file():
-        raise InputError(
-            f"{path}: the run has --epochs {had['epochs']}, now it is {flags['epochs']}, and the learning rate follows "
-            f"from it. Resume with the same, or begin another run: --weights {folder / 'last.keras'} --name NEW."
-        )
+        told = f"the run has --epochs {had['epochs']}, now it is {flags['epochs']}"
+        on = f"Resume with the same, or begin another run: --weights {folder / 'last.keras'} --name NEW."
+        raise InputError(f"{path}: {told}, and the learning rate follows from it. {on}")
     free = _FREE_ON_RESUME if flags["deterministic"] else {*_FREE_ON_RESUME, "threads"}
     for key, value in json.loads(json.dumps(dict(flags), default=str)).items():
         if key not in free and key in had and had[key] != value:
@@ -162,16 +148,10 @@ def check_flags(folder: Path, flags: Mapping[str, object], content: Mapping[str,
             raise InputError(f"{path}: {what} changed since the run began ({told}). Resume with what it began with.")
 
 
-def write_arguments(
-    folder: Path,
-    flags: Mapping[str, object],
-    counts: dict,
-    content: dict[str, str] | None = None,
-    commit: str = "unknown",
-    replicas: Replicas | None = None,
-) -> None:
-    """Writes args.json: flags, versions, commit, counts. A resumed run adds to what the first one wrote.
+def write_arguments(folder: Path, flags: Mapping[str, object], counts: dict, **more: object) -> None:
+    """Writes args.json: flags, counts, versions, machine. A resumed run adds to what the first one wrote.
 
+    Args:   more: what else it records: content, commit, workers, replicas.
     Raises: InputError if a run is resumed with other counts: its order of the faces would be another.
     """
     import cv2
@@ -179,16 +159,9 @@ def write_arguments(
     import tensorflow as tf
 
     path = folder / "args.json"
-    versions = {module.__name__: module.__version__ for module in (tf, keras, np)} | {"opencv": cv2.__version__}
-    record = {
-        "flags": {key: str(value) if isinstance(value, Path) else value for key, value in flags.items()},
-        "counts": counts,
-        "content": content or {},
-        "versions": {"python": platform.python_version(), **versions},
-        "commit": commit,
-        "command": sys.argv,
-    }
-    record |= {} if replicas is None else {"workers": replicas.workers, "replicas": replicas.count}
+    record = {"flags": dict(flags), "counts": counts, **more, "command": sys.argv}
+    record["versions"] = {module.__name__: module.__version__ for module in (tf, keras, np)}
+    record["versions"] |= {"opencv": cv2.__version__, "python": platform.python_version()}
     record |= {"cpus": os.cpu_count(), "gpus": len(tf.config.list_physical_devices("GPU"))}
     try:
         earlier = read_json(path)
@@ -198,7 +171,7 @@ def write_arguments(
         had = counts  # a new run
     if had != counts:
         raise InputError(f"{path}: the run has {had}, now it is {counts}. Resume with the same data.")
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    write_text(path, json.dumps(record, indent=2, default=str) + "\n")
 
 
 # --- how far it has come ----------------------------------------------------------------------------------------------
@@ -335,11 +308,9 @@ def epoch_line(row: dict, epochs: int) -> str:
     """Returns a row of the log as a line of text."""
     if not row["epoch"]:
         return f"epoch 0, the weights it starts from: {_validation_words(row)}"
-    line = (
-        f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.5f} (landmarks {row['loss_landmarks']:.5f}, asm "
-        f"{row['loss_asm']:.5f}, pose {row['loss_pose']:.5f}), alpha {row['alpha']:g}, lr {row['lr']:.2e}, "
-        f"{row['images_per_s']:.1f} images/s, {row['seconds']:.0f} s"
-    )
+    terms = ", ".join(f"{name} {row[f'loss_{name}']:.5f}" for name in ("landmarks", "asm", "pose"))
+    line = f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.5f} ({terms}), alpha {row['alpha']:g}, "
+    line += f"lr {row['lr']:.2e}, {row['images_per_s']:.1f} images/s, {row['seconds']:.0f} s"
     return line if row["val_nme_pct"] is None else f"{line}; {_validation_words(row)}"
 
 
@@ -363,8 +334,6 @@ def best_line(rows: Sequence[dict], faces: int) -> str:
     if not epoch:
         line += "; no epoch was better than the weights it started from, and best.keras holds these"
     if last > first:
-        line += (
-            f"; training ended worse than it began: {last:.2f} % after epoch {last_epoch}, {first:.2f} % after "
-            f"epoch {first_epoch}. Try a lower --lr"
-        )
+        told = f"{last:.2f} % after epoch {last_epoch}, {first:.2f} % after epoch {first_epoch}"
+        line += f"; training ended worse than it began: {told}. Try a lower --lr"
     return line

@@ -67,11 +67,9 @@ class Trainer:
     ) -> None:
         self.model, self.batches, self.validation = model, batches, validation
         self.loss, self.plan, self.spec = loss, plan, spec
-        self.folder, self.sidecar = folder, sidecar
-        self.replicas = replicas or Replicas()
-        self.strategy = self.replicas.strategy
-        count = self.replicas.count
-        if batches is not None and batches.batch_size < count:
+        self.folder, self.sidecar, self.replicas = folder, sidecar, replicas or Replicas()
+        self.strategy, count = self.replicas.strategy, self.replicas.count
+        if batches.batch_size < count:
             raise InputError(f"--batch-size {batches.batch_size}: fewer images than the {count} replicas. Use more.")
         if plan.xla and count > 1:
             raise InputError("--xla: for one replica only; leave it out or take --strategy one.")
@@ -115,8 +113,10 @@ class Trainer:
             if not self.plan.mixed_precision:  # there an overflow is no defect, and the optimizer skips such steps
                 finite &= tf.math.is_finite(tf.linalg.global_norm(gradients))
                 gradients = [tf.where(finite, gradient, tf.zeros_like(gradient)) for gradient in gradients]
-            elif replicas > 1:
-                gradients = _finite_in_all_or_none(gradients)
+            elif replicas > 1:  # all skip the step, or none: not finite in one replica makes them NaN in all
+                poison = tf.add_n([tf.reduce_sum(tf.cast(g, tf.float32) * 0.0) for g in gradients])
+                poison = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, poison)
+                gradients = [g + tf.cast(poison, g.dtype) for g in gradients]
             self.optimizer.apply(gradients, variables)  # it sums the gradients of all replicas
             return losses | {"finite": tf.cast(finite, tf.float32), "stop": tf.identity(self.stop)}
 
@@ -146,27 +146,25 @@ class Trainer:
                 if row["val_nme_pct"] is not None:
                     self._save_models(row)
                     self._save_row(row)
-            self._train(writer, stream)
+            for epoch in range(self.progress.epoch, self.plan.end):
+                row = dict.fromkeys(LOG_COLUMNS) | self._train_epoch(epoch, stream)
+                if not all(np.isfinite(w).all() for w in self.model.get_weights()):
+                    told = f"weights are not finite after epoch {epoch + 1}"
+                    raise InputError(f"{self.folder}: {told}. Try a lower --lr.")
+                self.progress = Progress(epoch + 1, best_nme=self.progress.best_nme, rows=self.progress.rows)
+                last = epoch + 1 == self.plan.end
+                if last or (epoch + 1) % self.plan.validate_every == 0:
+                    with self._averaged_weights(keep=last and epoch + 1 < self.plan.epochs):
+                        self._reestimate(epoch, FINAL_STATISTICS_IMAGES if last else STATISTICS_IMAGES)
+                        row |= self._validate()
+                        self._save_models(row)
+                self._save_row(row)
+                if writer is not None:
+                    run_folder.write_summaries(writer, row)
         if self.replicas.is_chief and self.plan.end == self.plan.epochs:
             since = self.plan.best_from
             rows = [row for row in self.progress.rows if row["epoch"] > since or not since]
             print(f"{self.folder / 'best.keras'}: {run_folder.best_line(rows, self.faces_validated)}")
-
-    def _train(self, writer: tf.summary.SummaryWriter | None, stream: Iterator[dict[str, tf.Tensor]]) -> None:
-        for epoch in range(self.progress.epoch, self.plan.end):
-            row = dict.fromkeys(LOG_COLUMNS) | self._train_epoch(epoch, stream)
-            if not all(np.isfinite(w).all() for w in self.model.get_weights()):
-                raise InputError(f"{self.folder}: weights are not finite after epoch {epoch + 1}. Try a lower --lr.")
-            self.progress = Progress(epoch + 1, best_nme=self.progress.best_nme, rows=self.progress.rows)
-            last = epoch + 1 == self.plan.end
-            if last or (epoch + 1) % self.plan.validate_every == 0:
-                with self._averaged_weights(keep=last and epoch + 1 < self.plan.epochs):
-                    self._reestimate(epoch, FINAL_STATISTICS_IMAGES if last else STATISTICS_IMAGES)
-                    row |= self._validate()
-                    self._save_models(row)
-            self._save_row(row)
-            if writer is not None:
-                run_folder.write_summaries(writer, row)
 
     def _save_row(self, row: dict) -> None:
         self.progress.rows.append(row)
@@ -179,18 +177,11 @@ class Trainer:
     def _check_agreement(self) -> None:
         """Raises: InputError unless all workers are to go on from the same step with the same weights and faces."""
         names = "\0".join(sample.name for sample in self.batches.patches.samples).encode(errors="surrogateescape")
-        weights = 0
-        for array in self.model.get_weights():
-            weights = zlib.crc32(np.ascontiguousarray(array), weights)
-        self.replicas.check_agreement(
-            steps_done=self.progress.step,
-            epochs=self.plan.epochs,
-            seed=self.batches.seed,
-            batch_size=self.batches.batch_size,
-            training_faces=len(self.batches.patches),
-            checksum_of_their_names=zlib.crc32(names),
-            checksum_of_the_weights=weights,
-        )
+        weights = b"".join(array.tobytes() for array in self.model.get_weights())
+        flags = {"epochs": self.plan.epochs, "seed": self.batches.seed, "batch_size": self.batches.batch_size}
+        faces = {"training_faces": len(self.batches.patches), "checksum_of_their_names": zlib.crc32(names)}
+        made = {"steps_done": self.progress.step, "checksum_of_the_weights": zlib.crc32(weights)}
+        self.replicas.check_agreement(**flags, **faces, **made)
 
     def _train_epoch(self, epoch: int, stream: Iterator[dict[str, tf.Tensor]]) -> dict:
         self.alpha.assign(alpha_at(epoch, self.plan.alpha_length, self.plan.recipe.alpha))
@@ -245,12 +236,11 @@ class Trainer:
         """Raises Stopped, the state saved."""
         if self.replicas.is_chief:
             self._save_state()
-        terminated = self.signals.received != signal.SIGINT  # the signal may have come to another worker
-        raise Stopped(
-            f"{self.folder}: {'preempted' if terminated else 'interrupted'}: epoch {self.progress.epoch + 1}, step "
-            f"{self.progress.step} of {self.batches.steps_per_epoch} is saved; go on with --resume",
-            0 if terminated else EXIT_INTERRUPTED,
-        )
+        done = f"epoch {self.progress.epoch + 1}, step {self.progress.step} of {self.batches.steps_per_epoch}"
+        why, code = "preempted", 0  # also where the signal came to another worker
+        if self.signals.received == signal.SIGINT:
+            why, code = "interrupted", EXIT_INTERRUPTED
+        raise Stopped(f"{self.folder}: {why}: {done} is saved; go on with --resume", code)
 
     @contextlib.contextmanager
     def _averaged_weights(self, keep: bool) -> Iterator[None]:
@@ -282,11 +272,8 @@ class Trainer:
         known = ~np.isnan(errors)
         sums, counts, faces = self.replicas.total([np.nansum(errors, 0), known.sum(0), np.full(4, len(errors))])
         self.faces_validated = int(faces[0])
-        names = ("val_nme_pct", *(f"val_{name}_deg" for name in ANGLES))
-        if not self.faces_validated:
-            return dict.fromkeys(names)
         means = (sums / np.maximum(counts, 1) * (100, 1, 1, 1)).tolist()
-        return {name: mean if count else None for name, mean, count in zip(names, means, counts)}
+        return {name: mean if count else None for name, mean, count in zip(LOG_COLUMNS[-4:], means, counts)}
 
     # --- what is on disk ----------------------------------------------------------------------------------------------
 
@@ -321,13 +308,6 @@ class Trainer:
             run_folder.assign_variables(self.folder, self._state(), stored)
         if 0 < progress.epoch == self.plan.best_from:
             self.progress = replace(progress, best_nme=math.inf)
-
-
-def _finite_in_all_or_none(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Makes the gradients of all replicas NaN where one replica's are not finite: all must skip the step, or none."""
-    poison = tf.add_n([tf.reduce_sum(tf.cast(g, tf.float32) * 0.0) for g in gradients])
-    poison = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, poison)
-    return [g + tf.cast(poison, g.dtype) for g in gradients]
 
 
 def _build_optimizer(plan: Plan, model: keras.Model) -> keras.optimizers.Optimizer:
