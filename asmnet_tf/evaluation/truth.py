@@ -110,6 +110,9 @@ def held_out_fraction(models: Sequence[Path], spec: DatasetSpec) -> float:
             raise InputError(f"{path}: trained on {sidecar.get('dataset')}, so it held out no {spec.title} faces.")
         if not value:
             raise InputError(f"{path}: trained on all faces (--val-fraction 0), so there is no val split for it.")
+        if "seen_by" in how:
+            seen = f"{how['seen_by']}, which it started from, may have learned from the faces that it held out"
+            raise InputError(f"{path}: {seen}, so there is no val split for it.")
         fractions[value] = path
     if len(fractions) > 1:
         told = ", ".join(f"{path} {value:g}" for value, path in fractions.items())

@@ -35,7 +35,7 @@ import numpy as np
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG, crop_scale
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.readers import Sample
-from asmnet_tf.data.sidecars import find_model
+from asmnet_tf.data.sidecars import find_model, read_sidecar
 from asmnet_tf.files import InputError, make_folder, owned, read_arrays, read_json, replacing, sweep, write_text
 from asmnet_tf.shape.shape_model import ShapeModel
 
@@ -79,8 +79,17 @@ def open_run(output: Path, name: str, resume: bool) -> Iterator[Path]:
 
 
 def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str, has_pose: bool = True) -> dict:
-    """Returns what a user of the saved model must know, written as JSON beside it. flags: those of train.py."""
-    by = "description" if "val" in spec.split_names else "photograph"
+    """Returns what a user of the saved model must know, written as JSON beside it. flags: those of train.py.
+
+    Says where the start weights may have learned from faces that this run holds out; `--split val` refuses it then.
+    """
+    hold_out, weights = {"by": "description" if "val" in spec.split_names else "photograph"}, str(flags["weights"])
+    hold_out["fraction"] = flags["val_fraction"]
+    theirs = {} if weights in ("none", "imagenet") else read_sidecar(find_model(weights))
+    if flags["val_fraction"] and theirs.get("dataset") == spec.name and theirs.get("hold_out") != hold_out:
+        hold_out["seen_by"] = Path(weights).name
+        told = f"may have learned from {spec.title} faces that this run holds out: NME on these may be too low"
+        print(f"{weights}: {told}", file=sys.stderr)
     return {
         "architecture": flags["arch"],
         "dataset": spec.name,
@@ -91,7 +100,7 @@ def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str, ha
         "pose": "O_P: yaw, pitch, roll over pose_range_deg" if has_pose else None,
         "pose_range_deg": POSE_RANGE_DEG,
         **{key: flags[key] for key in ("head", "input_size", "crop", "recipe", "loss", "landmark_loss", "seed")},
-        "hold_out": {"by": by, "fraction": flags["val_fraction"]},
+        "hold_out": hold_out,
         **({} if spec.is_known else {"description": spec.description}),
         "commit": commit,
     }

@@ -11,10 +11,11 @@ from asmnet_tf import cli
 from asmnet_tf.config import DEFAULT_MODEL, FROZEN_LR, RECIPES, Phase
 from asmnet_tf.data.annotations import read_samples, with_pose
 from asmnet_tf.data.layouts import DATASETS
+from asmnet_tf.evaluation.truth import held_out_fraction
 from asmnet_tf.files import InputError
 from asmnet_tf.network.loss import alpha_at
 from asmnet_tf.shape.shape_model import ShapeModel
-from asmnet_tf.training.run_folder import best_line, check_flags, content_hashes, write_arguments
+from asmnet_tf.training.run_folder import best_line, check_flags, content_hashes, make_sidecar, write_arguments
 from asmnet_tf.training.schedule import Plan, Schedule, as_flags, phase_at, phases_of_run
 
 
@@ -91,6 +92,29 @@ def test_fine_tuning_tells_before_and_after():
     rows = [{"epoch": epoch, "val_nme_pct": value} for epoch, value in enumerate((8.0, None, 6.0, 7.0))]
     assert best_line(rows, 20) == "best validation NME 6.00 % (epoch 2) on 20 held-out faces, 8.00 % before"
     assert "--val-fraction" in best_line(rows, 2)
+
+
+def test_held_out_faces_that_the_start_weights_saw_are_told(tmp_path, capsys):
+    def sidecar(weights, *flags):
+        made = make_sidecar(flags_of(["--weights", str(weights), *flags]), DATASETS["300w"], commit="abc")
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.keras"
+        path.touch()
+        path.with_suffix(".json").write_text(json.dumps(made))
+        return path, capsys.readouterr().err
+
+    clean, told = sidecar("imagenet")
+    assert not told
+    assert not sidecar(clean)[1]
+    assert held_out_fraction([sidecar(clean)[0]], DATASETS["300w"]) == 0.1
+    whole, told = sidecar(clean, "--val-fraction", "0")
+    assert not told
+    seen, told = sidecar(whole)
+    assert str(whole) in told
+    with pytest.raises(InputError, match=whole.name):
+        held_out_fraction([seen], DATASETS["300w"])
+    assert str(seen) in sidecar(seen)[1]  # and so on
+    assert sidecar(whole, "--val-fraction", "0")[1] == ""
+    assert "asmnet_300w_112_60" in sidecar("asmnet_300w_112_60")[1]  # held out by another rule
 
 
 def test_the_term_is_used_where_it_is_asked_for():
