@@ -44,11 +44,10 @@ def write_predictions(
     pose_gt: np.ndarray | None = None,
 ) -> None:
     """Writes a prediction file; arrays that are None are left out."""
-    arrays = {"landmarks": landmarks, "pose": pose, "landmarks_gt": landmarks_gt, "pose_gt": pose_gt}
+    arrays = {"names": np.array(names, np.str_), "landmarks": landmarks, "pose": pose}
+    arrays |= {"landmarks_gt": landmarks_gt, "pose_gt": pose_gt}
     with replacing(path) as temporary:
-        np.savez_compressed(
-            temporary, names=np.array(names, np.str_), **{k: v for k, v in arrays.items() if v is not None}
-        )
+        np.savez_compressed(temporary, **{key: array for key, array in arrays.items() if array is not None})
 
 
 def read_predictions(path: str | Path) -> Predictions:
@@ -129,18 +128,16 @@ def align(predictions: Predictions, names: list[str], num_landmarks: int) -> Pre
             f"{path}: no prediction for {missing[0]} ({len(missing)} of {len(names)} faces lack one; its own names are "
             f"like {predictions.names[0]}). Choose --subset or --limit so that all are there, or give NaN for a face."
         )
-    keys = ("landmarks", "pose", "landmarks_gt", "pose_gt", "image_size")
-    arrays = {key: getattr(predictions, key) for key in keys if getattr(predictions, key) is not None}
-    chosen = Predictions(path, names, **{key: array[rows] for key, array in arrays.items()})
-    for key in (key for key in arrays if key.startswith("landmarks")):
-        flat = np.flatnonzero(np.ptp(getattr(chosen, key), axis=1).min(axis=1) < 1)
+    arrays = {key: array[rows] for key, array in vars(predictions).items() if isinstance(array, np.ndarray)}
+    for key in ("landmarks", "landmarks_gt"):
+        flat = np.flatnonzero(np.ptp(arrays[key], axis=1).min(axis=1) < 1) if key in arrays else ()
         if len(flat):
             hint = ", NaN for a face without a prediction" if key == "landmarks" else ""
             raise InputError(
                 f"{path}: {key} of {names[flat[0]]} lie all in one point or line ({len(flat)} of {len(names)} faces). "
                 f"Expected image pixels{hint}."
             )
-    return chosen
+    return Predictions(path, names, **arrays)
 
 
 def check_frame(chosen: Predictions, faces: Faces, samples: list[Sample]) -> None:

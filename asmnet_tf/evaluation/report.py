@@ -54,11 +54,9 @@ def _measure(methods: Sequence[Method], faces: Faces) -> list[Measured]:
     count = len(faces.names)
     if not count:
         raise InputError("no face to score. Is the data folder or the list of subsets right?")
-    truth = np.asarray(faces.landmarks)
-    if truth.ndim != 3 or len(truth) != count or not np.isfinite(truth).all():
-        raise ValueError(f"ground truth of shape {truth.shape} for {count} faces; expected finite ({count}, L, 2)")
-    if truth.shape[1] != faces.spec.num_landmarks:
-        raise ValueError(f"ground truth has {truth.shape[1]} points, {faces.spec.name} has {faces.spec.num_landmarks}")
+    truth, expected = np.asarray(faces.landmarks), (count, faces.spec.num_landmarks, 2)
+    if truth.shape != expected or not np.isfinite(truth).all():
+        raise ValueError(f"ground truth of shape {truth.shape}, {faces.spec.name} needs finite {expected}")
     lengths, pupil_lengths = (metrics.normaliser(truth, faces.spec, k) for k in ("inter-ocular", "inter-pupil"))
     for i in np.flatnonzero(np.isnan(lengths) | np.isnan(pupil_lengths))[:1]:
         raise InputError(f"{faces.names[i]}: both eyes of its true landmarks are in one point. Remove this face.")
@@ -75,28 +73,19 @@ def _measure(methods: Sequence[Method], faces: Faces) -> list[Measured]:
             None if angles is None or faces.pose is None else metrics.pose_errors(angles, faces.pose)
             for angles in (method.pose, method.pose_pnp)
         )
-        measured.append(
-            Measured(
-                method,
-                metrics.point_errors(method.landmarks, truth, lengths),
-                metrics.nme(method.landmarks, truth, lengths),
-                metrics.nme(method.landmarks, truth, pupil_lengths),
-                pose,
-                pose_pnp,
-            )
-        )
+        points = metrics.point_errors(method.landmarks, truth, lengths)
+        nme, pupil_nme = (metrics.nme(method.landmarks, truth, each) for each in (lengths, pupil_lengths))
+        measured.append(Measured(method, points, nme, pupil_nme, pose, pose_pnp))
     return measured
 
 
 def _score(measured: list[Measured], faces: Faces, thresholds: Sequence[float]) -> dict[str, dict[str, dict]]:
-    scores: dict[str, dict[str, dict]] = {}
-    for one in measured:
+    def summary(one: Measured, mask: np.ndarray) -> dict:
         errors = (one.nme, one.nme_interpupil, one.pose, one.pose_pnp)
-        scores[one.method.name] = {}
-        for subset, mask in faces.masks.items():
-            nme, pupil, pose, pose_pnp = (None if values is None else values[mask] for values in errors)
-            scores[one.method.name][subset] = metrics.summarise(nme, pupil, tuple(thresholds), pose, pose_pnp)
-    return scores
+        nme, pupil, pose, pose_pnp = (None if values is None else values[mask] for values in errors)
+        return metrics.summarise(nme, pupil, tuple(thresholds), pose, pose_pnp)
+
+    return {one.method.name: {key: summary(one, mask) for key, mask in faces.masks.items()} for one in measured}
 
 
 def compare(errors: dict[str, np.ndarray], subsets: dict[str, np.ndarray]) -> dict[str, list[dict]]:
@@ -142,14 +131,9 @@ def text_table(scores: dict[str, dict[str, dict]], thresholds: Sequence[float]) 
     for method, subsets in scores.items():
         for subset, numbers in subsets.items():
             low, high = numbers["ci95"]["nme_pct"]
-            row = [
-                one_line(method, 32),
-                subset,
-                str(numbers["n"]),
-                str(numbers["n_scored"]),
-                number(numbers["nme_pct"]),
-            ]
-            row += ["-" if low is None else f"{low:.2f}..{high:.2f}", number(numbers["nme_interpupil_pct"])]
+            row = [one_line(method, 32), subset, *(str(numbers[key]) for key in ("n", "n_scored"))]
+            row += [number(numbers["nme_pct"]), "-" if low is None else f"{low:.2f}..{high:.2f}"]
+            row += [number(numbers["nme_interpupil_pct"])]
             row += [number(numbers[f"{key}_pct@{t:.2f}"]) for t in thresholds for key in ("fr", "auc")]
             rows.append(row + [_pose_cell(numbers, key) for key in poses])
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -187,9 +171,7 @@ def write_report(
     output, thresholds = make_folder(output), tuple(thresholds)
     measured = _measure(methods, faces)
     scores = _score(measured, faces, thresholds)
-    compared: dict[str, list[dict]] = {}
-    if len(measured) > 1:
-        compared = compare({one.method.name: one.nme for one in measured}, faces.masks)
+    compared = compare({one.method.name: one.nme for one in measured}, faces.masks) if len(measured) > 1 else {}
     document = {
         "protocol": protocol,
         "thresholds": list(thresholds),
@@ -211,21 +193,17 @@ def write_report(
 
 def _write_per_image(path: Path, measured: list[Measured], faces: Faces) -> None:
     nothing = np.full((len(faces.names), 3), np.nan)
-    pose_gt = nothing if faces.pose is None else faces.pose
     lengths = metrics.normaliser(faces.landmarks, faces.spec)
     header = ["method", "name", "subsets", "nme_pct", "nme_interpupil_pct", "interocular_px", "worst_landmark_pct"]
     header += [f"{angle}_{kind}_deg" for kind in ("pred", "pnp", "gt") for angle in ANGLES]
-    member = {subset: np.asarray(mask) for subset, mask in faces.masks.items()}
 
     def rows() -> Iterable[list]:
         for one in measured:
-            pose_pred = nothing if one.method.pose is None else one.method.pose
-            pose_pnp = nothing if one.method.pose_pnp is None else one.method.pose_pnp
-            for i, name in enumerate(faces.names):
-                numbers = [one.nme[i] * 100, one.nme_interpupil[i] * 100, lengths[i], one.points[i].max() * 100]
-                numbers += [*pose_pred[i], *pose_pnp[i], *pose_gt[i]]
-                inside = ";".join(subset for subset, mask in member.items() if mask[i])
-                yield [one.method.name, name, inside, *map(cell, numbers)]
+            poses = (nothing if pose is None else pose for pose in (one.method.pose, one.method.pose_pnp, faces.pose))
+            worst = one.points.max(axis=1)
+            table = np.column_stack([one.nme * 100, one.nme_interpupil * 100, lengths, worst * 100, *poses])
+            for name, inside, numbers in zip(faces.names, zip(*faces.masks.values()), table):
+                yield [one.method.name, name, ";".join(itertools.compress(faces.masks, inside)), *map(cell, numbers)]
 
     write_csv(path, header, rows())
 
@@ -366,12 +344,10 @@ def _published_blocks(faces: Faces, scores: dict) -> list[Block]:
     notes, complete = [], []
     for subset, mask in faces.masks.items():
         count, official = int(mask.sum()), spec.subset_counts.get(subset)
-        if official is None or count != official:
-            of = "" if official is None else f" of {official}"
-            notes.append(
-                f"{subset}: {count}{of} faces; published numbers are not comparable because they are means over "
-                f"{'another set of faces' if official is None else f'all {official} faces'}."
-            )
+        if count != official:
+            of, whole = ("", "another set of") if official is None else (f" of {official}", f"all {official}")
+            reason = f"published numbers are not comparable because they are means over {whole} faces."
+            notes.append(f"{subset}: {count}{of} faces; {reason}")
         elif not any(subset in row for table in spec.published.values() for row in table.values()):
             notes.append(f"{subset}: all {official} faces are here, but no number was published for it.")
         else:
