@@ -111,6 +111,10 @@ def compare(errors: dict[str, np.ndarray], subsets: dict[str, np.ndarray]) -> di
     return {subset: [row(a, b, mask) for a, b in pairs] for subset, mask in subsets.items()}
 
 
+def _each(scores: dict[str, dict[str, dict]]) -> list[tuple[str, str, dict]]:
+    return [(method, subset, numbers) for method, subsets in scores.items() for subset, numbers in subsets.items()]
+
+
 def json_line(scores: dict[str, dict[str, dict]]) -> str:
     """Returns the scores without their intervals as one line of JSON, numbers rounded to 6 decimals, never NaN."""
     short = {
@@ -125,17 +129,14 @@ def text_table(scores: dict[str, dict[str, dict]], thresholds: Sequence[float]) 
     header = ["method", "subset", "faces", "scored", "NME %", "95 %", "pupil %"]
     header += [f"{name}@{t:.2f}" for t in thresholds for name in ("FR", "AUC")]
     poses = {"pose": "pose y/p/r deg", "pose_pnp": "PnP y/p/r deg"}
-    every = [numbers for subsets in scores.values() for numbers in subsets.values()]
-    poses = {key: title for key, title in poses.items() if any(numbers[f"{key}_mae_deg"] for numbers in every)}
+    poses = {key: title for key, title in poses.items() if any(row[-1][f"{key}_mae_deg"] for row in _each(scores))}
     rows = [[*header, *poses.values()]]
-    for method, subsets in scores.items():
-        for subset, numbers in subsets.items():
-            low, high = numbers["ci95"]["nme_pct"]
-            row = [one_line(method, 32), subset, *(str(numbers[key]) for key in ("n", "n_scored"))]
-            row += [number(numbers["nme_pct"]), "-" if low is None else f"{low:.2f}..{high:.2f}"]
-            row += [number(numbers["nme_interpupil_pct"])]
-            row += [number(numbers[f"{key}_pct@{t:.2f}"]) for t in thresholds for key in ("fr", "auc")]
-            rows.append(row + [_pose_cell(numbers, key) for key in poses])
+    for method, subset, numbers in _each(scores):
+        low, high = numbers["ci95"]["nme_pct"]
+        row = [one_line(method, 32), subset, str(numbers["n"]), str(numbers["n_scored"]), number(numbers["nme_pct"])]
+        row += ["-" if low is None else f"{low:.2f}..{high:.2f}", number(numbers["nme_interpupil_pct"])]
+        row += [number(numbers[f"{key}_pct@{t:.2f}"]) for t in thresholds for key in ("fr", "auc")]
+        rows.append(row + [_pose_cell(numbers, key) for key in poses])
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         "  ".join(text.ljust(width) if i < 2 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths)))
@@ -266,15 +267,14 @@ def _write_figures(
 def _landmark_blocks(faces: Faces, thresholds: Sequence[float], protocol: dict, scores: dict) -> list[Block]:
     plural = "" if len(scores) == 1 else "s"
     blocks: list[Block] = [("h1", f"{faces.spec.title}: {len(scores)} method{plural} on {len(faces.names)} faces")]
-    blocks += [("list", [f"{key}: {_plain_text(value)}" for key, value in protocol.items()]), ("h2", "Landmarks")]
+    said = {key: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for key, v in plain(protocol).items()}
+    blocks += [("list", [f"{key}: {value}" for key, value in said.items()]), ("h2", "Landmarks")]
     keys = ["nme_pct", "nme_interpupil_pct"] + [f"{k}_pct@{t:.2f}" for t in thresholds for k in ("fr", "auc")]
     header = ["method", "subset", "faces", "scored", "NME inter-ocular %", "NME inter-pupil %"]
     header += [f"{k}@{t:.2f} %" for t in thresholds for k in ("FR", "AUC")]
     rows = [
-        [method, subset, numbers["n"], numbers["n_scored"]]
-        + [_with_interval(numbers[key], numbers["ci95"][key]) for key in keys]
-        for method, subsets in scores.items()
-        for subset, numbers in subsets.items()
+        [*names, numbers["n"], numbers["n_scored"], *(_with_interval(numbers[k], numbers["ci95"][k]) for k in keys)]
+        for *names, numbers in _each(scores)
     ]
     note = (
         "In brackets: 95 % bootstrap interval over faces. NME is over the faces scored; a face without a prediction is "
@@ -312,13 +312,12 @@ def _pair_blocks(compared: dict[str, list[dict]]) -> list[Block]:
 
 def _pose_blocks(scores: dict) -> list[Block]:
     rows = []
-    for method, subsets in scores.items():
-        for subset, numbers in subsets.items():
-            for source, key in (("O_P", "pose"), ("PnP on landmarks", "pose_pnp")):
-                if mae := numbers[f"{key}_mae_deg"]:
-                    intervals = numbers["ci95"][f"{key}_mae_deg"]
-                    cells = [_with_interval(mae[angle], intervals[angle]) for angle in ANGLES]
-                    rows.append([method, subset, numbers["n"], numbers[f"{key}_n_scored"], source, *cells])
+    for *names, numbers in _each(scores):
+        for source, key in (("O_P", "pose"), ("PnP on landmarks", "pose_pnp")):
+            if mae := numbers[f"{key}_mae_deg"]:
+                intervals = numbers["ci95"][f"{key}_mae_deg"]
+                cells = [_with_interval(mae[angle], intervals[angle]) for angle in ANGLES]
+                rows.append([*names, numbers["n"], numbers[f"{key}_n_scored"], source, *cells])
     header = ["method", "subset", "faces", "scored", "pose from", *(f"{angle} MAE deg" for angle in ANGLES)]
     return [("h2", "Head pose"), ("table", (header, rows))] if rows else []
 
@@ -407,11 +406,6 @@ def _of_faces(numbers: dict, key: str) -> str:
 def _pose_cell(numbers: dict, key: str) -> str:
     mae = numbers[f"{key}_mae_deg"]
     return "/".join(number(mae[angle]) for angle in ANGLES) + _of_faces(numbers, f"{key}_n_scored") if mae else "-"
-
-
-def _plain_text(value) -> str:
-    value = plain(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def md_table(header: Sequence, rows: Iterable[Sequence]) -> list[str]:

@@ -19,7 +19,7 @@ from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.predictions import Predictions, align, check_frame, read_predictions, write_predictions
 from asmnet_tf.evaluation.records import Faces, Method, file_names
 from asmnet_tf.faces.detector import detect_faces, overlaps, place_boxes
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, numbered
 from asmnet_tf.formats.release_pca import to_units
 from asmnet_tf.shape.shape_model import ShapeModel
 
@@ -64,9 +64,8 @@ def find_truth(
         ignored = {"--data-dir": data_dir, "--subset": subsets, "--pose-labels": pose_labels}
         for flag, value in (ignored | {"--split": None if split == "test" else split}).items():
             if value is not None:
-                raise InputError(
-                    f"{flag}: the prediction files bring their own faces. Name a --dataset to use its faces."
-                )
+                told = "the prediction files bring their own faces. Name a --dataset to use its faces."
+                raise InputError(f"{flag}: {told}")
         return [], truth_of_files(next(iter(files.values())), limit)
     if split == "val":
         samples = training_faces(spec, data_dir, held_out_fraction(models, spec), bad=bad)[1]
@@ -74,8 +73,7 @@ def find_truth(
         samples = read_samples(spec, data_dir, split, bad=bad)
     wanted = subsets or (list(spec.subsets) if split == "test" and spec.subsets else ["all"])
     masks = {name: select(samples, spec, name) for name in wanted}
-    if subsets is None:
-        masks = {name: mask for name, mask in masks.items() if mask.any()}
+    masks = {name: mask for name, mask in masks.items() if subsets or mask.any()}
     keep = np.flatnonzero(np.logical_or.reduce(list(masks.values())))[:limit]
     if not len(keep):
         raise InputError(f"{data_dir}: no face of {', '.join(wanted)} in the {split} split. Is --subset right?")
@@ -191,9 +189,9 @@ def methods_of_files(files: dict[str, Predictions], faces: Faces, samples: list[
                 "images (the originals before they were cropped?), or are its points in another order?",
                 file=sys.stderr,
             )
-        pose, negated = chosen.pose, []
-        if pose is not None:
-            pose, negated = align_signs(pose, faces.pose, f"{file.path}, pose")
+        pose, negated = None, []
+        if chosen.pose is not None:
+            pose, negated = align_signs(chosen.pose, faces.pose, f"{file.path}, pose")
         info = {"file": str(file.path), "pose_negated": negated}
         methods.append(Method(name, chosen.landmarks, pose, estimate_pose(chosen.landmarks, faces.spec), info))
     return methods
@@ -225,15 +223,10 @@ def unique_names(models: list[Path], taken: set[str]) -> list[tuple[str, Path]]:
 
     A TFLite file keeps its ending, so that `best.keras` and `best.tflite` are told apart.
     """
-    taken, named = set(taken), []
+    named: dict[str, Path] = {}
     for path in models:
         stem = path.name if path.is_dir() else path.stem
         base = path.resolve().parent.name if stem in ("best", "last") else stem
         base += ".tflite" if path.suffix == ".tflite" else ""
-        name, number = base, 1
-        while name in taken:
-            number += 1
-            name = f"{base}-{number}"
-        taken.add(name)
-        named.append((name, path))
-    return named
+        named[next(name for name in numbered(base) if name not in taken | named.keys())] = path
+    return list(named.items())

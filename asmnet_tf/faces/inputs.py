@@ -31,7 +31,7 @@ from asmnet_tf.faces.face_files import BoxRow, Result, ResultFiles, boxes_inside
 from asmnet_tf.faces.overlay import draw_faces, is_overlay, write_overlay
 from asmnet_tf.faces.tracking import FaceTracker
 from asmnet_tf.faces.video import Video, VideoFile, show_frame, video_name
-from asmnet_tf.files import InputError, StopSignals, printable, replacing, utf8
+from asmnet_tf.files import InputError, StopSignals, numbered, printable, replacing, utf8
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import Face, FaceAligner
@@ -135,7 +135,7 @@ def find_inputs(
     for path, name in found.values():
         stem = name.with_suffix("").as_posix()
         # a.jpg and a.png, or one name in two folders; and a picture of the user's may be called as the overlay would
-        for free in itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2))):
+        for free in numbered(stem):
             overlays = [output / f"{free}_overlay{ending}" for ending in (".jpg", ".mp4")]
             if free not in taken and all(is_overlay(drawn) or not os.path.lexists(drawn) for drawn in overlays):
                 break
