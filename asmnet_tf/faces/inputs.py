@@ -273,11 +273,10 @@ class FaceRun:
                     stack.callback(writer.close)
                 if show:
                     stack.callback(cv2.destroyAllWindows)
-                for pixels, dt in bar:
+                for count, (pixels, dt) in enumerate(bar, 1):
                     faces = tracker.update(pixels, dt)
-                    self.with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, count))
+                    self.with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, count - 1))
                     numbers.update(number for number, _ in faces)
-                    count += 1
                     if overlay or show:
                         drawn = draw_faces(pixels, [face for _, face in faces], self.aligner.spec)
                     if overlay:

@@ -225,8 +225,6 @@ class FaceTracker:
                 self._frames_until_detection = 0
 
     def _faces(self, image: np.ndarray, boxes: list[np.ndarray], scores: list[float], angles: np.ndarray) -> list[Face]:
-        if not boxes:
-            return []
         faces = self.aligner.detect(image, np.array(boxes), angles=angles)
         return [replace(face, score=float(score)) for face, score in zip(faces, scores)]
 
