@@ -90,11 +90,6 @@ def new_axes(figure: Figure, *place, title: str = "", **settings):
     return axes
 
 
-def say_nothing(axes, reason: str) -> None:
-    """Writes into empty axes why they are."""
-    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color="0.4")
-
-
 def legend_below(axes, **style) -> None:
     """Puts the legend under the axes and their label, where it hides no curve."""
     below = axes.transAxes + ScaledTranslation(0, -0.52, axes.figure.dpi_scale_trans)
@@ -143,7 +138,7 @@ def curves_figure(
             text = {"xytext": (-2, 0), "textcoords": "offset points", "rotation": 90, "ha": "right", "fontsize": 7}
             axes.annotate(f"threshold {100 * t:g} %", xycoords=("data", "axes fraction"), **place, **text, color="0.35")
         if not mask.any():
-            say_nothing(axes, "no faces")
+            axes.text(0.5, 0.5, "no faces", transform=axes.transAxes, ha="center", va="center", color="0.4")
             axes.set_yticks([])
             continue
         lowest = 100.0
@@ -236,8 +231,7 @@ def contact_sheets(
     for one, stem in zip(measured, file_names([one.method.name for one in measured])):
         order = scored[np.argsort(one.nme[scored], kind="stable")]  # without a prediction (NaN): last
         middle = max(0, (len(order) - SHEET_FACES) // 2)
-        choices = {"best": order, "median": order[middle:], "worst": order[::-1]}
-        for kind, chosen in choices.items():
+        for kind, chosen in {"best": order, "median": order[middle:], "worst": order[::-1]}.items():
             chosen = chosen[:SHEET_FACES].tolist()
             pictures = [_annotated(*tile(i), one.method, faces, i) for i in chosen]
             captions = [f"{number(100 * one.nme[i])} %   {_short(faces.names[i])}" for i in chosen]
@@ -311,7 +305,7 @@ def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
                 axes.plot(epoch[known], values[known], **line_style(j, 1.3), **marker, **style, label=told)
                 lowest.append(values[known].min())
         if not lowest:
-            say_nothing(axes, "not in this log")
+            axes.text(0.5, 0.5, "not in this log", transform=axes.transAxes, ha="center", va="center", color="0.4")
         elif log_axis:
             axes.set_yscale("log")
         else:
@@ -377,10 +371,8 @@ def shape_model_plots(
     Returns: the files written.
     Raises:  InputError if a file cannot be written.
     """
-    drawn = {
-        "modes": _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, spec),
-        "variance": _variance_figure(explained_ratio_all, sorted(smoothing) or PCA_MARKS),
-    }
+    drawn = {"modes": _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, spec)}
+    drawn["variance"] = _variance_figure(explained_ratio_all, sorted(smoothing) or PCA_MARKS)
     if smoothing:
         drawn["smoothing"] = _smoothing_figure(smoothing)
     files = [make_folder(output_dir) / f"{prefix}_{kind}.png" for kind in drawn]
@@ -392,7 +384,7 @@ def shape_model_plots(
 def _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, spec: DatasetSpec | None) -> Figure:
     deviations = np.sqrt(np.maximum(eigenvalues, 0.0))
     modes, steps = min(MAX_MODES, eigenvectors.shape[1]), np.arange(-3, 4)
-    figure = new_figure((1.5 * len(steps) + 0.5, 1.75 * max(modes, 1) + 0.5))
+    figure = new_figure((1.5 * len(steps) + 0.5, 1.75 * modes + 0.5))
     moves = steps[:, None] * (eigenvectors[:, :modes] * deviations[:modes]).T[:, None]  # (modes, steps, 2L)
     shapes = (mean_shape + moves).reshape(modes, len(steps), -1, 2)
     mean = mean_shape.reshape(-1, 2)
@@ -409,9 +401,6 @@ def _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, sp
                 axes.set_title("mean" if step == 0 else rf"{step:+d} $\sqrt{{\lambda}}$".replace("-", "−"), fontsize=9)
             if j == 0:
                 axes.set_ylabel(f"mode {k + 1}\n{100 * float(explained_ratio_all[k]):.1f} %", fontsize=9)
-    if not modes:
-        draw_face(axes := figure.add_subplot(), mean, spec, color="black", linewidth=1.0)
-        frame_face(axes, mean, 0.02)
     return figure
 
 
@@ -436,8 +425,7 @@ def _smoothing_figure(smoothing: dict[float, np.ndarray]) -> Figure:
     figure = new_figure((7.0, 4.6))
     axes = new_axes(figure, ylabel="shapes [% per bin]")
     axes.set_xlabel("distance that ASM moves a shape [% inter-ocular, mean over landmarks]")
-    moved = {percent: 100 * np.asarray(smoothing[percent], np.float64) for percent in sorted(smoothing)}
-    moved = {percent: values[np.isfinite(values)] for percent, values in moved.items()}
+    moved = {percent: 100 * values[np.isfinite(values)] for percent, values in sorted(smoothing.items())}
     everything = np.concatenate(list(moved.values()))
     # the few odd shapes far out would squeeze the rest; they are counted in the last bin
     last = max(float(np.quantile(everything, 0.998)) * 1.05, 1e-3) if len(everything) else 1.0

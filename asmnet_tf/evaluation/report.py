@@ -65,10 +65,8 @@ def _measure(methods: Sequence[Method], faces: Faces) -> list[Measured]:
         if any(other.method.name == method.name for other in measured):
             raise InputError(f"two methods are called {method.name!r}. Give one of them another name.")
         if np.shape(method.landmarks) != truth.shape:
-            raise InputError(
-                f"{method.name}: landmarks of shape {np.shape(method.landmarks)}, the ground truth has {truth.shape}. "
-                "Is it a model for this dataset?"
-            )
+            told = f"landmarks of shape {np.shape(method.landmarks)}, the ground truth has {truth.shape}"
+            raise InputError(f"{method.name}: {told}. Is it a model for this dataset?")
         pose, pose_pnp = (
             None if angles is None or faces.pose is None else metrics.pose_errors(angles, faces.pose)
             for angles in (method.pose, method.pose_pnp)
@@ -136,7 +134,10 @@ def text_table(scores: dict[str, dict[str, dict]], thresholds: Sequence[float]) 
         row = [one_line(method, 32), subset, str(numbers["n"]), str(numbers["n_scored"]), number(numbers["nme_pct"])]
         row += ["-" if low is None else f"{low:.2f}..{high:.2f}", number(numbers["nme_interpupil_pct"])]
         row += [number(numbers[f"{key}_pct@{t:.2f}"]) for t in thresholds for key in ("fr", "auc")]
-        rows.append(row + [_pose_cell(numbers, key) for key in poses])
+        for key in poses:
+            mae = numbers[f"{key}_mae_deg"]
+            row.append("/".join(map(number, mae.values())) + _of_faces(numbers, f"{key}_n_scored") if mae else "-")
+        rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         "  ".join(text.ljust(width) if i < 2 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths)))
@@ -215,15 +216,7 @@ def _grid(thresholds: Sequence[float]) -> np.ndarray:
     return np.round(np.arange(math.ceil(last / CED_STEP_PCT - 1e-6) + 1) * CED_STEP_PCT / 100, 6)
 
 
-def _write_figures(
-    output: Path,
-    measured: list[Measured],
-    faces: Faces,
-    thresholds: Sequence[float],
-    scores: dict,
-    image_reader: Callable[[int], np.ndarray] | None,
-    also: str,
-) -> list[Path]:
+def _write_figures(output: Path, measured, faces: Faces, thresholds, scores, image_reader, also: str) -> list[Path]:
     """Writes the curves as .csv and all figures; returns the .png files, the sheets last."""
     from asmnet_tf.evaluation import figures  # Matplotlib: not for those who only want scores
 
@@ -355,13 +348,10 @@ def _published_blocks(faces: Faces, scores: dict) -> list[Block]:
     nme_table = spec.published.get("nme_pct", {})
     columns = [subset for subset in complete if any(subset in row for row in nme_table.values())]
     if columns:
-        rows = [
-            [f"{name} (published)", *(number(row.get(subset)) for subset in columns)] for name, row in nme_table.items()
-        ]
-        rows += [
-            [name, *(number(subsets[subset]["nme_pct"]) + _of_faces(subsets[subset], "n_scored") for subset in columns)]
-            for name, subsets in scores.items()
-        ]
+        rows = [[f"{name} (published)", *(number(row.get(s)) for s in columns)] for name, row in nme_table.items()]
+        for name, subsets in scores.items():
+            ours = [subsets[subset] for subset in columns]
+            rows.append([name, *(number(each["nme_pct"]) + _of_faces(each, "n_scored") for each in ours)])
         blocks.append(("p", "NME, % inter-ocular, over all faces of the subset where no number is given."))
         blocks.append(("table", (["method", *columns], rows)))
     rows, ours = [], []
@@ -401,11 +391,6 @@ def _with_interval(value: float | None, interval: Sequence[float | None], form: 
 def _of_faces(numbers: dict, key: str) -> str:
     """Returns ` (553 of 554)`, how many faces a mean of `metrics.summarise` is over; nothing where it is over all."""
     return "" if numbers[key] == numbers["n"] else f" ({numbers[key]} of {numbers['n']})"
-
-
-def _pose_cell(numbers: dict, key: str) -> str:
-    mae = numbers[f"{key}_mae_deg"]
-    return "/".join(number(mae[angle]) for angle in ANGLES) + _of_faces(numbers, f"{key}_n_scored") if mae else "-"
 
 
 def md_table(header: Sequence, rows: Iterable[Sequence]) -> list[str]:

@@ -100,10 +100,9 @@ def held_out_fraction(models: Sequence[Path], spec: DatasetSpec) -> float:
         by = how.get("by") if isinstance(how, dict) else None
         value = how.get("fraction") if by in ("photograph", "description") else None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise InputError(
-                f"{sidecar_path(path)}: does not say which photographs were held out in training, so --split val may "
-                "hold faces that this model was trained on. Train it again with train.py."
-            )
+            told = "does not say which photographs were held out in training"
+            advice = "so --split val may hold faces that this model was trained on. Train it again with train.py."
+            raise InputError(f"{sidecar_path(path)}: {told}, {advice}")
         if sidecar.get("dataset") != spec.name:
             raise InputError(f"{path}: trained on {sidecar.get('dataset')}, so it held out no {spec.title} faces.")
         if not value:
@@ -184,11 +183,9 @@ def methods_of_files(files: dict[str, Predictions], faces: Faces, samples: list[
         errors = metrics.nme(chosen.landmarks, faces.landmarks, metrics.normaliser(faces.landmarks, faces.spec))
         errors = errors[metrics.scored(errors)]
         if len(errors) and np.median(errors) > IMPLAUSIBLE:
-            print(
-                f"{file.path}: NME is over {100 * IMPLAUSIBLE:.0f} % on most faces. Do its coordinates belong to other "
-                "images (the originals before they were cropped?), or are its points in another order?",
-                file=sys.stderr,
-            )
+            told = f"NME is over {100 * IMPLAUSIBLE:.0f} % on most faces"
+            asked = "Do its coordinates belong to other images (the originals before they were cropped?)"
+            print(f"{file.path}: {told}. {asked}, or are its points in another order?", file=sys.stderr)
         pose, negated = None, []
         if chosen.pose is not None:
             pose, negated = align_signs(chosen.pose, faces.pose, f"{file.path}, pose")
