@@ -368,8 +368,7 @@ def shape_model_plots(
         smoothing: pca_percent -> (N,) how far ASM moves each real shape, mean over its landmarks, as a fraction of the
             inter-ocular distance; its keys are also marked on the variance curve.
         spec: gives the contours; None draws dots.
-    Returns: the files written.
-    Raises:  InputError if a file cannot be written.
+    Returns: the files written. Raises: InputError if one cannot be.
     """
     drawn = {"modes": _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, spec)}
     drawn["variance"] = _variance_figure(explained_ratio_all, sorted(smoothing) or PCA_MARKS)

@@ -51,10 +51,7 @@ def write_predictions(
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Reads a prediction file; says on stderr which arrays of it are not used.
-
-    Raises: InputError naming the array that does not fit.
-    """
+    """Reads a prediction file; says which arrays are not used. Raises: InputError naming what does not fit."""
     path = Path(path)
     try:
         content = read_arrays(path)
@@ -138,11 +135,9 @@ def align(predictions: Predictions, names: list[str], num_landmarks: int) -> Pre
 
 
 def check_frame(chosen: Predictions, faces: Faces, samples: list[Sample]) -> None:
-    """Checks that predictions, in the order of the faces, are of the same images as the truth.
+    """Raises: InputError if predictions, in the order of the faces, are of other images than the truth.
 
     Their own truth must be where it is in `faces` to a pixel, and the size they give that of the sample's image.
-
-    Raises: InputError that says how far it is from there.
     """
     foreign = "its coordinates belong to other images (the originals before cropping or scaling?) or count from 1"
     if chosen.landmarks_gt is not None:

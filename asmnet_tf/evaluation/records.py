@@ -81,10 +81,7 @@ def one_line(name: str, length: int) -> str:
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """Returns a file name stem for each method name: letters, digits, `.`, `_`, `-` only, and no two alike.
-
-    They differ in more than case, since some file systems do not see it.
-    """
+    """Returns a file name stem for each method name: letters, digits, `.`, `_`, `-`; no two alike, case aside."""
     stems: dict[str, str] = {}
     for name in names:
         base = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:60] or "method"

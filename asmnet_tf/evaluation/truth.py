@@ -90,8 +90,7 @@ def find_truth(
 def held_out_fraction(models: Sequence[Path], spec: DatasetSpec) -> float:
     """Returns what `hold_out` was given when these models were trained; without a model train.py's default.
 
-    Raises: InputError for a model that does not say, that held nothing out or trained on another dataset, and for
-        models that held out different faces.
+    Raises: InputError for models that do not say, held nothing or different faces out, or know another dataset.
     """
     fractions = {}
     for path in models:
@@ -172,10 +171,7 @@ def protocol(
 
 
 def methods_of_files(files: dict[str, Predictions], faces: Faces, samples: list[Sample]) -> list[Method]:
-    """Returns what each prediction file says of these faces, its pose in our convention of signs.
-
-    Raises: InputError where it lacks a face or its coordinates belong to other images.
-    """
+    """Returns what each prediction file says of these faces, pose with our signs. Raises: as `align`, `check_frame`."""
     methods = []
     for name, file in files.items():
         chosen = align(file, faces.names, faces.spec.num_landmarks)
@@ -202,10 +198,7 @@ def save_predictions(output: Path, methods: list[Method], faces: Faces) -> None:
 
 
 def mean_shape_method(path: Path, spec: DatasetSpec, landmarks_gt: np.ndarray) -> Method:
-    """Returns the mean of a shape model, put into the crop of every face (N, L, 2), as a method called `mean_shape`.
-
-    Raises: InputError if the file is no shape model of that many landmarks.
-    """
+    """Returns the mean of a shape model in the crop of every face (N, L, 2). Raises: InputError for another L."""
     model = to_units(ShapeModel.load(path))
     if model.num_landmarks != spec.num_landmarks:
         raise InputError(f"{path}: {model.num_landmarks} landmarks, {spec.title} has {spec.num_landmarks}.")
@@ -216,14 +209,11 @@ def mean_shape_method(path: Path, spec: DatasetSpec, landmarks_gt: np.ndarray) -
 
 
 def unique_names(models: list[Path], taken: set[str]) -> list[tuple[str, Path]]:
-    """Returns (name, path): the run folder for best.keras and last.keras, else the stem; `-2`, `-3` where taken.
-
-    A TFLite file keeps its ending, so that `best.keras` and `best.tflite` are told apart.
-    """
+    """Returns (name, path): the run folder for best.keras and last.keras, else the stem; `-2`, `-3` where taken."""
     named: dict[str, Path] = {}
     for path in models:
         stem = path.name if path.is_dir() else path.stem
         base = path.resolve().parent.name if stem in ("best", "last") else stem
-        base += ".tflite" if path.suffix == ".tflite" else ""
+        base += ".tflite" if path.suffix == ".tflite" else ""  # to tell best.tflite from best.keras
         named[next(name for name in numbered(base) if name not in taken | named.keys())] = path
     return list(named.items())

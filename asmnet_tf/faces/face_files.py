@@ -196,9 +196,7 @@ class BoxRow(NamedTuple):
 def read_boxes(path: Path) -> list[BoxRow]:
     """Reads one's own detector's boxes, a csv with the columns image, x_min, y_min, x_max, y_max, pixels from 0.
 
-    A column `angle`, from -360 to 360 degrees, may be there and may be empty: see `BoxRow`.
-
-    Raises: InputError naming the line that cannot be used.
+    A column `angle`, -360 to 360 degrees, may be there and be empty: see `BoxRow`. Raises: InputError naming the line.
     """
     rows = []
     for line, image, (*box, angle) in read_csv(path, "image", BOX_COLUMNS, optional="angle"):
@@ -276,10 +274,7 @@ def match_boxes(
 
 
 def boxes_inside(path: Path, rows: list[BoxRow], image: Path, size: tuple[int, int]) -> np.ndarray:
-    """Returns the boxes (N, 4) of an image of `size` (width, height).
-
-    Raises: InputError for a box of which less than half lies in the image.
-    """
+    """Returns the boxes (N, 4) of an image of `size` (width, height). Raises: InputError for one mostly outside."""
     boxes = np.array([row.box for row in rows]).reshape(-1, 4)
     inside = np.clip(np.minimum(boxes[:, 2:], size) - np.maximum(boxes[:, :2], 0), 0, None)
     for row, share in zip(rows, (inside / (boxes[:, 2:] - boxes[:, :2])).prod(axis=1)):

@@ -88,9 +88,8 @@ def find_inputs(
 
     A text is the address of a video. Without any input it is the photograph that Matplotlib ships. What a folder holds
     beside them, pictures of other kinds and overlays of earlier runs, is counted on stderr. A path that does not exist
-    or is not read, and a folder without images and videos, go to `failed`.
-
-    Raises: InputError if nothing but what `predict` wrote is there.
+    or is not read, and a folder without images and videos, go to `failed`. Raises: InputError if nothing but what
+    `predict` wrote is there.
     """
     found: dict[str, tuple[Path | str, Path]] = {}  # absolute path -> path, and what of it names the output
     skipped: Counter[str] = Counter()
@@ -254,10 +253,7 @@ class FaceRun:
                 raise InputError(f"{task[0]}: {reason} --resume goes on.") from error
 
     def video(self, video: Video, stem: str, detect_every: int, smooth: bool, limit: int | None, show: bool) -> None:
-        """Follows the faces of an open video; adds one result a frame.
-
-        Args: detect_every, smooth: see `FaceTracker`. limit: stop after so many frames. show: see `show_frame`.
-        """
+        """Follows the faces of an open video, `limit` frames at most; adds one result a frame. See `FaceTracker`."""
         if self.signals.received or self.failed.disk_full:
             return
         tracker = FaceTracker(self.aligner, detect_every, smooth, self.min_quality)
