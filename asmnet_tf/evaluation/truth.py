@@ -121,8 +121,7 @@ def truth_of_files(first: Predictions, limit: int | None) -> Faces:
     if first.pose_gt is not None:
         pose, negated = align_signs(first.pose_gt, pose, f"{first.path}, pose_gt")
         pose_from = "pose_gt of the first prediction file" + (f"; negated: {', '.join(negated)}" if negated else "")
-    subsets = {"all": np.ones(len(first.names), bool)}
-    return Faces(spec, first.names, first.landmarks_gt, pose, subsets, pose_from)
+    return Faces(spec, first.names, first.landmarks_gt, pose, pose_from=pose_from)
 
 
 def detected_boxes(samples: list[Sample], spec: DatasetSpec, models: Sequence[Path] = ()) -> np.ndarray:
@@ -137,9 +136,9 @@ def detected_boxes(samples: list[Sample], spec: DatasetSpec, models: Sequence[Pa
     specs = [spec, *(read_spec(table, path) for path, table in described.items() if isinstance(table, dict))]
     place = next((each.detector_box for each in specs if each.detector_box), None)
     boxes = np.full((len(samples), 5), np.nan)
-    seen: dict[Path, np.ndarray] = {}  # an image of many faces is looked at once
+    seen: dict[tuple[Path, int | None], np.ndarray] = {}  # an image of many faces is looked at once
     for row, sample in zip(boxes, tqdm(samples, "detect", unit="face", disable=None, leave=False)):
-        key = sample.image_path if sample.index is None else sample.image_path / str(sample.index)
+        key = sample.image_path, sample.index
         if key not in seen:
             found, _, angles = detect_faces(sample.read_image())
             seen[key] = np.column_stack([place_boxes(found, angles, place), angles])
