@@ -15,7 +15,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -66,10 +65,8 @@ def frame_face(axes, points: np.ndarray, margin: float) -> None:
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
-    """Returns an empty figure of `size` inches that Agg draws: no pyplot, no display."""
-    figure = Figure(size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    """Returns an empty figure of `size` inches: without pyplot it is Agg that draws it, without a display."""
+    return Figure(size, layout="constrained")
 
 
 def save_figure(figure: Figure, path: Path, also: str = "png") -> None:
@@ -188,19 +185,16 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
     rows = math.ceil(len(measured) / columns)
     figure = new_figure((max(9.0, 3.6 * columns), 3.8 + 3.6 * rows))
     grid = figure.add_gridspec(1 + rows, columns)
-    axes = figure.add_subplot(grid[0, :])
+    curves = new_axes(figure, grid[0, :], title=f"{spec.title}, {scored.sum()} faces", ylim=(0, 1.05 * top))
+    curves.grid(False, axis="x")
+    curves.set(xlim=(-0.5, len(face) - 0.5), xlabel="landmark, counted from 0 (bands: contours)")
+    curves.set_ylabel("mean error [% inter-ocular]")
     for k, (indices, _) in enumerate(spec.contours):
         if k % 2 == 0 and indices == tuple(range(indices[0], indices[-1] + 1)):
-            axes.axvspan(indices[0] - 0.5, indices[-1] + 0.5, color="0.93", zorder=0)
+            curves.axvspan(indices[0] - 0.5, indices[-1] + 0.5, color="0.93", zorder=0)
     for j, (one, mean) in enumerate(zip(measured, means)):
         beyond = f" (up to {highest[j]:.0f} %)" if highest[j] > top else ""
-        axes.plot(mean, **line_style(j), marker="o", markersize=3, label=label(one.method.name) + beyond)
-    axes.set(xlim=(-0.5, len(face) - 0.5), ylim=(0, 1.05 * top), ylabel="mean error [% inter-ocular]")
-    axes.set_xlabel("landmark, counted from 0 (bands: contours)")
-    axes.set_title(f"{spec.title}, {scored.sum()} faces", fontsize=10)
-    axes.grid(True, axis="y", alpha=0.3)
-    legend_below(axes, ncols=columns)
-    for j, (one, mean) in enumerate(zip(measured, means)):
+        curves.plot(mean, **line_style(j), marker="o", markersize=3, label=label(one.method.name) + beyond)
         axes = figure.add_subplot(grid[1 + j // columns, j % columns])
         draw_face(axes, face, spec, color="0.7", linewidth=0.8)
         sizes = np.minimum(np.nan_to_num(mean), top)
@@ -211,6 +205,7 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
         frame_face(axes, face, top / 100)
         over = f"{metrics.scored(one.nme[scored]).sum()} / {scored.sum()} faces"
         axes.set_title(f"{label(one.method.name)}\nmean {number(float(mean.mean()))} % ({over})", fontsize=9)
+    legend_below(curves, ncols=columns)
     extend = "max" if max(highest) > top else "neither"
     bar = figure.colorbar(circles, ax=figure.axes[1:], shrink=0.8, pad=0.01, extend=extend)
     bar.set_label("mean error [% inter-ocular], radius to scale", fontsize=8)
