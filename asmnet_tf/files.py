@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import csv
 import errno
+import itertools
 import json
 import math
 import os
@@ -74,6 +75,11 @@ def printable(text: str) -> str:
 def utf8(text: object) -> str:
     """Returns a text or path as UTF-8 can hold it: bytes of a file's name that are no UTF-8 become `\\udcXX`."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Yields `name`, `name-2`, `name-3`, ...: the first that is free is taken."""
+    return itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
 
 
 def first_line(error: BaseException, length: int = 80) -> str:

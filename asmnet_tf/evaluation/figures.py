@@ -6,6 +6,7 @@ Figures are drawn by Agg without pyplot, so nothing depends on a display, and ev
 from __future__ import annotations
 
 import csv
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -48,36 +48,25 @@ _LOG_COLUMNS = ("epoch", "loss", "loss_landmarks", "loss_asm", "loss_pose", "alp
 
 def draw_face(axes, points: np.ndarray, spec: DatasetSpec | None, **style) -> None:
     """Draws points (L, 2) along the spec's contours, or as dots where there are none."""
-    if spec is None or len(points) != spec.num_landmarks:
-        axes.plot(points[:, 0], points[:, 1], linestyle="none", marker=".", markersize=3, color=style.get("color"))
-        return
-    for indices, closed in spec.contours:
-        line = points[[*indices, indices[0]] if closed else list(indices)]
-        axes.plot(line[:, 0], line[:, 1], **style)
-    drawn = {i for indices, _ in spec.contours for i in indices}
-    for i in set(range(len(points))) - drawn:
-        axes.plot(*points[i], marker=".", markersize=3, color=style.get("color"))
+    contours = spec.contours if spec is not None and len(points) == spec.num_landmarks else ()
+    for indices, closed in contours:
+        axes.plot(*points[[*indices, indices[0]] if closed else list(indices)].T, **style)
+    dots = np.delete(points, [i for indices, _ in contours for i in indices], axis=0)
+    axes.plot(*dots.T, linestyle="none", marker=".", markersize=3, color=style.get("color"))
 
 
 def frame_face(axes, points: np.ndarray, margin: float) -> None:
     """Fits equal axes, y downwards, around points (..., 2) and removes the ticks."""
     box = landmark_box(points.reshape(-1, 2))
-    low, high = box[:2] - margin, box[2:] + margin
     if np.isfinite(box).all():
-        axes.set_xlim(low[0], high[0])
-        axes.set_ylim(high[1], low[1])
-    axes.set_aspect("equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+        axes.set(xlim=(box[0] - margin, box[2] + margin), ylim=(box[3] + margin, box[1] - margin))
+    axes.set(aspect="equal", xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
-    """Returns an empty figure of `size` inches that Agg draws: no pyplot, no display."""
-    figure = Figure(size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    """Returns an empty figure of `size` inches: without pyplot it is Agg that draws it, without a display."""
+    return Figure(size, layout="constrained")
 
 
 def save_figure(figure: Figure, path: Path, also: str = "png") -> None:
@@ -88,6 +77,14 @@ def save_figure(figure: Figure, path: Path, also: str = "png") -> None:
         with replacing(path.with_suffix(f".{ending}")) as temporary, warnings.catch_warnings(), fonts:
             warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in a script the font lacks shows boxes
             figure.savefig(temporary, dpi=DPI, format=ending, metadata=undated)
+
+
+def new_axes(figure: Figure, *place, title: str = "", **settings):
+    """Returns new axes with a title, a grid and these `settings`."""
+    axes = figure.add_subplot(*place, **settings)
+    axes.set_title(title, fontsize=10)
+    axes.grid(True, alpha=0.3)
+    return axes
 
 
 def legend_below(axes, **style) -> None:
@@ -129,12 +126,9 @@ def curves_figure(
     room = 0.2 * (len(scores) + 1)
     figure = new_figure((7.5, 5.0 + room) if count == 1 else (4.6 * columns, (4.0 + room) * rows))
     for k, (subset, mask) in enumerate(faces.masks.items()):
-        axes = figure.add_subplot(rows, columns, k + 1)
-        axes.set_title(f"{faces.spec.title} {subset}, {int(mask.sum())} faces", fontsize=10)
-        axes.set_xlim(0, 100 * grid[-1])
+        axes = new_axes(figure, rows, columns, k + 1, title=f"{faces.spec.title} {subset}, {mask.sum()} faces")
         axes.set_xlabel("NME [% inter-ocular]" if is_ced else "threshold on the NME [% inter-ocular]")
-        axes.set_ylabel("faces with at most this NME [%]" if is_ced else "failure rate [%]")
-        axes.grid(True, alpha=0.3)
+        axes.set(xlim=(0, 100 * grid[-1]), ylabel="faces with at most this NME [%]" if is_ced else "failure rate [%]")
         for t in thresholds:
             axes.axvline(100 * t, color="0.5", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
             place = {"xy": (100 * t, 0.02), "va": "bottom"} if is_ced else {"xy": (100 * t, 0.93), "va": "top"}
@@ -154,8 +148,7 @@ def curves_figure(
         if is_ced:
             axes.set_ylim(0, 101)
         else:  # the differences are in the last few per cent
-            axes.set_yscale("log")
-            axes.set_ylim(min(10.0, 0.7 * lowest), 120)
+            axes.set(yscale="log", ylim=(min(10.0, 0.7 * lowest), 120))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         last = f", AUC@{max(thresholds):.2f}" if thresholds else ""
         rates = ", ".join(f"FR@{t:.2f}" for t in thresholds)
@@ -192,24 +185,17 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
     rows = math.ceil(len(measured) / columns)
     figure = new_figure((max(9.0, 3.6 * columns), 3.8 + 3.6 * rows))
     grid = figure.add_gridspec(1 + rows, columns)
-    axes = figure.add_subplot(grid[0, :])
+    curves = new_axes(figure, grid[0, :], title=f"{spec.title}, {scored.sum()} faces", ylim=(0, 1.05 * top))
+    curves.grid(False, axis="x")
+    curves.set(xlim=(-0.5, len(face) - 0.5), xlabel="landmark, counted from 0 (bands: contours)")
+    curves.set_ylabel("mean error [% inter-ocular]")
     for k, (indices, _) in enumerate(spec.contours):
         if k % 2 == 0 and indices == tuple(range(indices[0], indices[-1] + 1)):
-            axes.axvspan(indices[0] - 0.5, indices[-1] + 0.5, color="0.93", zorder=0)
+            curves.axvspan(indices[0] - 0.5, indices[-1] + 0.5, color="0.93", zorder=0)
     for j, (one, mean) in enumerate(zip(measured, means)):
         beyond = f" (up to {highest[j]:.0f} %)" if highest[j] > top else ""
-        axes.plot(mean, **line_style(j), marker="o", markersize=3, label=label(one.method.name) + beyond)
-    axes.set_xlim(-0.5, len(face) - 0.5)
-    axes.set_ylim(0, 1.05 * top)
-    axes.set_xlabel("landmark, counted from 0 (bands: contours)")
-    axes.set_ylabel("mean error [% inter-ocular]")
-    axes.set_title(f"{faces.spec.title}, {int(scored.sum())} faces", fontsize=10)
-    axes.grid(True, axis="y", alpha=0.3)
-    legend_below(axes, ncols=columns)
-    panels = []
-    for j, (one, mean) in enumerate(zip(measured, means)):
+        curves.plot(mean, **line_style(j), marker="o", markersize=3, label=label(one.method.name) + beyond)
         axes = figure.add_subplot(grid[1 + j // columns, j % columns])
-        panels.append(axes)
         draw_face(axes, face, spec, color="0.7", linewidth=0.8)
         sizes = np.minimum(np.nan_to_num(mean), top)
         circles = PatchCollection([Circle(*place) for place in zip(face, sizes / 100)], cmap="viridis_r", alpha=0.75)
@@ -217,9 +203,11 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
         circles.set_clim(0, top)
         axes.add_collection(circles)
         frame_face(axes, face, top / 100)
-        over = f"{int(metrics.scored(one.nme[scored]).sum())} / {int(scored.sum())} faces"
+        over = f"{metrics.scored(one.nme[scored]).sum()} / {scored.sum()} faces"
         axes.set_title(f"{label(one.method.name)}\nmean {number(float(mean.mean()))} % ({over})", fontsize=9)
-    bar = figure.colorbar(circles, ax=panels, shrink=0.8, pad=0.01, extend="max" if max(highest) > top else "neither")
+    legend_below(curves, ncols=columns)
+    extend = "max" if max(highest) > top else "neither"
+    bar = figure.colorbar(circles, ax=figure.axes[1:], shrink=0.8, pad=0.01, extend=extend)
     bar.set_label("mean error [% inter-ocular], radius to scale", fontsize=8)
     return figure
 
@@ -228,20 +216,17 @@ def contact_sheets(
     measured: Sequence[Measured], faces: Faces, image_reader: Callable[[int], np.ndarray]
 ) -> Iterator[tuple[str, Figure]]:
     """Yields (<method>_{best,median,worst}, the picture of these faces) for every method."""
-    tiles: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # methods often share their worst faces
 
+    @functools.cache  # methods often share their worst faces
     def tile(i: int) -> tuple[np.ndarray, np.ndarray]:
-        if i not in tiles:
-            frame = crop_frame(landmark_box(np.asarray(faces.landmarks[i], np.float64)), "square", SHEET_SCALE)
-            tiles[i] = crop_image(image_reader(i), frame, TILE), invert(crop_to_image(frame, TILE))
-        return tiles[i]
+        frame = crop_frame(landmark_box(np.asarray(faces.landmarks[i], np.float64)), "square", SHEET_SCALE)
+        return crop_image(image_reader(i), frame, TILE), invert(crop_to_image(frame, TILE))
 
     scored = np.flatnonzero(faces.scored)
     for one, stem in zip(measured, file_names([one.method.name for one in measured])):
         order = scored[np.argsort(one.nme[scored], kind="stable")]  # without a prediction (NaN): last
         middle = max(0, (len(order) - SHEET_FACES) // 2)
-        choices = {"best": order, "median": order[middle:], "worst": order[::-1]}
-        for kind, chosen in choices.items():
+        for kind, chosen in {"best": order, "median": order[middle:], "worst": order[::-1]}.items():
             chosen = chosen[:SHEET_FACES].tolist()
             pictures = [_annotated(*tile(i), one.method, faces, i) for i in chosen]
             captions = [f"{number(100 * one.nme[i])} %   {_short(faces.names[i])}" for i in chosen]
@@ -303,10 +288,11 @@ def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
     figure = new_figure((12.0, 5.6))
     grid = figure.add_gridspec(2, 3, height_ratios=[2, 1])
     marker = {"marker": "o", "markersize": 3} if len(epoch) < 40 else {}
+    margin = max(0.5, 0.02 * np.ptp(epoch))
+    span = epoch.min() - margin, epoch.max() + margin
 
     def panel(place, title: str, columns: dict[str, str], *, log_axis=False, clip=False, **style) -> None:
-        axes = figure.add_subplot(place)
-        lowest = []
+        axes, lowest = new_axes(figure, place, title=title, xlim=span, xlabel="epoch"), []
         for j, (column, told) in enumerate(columns.items()):
             values = log.get(column, np.full(len(epoch), np.nan))
             known = np.isfinite(values) & ((values > 0) | (not log_axis))
@@ -321,12 +307,7 @@ def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
             top = axes.get_ylim()[1]
             # not clipped, the first epochs would flatten the rest
             axes.set_ylim(0, (clip and min(top, 3.5 * max(0.0, *lowest))) or top)
-        margin = max(0.5, 0.02 * np.ptp(epoch))
-        axes.set_xlim(epoch.min() - margin, epoch.max() + margin)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("epoch")
-        axes.grid(True, alpha=0.3)
         if len(columns) > 1 and lowest:
             legend_below(axes, ncols=len(columns), handlelength=1.9, columnspacing=0.9)
 
@@ -382,14 +363,10 @@ def shape_model_plots(
         smoothing: pca_percent -> (N,) how far ASM moves each real shape, mean over its landmarks, as a fraction of the
             inter-ocular distance; its keys are also marked on the variance curve.
         spec: gives the contours; None draws dots.
-    Returns: the files written.
-    Raises:  InputError if a file cannot be written.
+    Returns: the files written. Raises: InputError if one cannot be.
     """
-    ratios = np.asarray(explained_ratio_all, np.float64)
-    drawn = {
-        "modes": _modes_figure(mean_shape, eigenvectors, eigenvalues, ratios, spec),
-        "variance": _variance_figure(ratios, sorted(smoothing) or PCA_MARKS),
-    }
+    drawn = {"modes": _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, spec)}
+    drawn["variance"] = _variance_figure(explained_ratio_all, sorted(smoothing) or PCA_MARKS)
     if smoothing:
         drawn["smoothing"] = _smoothing_figure(smoothing)
     files = [make_folder(output_dir) / f"{prefix}_{kind}.png" for kind in drawn]
@@ -399,10 +376,9 @@ def shape_model_plots(
 
 
 def _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, spec: DatasetSpec | None) -> Figure:
-    mean_shape, eigenvectors = np.asarray(mean_shape, np.float64), np.asarray(eigenvectors, np.float64)
-    deviations = np.sqrt(np.maximum(np.asarray(eigenvalues, np.float64), 0.0))
+    deviations = np.sqrt(np.maximum(eigenvalues, 0.0))
     modes, steps = min(MAX_MODES, eigenvectors.shape[1]), np.arange(-3, 4)
-    figure = new_figure((1.5 * len(steps) + 0.5, 1.75 * max(modes, 1) + 0.5))
+    figure = new_figure((1.5 * len(steps) + 0.5, 1.75 * modes + 0.5))
     moves = steps[:, None] * (eigenvectors[:, :modes] * deviations[:modes]).T[:, None]  # (modes, steps, 2L)
     shapes = (mean_shape + moves).reshape(modes, len(steps), -1, 2)
     mean = mean_shape.reshape(-1, 2)
@@ -419,9 +395,6 @@ def _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, sp
                 axes.set_title("mean" if step == 0 else rf"{step:+d} $\sqrt{{\lambda}}$".replace("-", "−"), fontsize=9)
             if j == 0:
                 axes.set_ylabel(f"mode {k + 1}\n{100 * float(explained_ratio_all[k]):.1f} %", fontsize=9)
-    if not modes:
-        draw_face(axes := figure.add_subplot(), mean, spec, color="black", linewidth=1.0)
-        frame_face(axes, mean, 0.02)
     return figure
 
 
@@ -429,18 +402,14 @@ def _variance_figure(ratios: np.ndarray, marks: Sequence[float]) -> Figure:
     total = np.cumsum(ratios) * 100
     count = np.arange(1, len(total) + 1)
     figure = new_figure((7.0, 4.6))
-    axes = figure.add_subplot()
+    axes = new_axes(figure, xscale="log", xlabel="number of components K", ylabel="variance explained [%]")
     axes.plot(count, total, color=_COLOURS[0], marker="o", markersize=3, linewidth=1.5)
     for j, percent in enumerate(marks):
         needed = min(int(np.searchsorted(total, percent - 1e-7)) + 1, len(total))
         told = f"{percent:g} %: {needed} component{'' if needed == 1 else 's'}"
         axes.plot(needed, total[needed - 1], "D", color=_COLOURS[(j + 1) % len(_COLOURS)], markersize=7, label=told)
-    axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlim(0.9, max(len(total), 2) * 1.1)
-    axes.set_ylim(max(0.0, min(total[0], 100.0) - 8), 102)
-    axes.set_xlabel("number of components K")
-    axes.set_ylabel("variance explained [%]")
+    axes.set(xlim=(0.9, max(len(total), 2) * 1.1), ylim=(max(0.0, min(total[0], 100.0) - 8), 102))
     axes.grid(True, which="both", alpha=0.25)
     axes.legend(loc="lower right", fontsize=9)
     return figure
@@ -448,9 +417,9 @@ def _variance_figure(ratios: np.ndarray, marks: Sequence[float]) -> Figure:
 
 def _smoothing_figure(smoothing: dict[float, np.ndarray]) -> Figure:
     figure = new_figure((7.0, 4.6))
-    axes = figure.add_subplot()
-    moved = {percent: 100 * np.asarray(smoothing[percent], np.float64) for percent in sorted(smoothing)}
-    moved = {percent: values[np.isfinite(values)] for percent, values in moved.items()}
+    axes = new_axes(figure, ylabel="shapes [% per bin]")
+    axes.set_xlabel("distance that ASM moves a shape [% inter-ocular, mean over landmarks]")
+    moved = {percent: 100 * values[np.isfinite(values)] for percent, values in sorted(smoothing.items())}
     everything = np.concatenate(list(moved.values()))
     # the few odd shapes far out would squeeze the rest; they are counted in the last bin
     last = max(float(np.quantile(everything, 0.998)) * 1.05, 1e-3) if len(everything) else 1.0
@@ -464,9 +433,6 @@ def _smoothing_figure(smoothing: dict[float, np.ndarray]) -> Figure:
         axes.hist(values, bins, weights=shares, histtype="step", label=told, **line_style(j))
         axes.axvline(mean, color=line_style(j)["color"], linewidth=0.8, linestyle=":")
     axes.set_xlim(0, last)
-    axes.set_xlabel("distance that ASM moves a shape [% inter-ocular, mean over landmarks]")
-    axes.set_ylabel("shapes [% per bin]")
-    axes.grid(True, alpha=0.3)
     if len(everything):
         axes.legend(title="pca_percent", fontsize=9)
     return figure

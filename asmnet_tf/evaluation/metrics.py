@@ -12,6 +12,7 @@ import numpy as np
 from asmnet_tf.config import ANGLES
 from asmnet_tf.data import geometry
 from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.data.pose import signed
 from asmnet_tf.shape.shape_model import ShapeModel, chunks
 
 BOOTSTRAP_SAMPLES = 1000
@@ -120,8 +121,7 @@ def ced(errors: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 def pose_errors(pose_pred_deg: np.ndarray, pose_gt_deg: np.ndarray) -> np.ndarray:
     """Returns the absolute angle differences (N, 3) in degrees, the short way round."""
-    difference = np.asarray(pose_pred_deg, np.float64) - np.asarray(pose_gt_deg, np.float64)
-    return np.abs((difference + 180.0) % 360.0 - 180.0)
+    return np.abs(signed(np.asarray(pose_pred_deg, np.float64) - np.asarray(pose_gt_deg, np.float64)))
 
 
 def bootstrap_interval(values: np.ndarray, confidence: float = 0.95) -> list[float | None]:

@@ -44,18 +44,14 @@ def write_predictions(
     pose_gt: np.ndarray | None = None,
 ) -> None:
     """Writes a prediction file; arrays that are None are left out."""
-    arrays = {"landmarks": landmarks, "pose": pose, "landmarks_gt": landmarks_gt, "pose_gt": pose_gt}
+    arrays = {"names": np.array(names, np.str_), "landmarks": landmarks, "pose": pose}
+    arrays |= {"landmarks_gt": landmarks_gt, "pose_gt": pose_gt}
     with replacing(path) as temporary:
-        np.savez_compressed(
-            temporary, names=np.array(names, np.str_), **{k: v for k, v in arrays.items() if v is not None}
-        )
+        np.savez_compressed(temporary, **{key: array for key, array in arrays.items() if array is not None})
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Reads a prediction file; says on stderr which arrays of it are not used.
-
-    Raises: InputError naming the array that does not fit.
-    """
+    """Reads a prediction file; says which arrays are not used. Raises: InputError naming what does not fit."""
     path = Path(path)
     try:
         content = read_arrays(path)
@@ -125,45 +121,35 @@ def align(predictions: Predictions, names: list[str], num_landmarks: int) -> Pre
     rows = match_names(names, predictions.names)
     missing = [name for name, row in zip(names, rows) if row is None]
     if missing:
-        raise InputError(
-            f"{path}: no prediction for {missing[0]} ({len(missing)} of {len(names)} faces lack one; its own names are "
-            f"like {predictions.names[0]}). Choose --subset or --limit so that all are there, or give NaN for a face."
-        )
-    keys = ("landmarks", "pose", "landmarks_gt", "pose_gt", "image_size")
-    arrays = {key: getattr(predictions, key) for key in keys if getattr(predictions, key) is not None}
-    chosen = Predictions(path, names, **{key: array[rows] for key, array in arrays.items()})
-    for key in (key for key in arrays if key.startswith("landmarks")):
-        flat = np.flatnonzero(np.ptp(getattr(chosen, key), axis=1).min(axis=1) < 1)
+        lack = f"{len(missing)} of {len(names)} faces lack one; its own names are like {predictions.names[0]}"
+        advice = "Choose --subset or --limit so that all are there, or give NaN for a face."
+        raise InputError(f"{path}: no prediction for {missing[0]} ({lack}). {advice}")
+    arrays = {key: array[rows] for key, array in vars(predictions).items() if isinstance(array, np.ndarray)}
+    for key in ("landmarks", "landmarks_gt"):
+        flat = np.flatnonzero(np.ptp(arrays[key], axis=1).min(axis=1) < 1) if key in arrays else ()
         if len(flat):
             hint = ", NaN for a face without a prediction" if key == "landmarks" else ""
-            raise InputError(
-                f"{path}: {key} of {names[flat[0]]} lie all in one point or line ({len(flat)} of {len(names)} faces). "
-                f"Expected image pixels{hint}."
-            )
-    return chosen
+            told = f"{names[flat[0]]} lie all in one point or line ({len(flat)} of {len(names)} faces)"
+            raise InputError(f"{path}: {key} of {told}. Expected image pixels{hint}.")
+    return Predictions(path, names, **arrays)
 
 
 def check_frame(chosen: Predictions, faces: Faces, samples: list[Sample]) -> None:
-    """Checks that predictions, in the order of the faces, are of the same images as the truth.
+    """Raises: InputError if predictions, in the order of the faces, are of other images than the truth.
 
     Their own truth must be where it is in `faces` to a pixel, and the size they give that of the sample's image.
-
-    Raises: InputError that says how far it is from there.
     """
     foreign = "its coordinates belong to other images (the originals before cropping or scaling?) or count from 1"
     if chosen.landmarks_gt is not None:
         away = np.linalg.norm(chosen.landmarks_gt - faces.landmarks, axis=-1).max(axis=1)
-        worst, count = away.argmax(), int((away > FRAME_PX).sum())
-        if count:
-            raise InputError(
-                f"{chosen.path}: landmarks_gt of {count} of {len(away)} faces differs from the true landmarks, by "
-                f"{away[worst]:.1f} px for {chosen.names[worst]}: {foreign}."
-            )
+        if away.max() > FRAME_PX:
+            count = f"{(away > FRAME_PX).sum()} of {len(away)} faces"
+            worst = f"{away.max():.1f} px for {chosen.names[away.argmax()]}"
+            told = f"landmarks_gt of {count} differs from the true landmarks, by {worst}"
+            raise InputError(f"{chosen.path}: {told}: {foreign}.")
     if chosen.image_size is not None:
         for sample, size in zip(samples, chosen.image_size):
             sides = sorted(sample.read_image().shape[:2], reverse=True)
             if np.abs(size - sides).max() > FRAME_PX:
-                raise InputError(
-                    f"{chosen.path}: image size of {sample.name} is {size[0]:g} x {size[1]:g}, that of "
-                    f"{sample.image_path} is {sides[0]} x {sides[1]}: {foreign}."
-                )
+                told = f"{size[0]:g} x {size[1]:g}, that of {sample.image_path} is {sides[0]} x {sides[1]}"
+                raise InputError(f"{chosen.path}: image size of {sample.name} is {told}: {foreign}.")

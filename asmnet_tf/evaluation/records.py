@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from asmnet_tf.data.layouts import DatasetSpec
+from asmnet_tf.files import numbered
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,18 +81,10 @@ def one_line(name: str, length: int) -> str:
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """Returns a file name stem for each method name: letters, digits, `.`, `_`, `-` only, and no two alike.
-
-    They differ in more than case, since some file systems do not see it.
-    """
-    stems: list[str] = []
-    taken: set[str] = set()
+    """Returns a file name stem for each method name: letters, digits, `.`, `_`, `-`; no two alike, case aside."""
+    stems: dict[str, str] = {}
     for name in names:
         base = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:60] or "method"
-        stem, k = base, 1
-        while stem.lower() in taken:
-            k += 1
-            stem = f"{base}-{k}"
-        taken.add(stem.lower())
-        stems.append(stem)
-    return stems
+        stem = next(stem for stem in numbered(base) if stem.lower() not in stems)
+        stems[stem.lower()] = stem
+    return list(stems.values())

@@ -54,11 +54,9 @@ def _measure(methods: Sequence[Method], faces: Faces) -> list[Measured]:
     count = len(faces.names)
     if not count:
         raise InputError("no face to score. Is the data folder or the list of subsets right?")
-    truth = np.asarray(faces.landmarks)
-    if truth.ndim != 3 or len(truth) != count or not np.isfinite(truth).all():
-        raise ValueError(f"ground truth of shape {truth.shape} for {count} faces; expected finite ({count}, L, 2)")
-    if truth.shape[1] != faces.spec.num_landmarks:
-        raise ValueError(f"ground truth has {truth.shape[1]} points, {faces.spec.name} has {faces.spec.num_landmarks}")
+    truth, expected = np.asarray(faces.landmarks), (count, faces.spec.num_landmarks, 2)
+    if truth.shape != expected or not np.isfinite(truth).all():
+        raise ValueError(f"ground truth of shape {truth.shape}, {faces.spec.name} needs finite {expected}")
     lengths, pupil_lengths = (metrics.normaliser(truth, faces.spec, k) for k in ("inter-ocular", "inter-pupil"))
     for i in np.flatnonzero(np.isnan(lengths) | np.isnan(pupil_lengths))[:1]:
         raise InputError(f"{faces.names[i]}: both eyes of its true landmarks are in one point. Remove this face.")
@@ -67,36 +65,25 @@ def _measure(methods: Sequence[Method], faces: Faces) -> list[Measured]:
         if any(other.method.name == method.name for other in measured):
             raise InputError(f"two methods are called {method.name!r}. Give one of them another name.")
         if np.shape(method.landmarks) != truth.shape:
-            raise InputError(
-                f"{method.name}: landmarks of shape {np.shape(method.landmarks)}, the ground truth has {truth.shape}. "
-                "Is it a model for this dataset?"
-            )
+            told = f"landmarks of shape {np.shape(method.landmarks)}, the ground truth has {truth.shape}"
+            raise InputError(f"{method.name}: {told}. Is it a model for this dataset?")
         pose, pose_pnp = (
             None if angles is None or faces.pose is None else metrics.pose_errors(angles, faces.pose)
             for angles in (method.pose, method.pose_pnp)
         )
-        measured.append(
-            Measured(
-                method,
-                metrics.point_errors(method.landmarks, truth, lengths),
-                metrics.nme(method.landmarks, truth, lengths),
-                metrics.nme(method.landmarks, truth, pupil_lengths),
-                pose,
-                pose_pnp,
-            )
-        )
+        points = metrics.point_errors(method.landmarks, truth, lengths)
+        nme, pupil_nme = (metrics.nme(method.landmarks, truth, each) for each in (lengths, pupil_lengths))
+        measured.append(Measured(method, points, nme, pupil_nme, pose, pose_pnp))
     return measured
 
 
 def _score(measured: list[Measured], faces: Faces, thresholds: Sequence[float]) -> dict[str, dict[str, dict]]:
-    scores: dict[str, dict[str, dict]] = {}
-    for one in measured:
+    def summary(one: Measured, mask: np.ndarray) -> dict:
         errors = (one.nme, one.nme_interpupil, one.pose, one.pose_pnp)
-        scores[one.method.name] = {}
-        for subset, mask in faces.masks.items():
-            nme, pupil, pose, pose_pnp = (None if values is None else values[mask] for values in errors)
-            scores[one.method.name][subset] = metrics.summarise(nme, pupil, tuple(thresholds), pose, pose_pnp)
-    return scores
+        nme, pupil, pose, pose_pnp = (None if values is None else values[mask] for values in errors)
+        return metrics.summarise(nme, pupil, tuple(thresholds), pose, pose_pnp)
+
+    return {one.method.name: {key: summary(one, mask) for key, mask in faces.masks.items()} for one in measured}
 
 
 def compare(errors: dict[str, np.ndarray], subsets: dict[str, np.ndarray]) -> dict[str, list[dict]]:
@@ -122,6 +109,10 @@ def compare(errors: dict[str, np.ndarray], subsets: dict[str, np.ndarray]) -> di
     return {subset: [row(a, b, mask) for a, b in pairs] for subset, mask in subsets.items()}
 
 
+def _each(scores: dict[str, dict[str, dict]]) -> list[tuple[str, str, dict]]:
+    return [(method, subset, numbers) for method, subsets in scores.items() for subset, numbers in subsets.items()]
+
+
 def json_line(scores: dict[str, dict[str, dict]]) -> str:
     """Returns the scores without their intervals as one line of JSON, numbers rounded to 6 decimals, never NaN."""
     short = {
@@ -136,22 +127,17 @@ def text_table(scores: dict[str, dict[str, dict]], thresholds: Sequence[float]) 
     header = ["method", "subset", "faces", "scored", "NME %", "95 %", "pupil %"]
     header += [f"{name}@{t:.2f}" for t in thresholds for name in ("FR", "AUC")]
     poses = {"pose": "pose y/p/r deg", "pose_pnp": "PnP y/p/r deg"}
-    every = [numbers for subsets in scores.values() for numbers in subsets.values()]
-    poses = {key: title for key, title in poses.items() if any(numbers[f"{key}_mae_deg"] for numbers in every)}
+    poses = {key: title for key, title in poses.items() if any(row[-1][f"{key}_mae_deg"] for row in _each(scores))}
     rows = [[*header, *poses.values()]]
-    for method, subsets in scores.items():
-        for subset, numbers in subsets.items():
-            low, high = numbers["ci95"]["nme_pct"]
-            row = [
-                one_line(method, 32),
-                subset,
-                str(numbers["n"]),
-                str(numbers["n_scored"]),
-                number(numbers["nme_pct"]),
-            ]
-            row += ["-" if low is None else f"{low:.2f}..{high:.2f}", number(numbers["nme_interpupil_pct"])]
-            row += [number(numbers[f"{key}_pct@{t:.2f}"]) for t in thresholds for key in ("fr", "auc")]
-            rows.append(row + [_pose_cell(numbers, key) for key in poses])
+    for method, subset, numbers in _each(scores):
+        low, high = numbers["ci95"]["nme_pct"]
+        row = [one_line(method, 32), subset, str(numbers["n"]), str(numbers["n_scored"]), number(numbers["nme_pct"])]
+        row += ["-" if low is None else f"{low:.2f}..{high:.2f}", number(numbers["nme_interpupil_pct"])]
+        row += [number(numbers[f"{key}_pct@{t:.2f}"]) for t in thresholds for key in ("fr", "auc")]
+        for key in poses:
+            mae = numbers[f"{key}_mae_deg"]
+            row.append("/".join(map(number, mae.values())) + _of_faces(numbers, f"{key}_n_scored") if mae else "-")
+        rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         "  ".join(text.ljust(width) if i < 2 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths)))
@@ -187,9 +173,7 @@ def write_report(
     output, thresholds = make_folder(output), tuple(thresholds)
     measured = _measure(methods, faces)
     scores = _score(measured, faces, thresholds)
-    compared: dict[str, list[dict]] = {}
-    if len(measured) > 1:
-        compared = compare({one.method.name: one.nme for one in measured}, faces.masks)
+    compared = compare({one.method.name: one.nme for one in measured}, faces.masks) if len(measured) > 1 else {}
     document = {
         "protocol": protocol,
         "thresholds": list(thresholds),
@@ -211,21 +195,17 @@ def write_report(
 
 def _write_per_image(path: Path, measured: list[Measured], faces: Faces) -> None:
     nothing = np.full((len(faces.names), 3), np.nan)
-    pose_gt = nothing if faces.pose is None else faces.pose
     lengths = metrics.normaliser(faces.landmarks, faces.spec)
     header = ["method", "name", "subsets", "nme_pct", "nme_interpupil_pct", "interocular_px", "worst_landmark_pct"]
     header += [f"{angle}_{kind}_deg" for kind in ("pred", "pnp", "gt") for angle in ANGLES]
-    member = {subset: np.asarray(mask) for subset, mask in faces.masks.items()}
 
     def rows() -> Iterable[list]:
         for one in measured:
-            pose_pred = nothing if one.method.pose is None else one.method.pose
-            pose_pnp = nothing if one.method.pose_pnp is None else one.method.pose_pnp
-            for i, name in enumerate(faces.names):
-                numbers = [one.nme[i] * 100, one.nme_interpupil[i] * 100, lengths[i], one.points[i].max() * 100]
-                numbers += [*pose_pred[i], *pose_pnp[i], *pose_gt[i]]
-                inside = ";".join(subset for subset, mask in member.items() if mask[i])
-                yield [one.method.name, name, inside, *map(cell, numbers)]
+            poses = (nothing if pose is None else pose for pose in (one.method.pose, one.method.pose_pnp, faces.pose))
+            worst = one.points.max(axis=1)
+            table = np.column_stack([one.nme * 100, one.nme_interpupil * 100, lengths, worst * 100, *poses])
+            for name, inside, numbers in zip(faces.names, zip(*faces.masks.values()), table):
+                yield [one.method.name, name, ";".join(itertools.compress(faces.masks, inside)), *map(cell, numbers)]
 
     write_csv(path, header, rows())
 
@@ -236,15 +216,7 @@ def _grid(thresholds: Sequence[float]) -> np.ndarray:
     return np.round(np.arange(math.ceil(last / CED_STEP_PCT - 1e-6) + 1) * CED_STEP_PCT / 100, 6)
 
 
-def _write_figures(
-    output: Path,
-    measured: list[Measured],
-    faces: Faces,
-    thresholds: Sequence[float],
-    scores: dict,
-    image_reader: Callable[[int], np.ndarray] | None,
-    also: str,
-) -> list[Path]:
+def _write_figures(output: Path, measured, faces: Faces, thresholds, scores, image_reader, also: str) -> list[Path]:
     """Writes the curves as .csv and all figures; returns the .png files, the sheets last."""
     from asmnet_tf.evaluation import figures  # Matplotlib: not for those who only want scores
 
@@ -288,15 +260,14 @@ def _write_figures(
 def _landmark_blocks(faces: Faces, thresholds: Sequence[float], protocol: dict, scores: dict) -> list[Block]:
     plural = "" if len(scores) == 1 else "s"
     blocks: list[Block] = [("h1", f"{faces.spec.title}: {len(scores)} method{plural} on {len(faces.names)} faces")]
-    blocks += [("list", [f"{key}: {_plain_text(value)}" for key, value in protocol.items()]), ("h2", "Landmarks")]
+    said = {key: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for key, v in plain(protocol).items()}
+    blocks += [("list", [f"{key}: {value}" for key, value in said.items()]), ("h2", "Landmarks")]
     keys = ["nme_pct", "nme_interpupil_pct"] + [f"{k}_pct@{t:.2f}" for t in thresholds for k in ("fr", "auc")]
     header = ["method", "subset", "faces", "scored", "NME inter-ocular %", "NME inter-pupil %"]
     header += [f"{k}@{t:.2f} %" for t in thresholds for k in ("FR", "AUC")]
     rows = [
-        [method, subset, numbers["n"], numbers["n_scored"]]
-        + [_with_interval(numbers[key], numbers["ci95"][key]) for key in keys]
-        for method, subsets in scores.items()
-        for subset, numbers in subsets.items()
+        [*names, numbers["n"], numbers["n_scored"], *(_with_interval(numbers[k], numbers["ci95"][k]) for k in keys)]
+        for *names, numbers in _each(scores)
     ]
     note = (
         "In brackets: 95 % bootstrap interval over faces. NME is over the faces scored; a face without a prediction is "
@@ -334,13 +305,12 @@ def _pair_blocks(compared: dict[str, list[dict]]) -> list[Block]:
 
 def _pose_blocks(scores: dict) -> list[Block]:
     rows = []
-    for method, subsets in scores.items():
-        for subset, numbers in subsets.items():
-            for source, key in (("O_P", "pose"), ("PnP on landmarks", "pose_pnp")):
-                if mae := numbers[f"{key}_mae_deg"]:
-                    intervals = numbers["ci95"][f"{key}_mae_deg"]
-                    cells = [_with_interval(mae[angle], intervals[angle]) for angle in ANGLES]
-                    rows.append([method, subset, numbers["n"], numbers[f"{key}_n_scored"], source, *cells])
+    for *names, numbers in _each(scores):
+        for source, key in (("O_P", "pose"), ("PnP on landmarks", "pose_pnp")):
+            if mae := numbers[f"{key}_mae_deg"]:
+                intervals = numbers["ci95"][f"{key}_mae_deg"]
+                cells = [_with_interval(mae[angle], intervals[angle]) for angle in ANGLES]
+                rows.append([*names, numbers["n"], numbers[f"{key}_n_scored"], source, *cells])
     header = ["method", "subset", "faces", "scored", "pose from", *(f"{angle} MAE deg" for angle in ANGLES)]
     return [("h2", "Head pose"), ("table", (header, rows))] if rows else []
 
@@ -366,12 +336,10 @@ def _published_blocks(faces: Faces, scores: dict) -> list[Block]:
     notes, complete = [], []
     for subset, mask in faces.masks.items():
         count, official = int(mask.sum()), spec.subset_counts.get(subset)
-        if official is None or count != official:
-            of = "" if official is None else f" of {official}"
-            notes.append(
-                f"{subset}: {count}{of} faces; published numbers are not comparable because they are means over "
-                f"{'another set of faces' if official is None else f'all {official} faces'}."
-            )
+        if count != official:
+            of, whole = ("", "another set of") if official is None else (f" of {official}", f"all {official}")
+            reason = f"published numbers are not comparable because they are means over {whole} faces."
+            notes.append(f"{subset}: {count}{of} faces; {reason}")
         elif not any(subset in row for table in spec.published.values() for row in table.values()):
             notes.append(f"{subset}: all {official} faces are here, but no number was published for it.")
         else:
@@ -380,13 +348,10 @@ def _published_blocks(faces: Faces, scores: dict) -> list[Block]:
     nme_table = spec.published.get("nme_pct", {})
     columns = [subset for subset in complete if any(subset in row for row in nme_table.values())]
     if columns:
-        rows = [
-            [f"{name} (published)", *(number(row.get(subset)) for subset in columns)] for name, row in nme_table.items()
-        ]
-        rows += [
-            [name, *(number(subsets[subset]["nme_pct"]) + _of_faces(subsets[subset], "n_scored") for subset in columns)]
-            for name, subsets in scores.items()
-        ]
+        rows = [[f"{name} (published)", *(number(row.get(s)) for s in columns)] for name, row in nme_table.items()]
+        for name, subsets in scores.items():
+            ours = [subsets[subset] for subset in columns]
+            rows.append([name, *(number(each["nme_pct"]) + _of_faces(each, "n_scored") for each in ours)])
         blocks.append(("p", "NME, % inter-ocular, over all faces of the subset where no number is given."))
         blocks.append(("table", (["method", *columns], rows)))
     rows, ours = [], []
@@ -426,16 +391,6 @@ def _with_interval(value: float | None, interval: Sequence[float | None], form: 
 def _of_faces(numbers: dict, key: str) -> str:
     """Returns ` (553 of 554)`, how many faces a mean of `metrics.summarise` is over; nothing where it is over all."""
     return "" if numbers[key] == numbers["n"] else f" ({numbers[key]} of {numbers['n']})"
-
-
-def _pose_cell(numbers: dict, key: str) -> str:
-    mae = numbers[f"{key}_mae_deg"]
-    return "/".join(number(mae[angle]) for angle in ANGLES) + _of_faces(numbers, f"{key}_n_scored") if mae else "-"
-
-
-def _plain_text(value) -> str:
-    value = plain(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def md_table(header: Sequence, rows: Iterable[Sequence]) -> list[str]:

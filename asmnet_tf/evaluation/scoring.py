@@ -108,15 +108,10 @@ def score_model(
     landmarks, pose = total(landmarks), total(pose)
     landmarks[~found], pose[~found] = np.nan, np.nan
     pose = pose if model.has_pose else None
-    info = {
-        "file": str(path),
-        "crop": f"{crop} {scale:g}" + ("" if boxes is None else ", detector's boxes"),
-        "format": model.format,
-        "input_size": model.input_size,
-        "parameters": model.parameters,
-        "multiply_adds": model.multiply_adds and model.multiply_adds * (2 if flip else 1),
-        "latency_ms": latency_ms(infer, model.input_size),
-    }
+    info = {"file": str(path), "crop": f"{crop} {scale:g}" + ("" if boxes is None else ", detector's boxes")}
+    info |= {key: getattr(model, key) for key in ("format", "input_size", "parameters")}
+    info["multiply_adds"] = model.multiply_adds and model.multiply_adds * (2 if flip else 1)
+    info["latency_ms"] = latency_ms(infer, model.input_size)
     info |= {"forward_passes": 2} if flip else {}
     told = ("recipe", "loss", "dataset", "epoch", "seed", "commit", "convention")
     info |= {key: sidecar[key] for key in told if key in sidecar}

@@ -19,7 +19,7 @@ from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.predictions import Predictions, align, check_frame, read_predictions, write_predictions
 from asmnet_tf.evaluation.records import Faces, Method, file_names
 from asmnet_tf.faces.detector import detect_faces, overlaps, place_boxes
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, numbered
 from asmnet_tf.formats.release_pca import to_units
 from asmnet_tf.shape.shape_model import ShapeModel
 
@@ -64,9 +64,8 @@ def find_truth(
         ignored = {"--data-dir": data_dir, "--subset": subsets, "--pose-labels": pose_labels}
         for flag, value in (ignored | {"--split": None if split == "test" else split}).items():
             if value is not None:
-                raise InputError(
-                    f"{flag}: the prediction files bring their own faces. Name a --dataset to use its faces."
-                )
+                told = "the prediction files bring their own faces. Name a --dataset to use its faces."
+                raise InputError(f"{flag}: {told}")
         return [], truth_of_files(next(iter(files.values())), limit)
     if split == "val":
         samples = training_faces(spec, data_dir, held_out_fraction(models, spec), bad=bad)[1]
@@ -74,8 +73,7 @@ def find_truth(
         samples = read_samples(spec, data_dir, split, bad=bad)
     wanted = subsets or (list(spec.subsets) if split == "test" and spec.subsets else ["all"])
     masks = {name: select(samples, spec, name) for name in wanted}
-    if subsets is None:
-        masks = {name: mask for name, mask in masks.items() if mask.any()}
+    masks = {name: mask for name, mask in masks.items() if subsets or mask.any()}
     keep = np.flatnonzero(np.logical_or.reduce(list(masks.values())))[:limit]
     if not len(keep):
         raise InputError(f"{data_dir}: no face of {', '.join(wanted)} in the {split} split. Is --subset right?")
@@ -92,8 +90,7 @@ def find_truth(
 def held_out_fraction(models: Sequence[Path], spec: DatasetSpec) -> float:
     """Returns what `hold_out` was given when these models were trained; without a model train.py's default.
 
-    Raises: InputError for a model that does not say, that held nothing out or trained on another dataset, and for
-        models that held out different faces.
+    Raises: InputError for models that do not say, held nothing or different faces out, or know another dataset.
     """
     fractions = {}
     for path in models:
@@ -102,10 +99,9 @@ def held_out_fraction(models: Sequence[Path], spec: DatasetSpec) -> float:
         by = how.get("by") if isinstance(how, dict) else None
         value = how.get("fraction") if by in ("photograph", "description") else None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise InputError(
-                f"{sidecar_path(path)}: does not say which photographs were held out in training, so --split val may "
-                "hold faces that this model was trained on. Train it again with train.py."
-            )
+            told = "does not say which photographs were held out in training"
+            advice = "so --split val may hold faces that this model was trained on. Train it again with train.py."
+            raise InputError(f"{sidecar_path(path)}: {told}, {advice}")
         if sidecar.get("dataset") != spec.name:
             raise InputError(f"{path}: trained on {sidecar.get('dataset')}, so it held out no {spec.title} faces.")
         if not value:
@@ -128,8 +124,7 @@ def truth_of_files(first: Predictions, limit: int | None) -> Faces:
     if first.pose_gt is not None:
         pose, negated = align_signs(first.pose_gt, pose, f"{first.path}, pose_gt")
         pose_from = "pose_gt of the first prediction file" + (f"; negated: {', '.join(negated)}" if negated else "")
-    subsets = {"all": np.ones(len(first.names), bool)}
-    return Faces(spec, first.names, first.landmarks_gt, pose, subsets, pose_from)
+    return Faces(spec, first.names, first.landmarks_gt, pose, pose_from=pose_from)
 
 
 def detected_boxes(samples: list[Sample], spec: DatasetSpec, models: Sequence[Path] = ()) -> np.ndarray:
@@ -144,9 +139,9 @@ def detected_boxes(samples: list[Sample], spec: DatasetSpec, models: Sequence[Pa
     specs = [spec, *(read_spec(table, path) for path, table in described.items() if isinstance(table, dict))]
     place = next((each.detector_box for each in specs if each.detector_box), None)
     boxes = np.full((len(samples), 5), np.nan)
-    seen: dict[Path, np.ndarray] = {}  # an image of many faces is looked at once
+    seen: dict[tuple[Path, int | None], np.ndarray] = {}  # an image of many faces is looked at once
     for row, sample in zip(boxes, tqdm(samples, "detect", unit="face", disable=None, leave=False)):
-        key = sample.image_path if sample.index is None else sample.image_path / str(sample.index)
+        key = sample.image_path, sample.index
         if key not in seen:
             found, _, angles = detect_faces(sample.read_image())
             seen[key] = np.column_stack([place_boxes(found, angles, place), angles])
@@ -178,10 +173,7 @@ def protocol(
 
 
 def methods_of_files(files: dict[str, Predictions], faces: Faces, samples: list[Sample]) -> list[Method]:
-    """Returns what each prediction file says of these faces, its pose in our convention of signs.
-
-    Raises: InputError where it lacks a face or its coordinates belong to other images.
-    """
+    """Returns what each prediction file says of these faces, pose with our signs. Raises: as `align`, `check_frame`."""
     methods = []
     for name, file in files.items():
         chosen = align(file, faces.names, faces.spec.num_landmarks)
@@ -189,14 +181,12 @@ def methods_of_files(files: dict[str, Predictions], faces: Faces, samples: list[
         errors = metrics.nme(chosen.landmarks, faces.landmarks, metrics.normaliser(faces.landmarks, faces.spec))
         errors = errors[metrics.scored(errors)]
         if len(errors) and np.median(errors) > IMPLAUSIBLE:
-            print(
-                f"{file.path}: NME is over {100 * IMPLAUSIBLE:.0f} % on most faces. Do its coordinates belong to other "
-                "images (the originals before they were cropped?), or are its points in another order?",
-                file=sys.stderr,
-            )
-        pose, negated = chosen.pose, []
-        if pose is not None:
-            pose, negated = align_signs(pose, faces.pose, f"{file.path}, pose")
+            told = f"NME is over {100 * IMPLAUSIBLE:.0f} % on most faces"
+            asked = "Do its coordinates belong to other images (the originals before they were cropped?)"
+            print(f"{file.path}: {told}. {asked}, or are its points in another order?", file=sys.stderr)
+        pose, negated = None, []
+        if chosen.pose is not None:
+            pose, negated = align_signs(chosen.pose, faces.pose, f"{file.path}, pose")
         info = {"file": str(file.path), "pose_negated": negated}
         methods.append(Method(name, chosen.landmarks, pose, estimate_pose(chosen.landmarks, faces.spec), info))
     return methods
@@ -210,10 +200,7 @@ def save_predictions(output: Path, methods: list[Method], faces: Faces) -> None:
 
 
 def mean_shape_method(path: Path, spec: DatasetSpec, landmarks_gt: np.ndarray) -> Method:
-    """Returns the mean of a shape model, put into the crop of every face (N, L, 2), as a method called `mean_shape`.
-
-    Raises: InputError if the file is no shape model of that many landmarks.
-    """
+    """Returns the mean of a shape model in the crop of every face (N, L, 2). Raises: InputError for another L."""
     model = to_units(ShapeModel.load(path))
     if model.num_landmarks != spec.num_landmarks:
         raise InputError(f"{path}: {model.num_landmarks} landmarks, {spec.title} has {spec.num_landmarks}.")
@@ -224,19 +211,11 @@ def mean_shape_method(path: Path, spec: DatasetSpec, landmarks_gt: np.ndarray) -
 
 
 def unique_names(models: list[Path], taken: set[str]) -> list[tuple[str, Path]]:
-    """Returns (name, path): the run folder for best.keras and last.keras, else the stem; `-2`, `-3` where taken.
-
-    A TFLite file keeps its ending, so that `best.keras` and `best.tflite` are told apart.
-    """
-    taken, named = set(taken), []
+    """Returns (name, path): the run folder for best.keras and last.keras, else the stem; `-2`, `-3` where taken."""
+    named: dict[str, Path] = {}
     for path in models:
         stem = path.name if path.is_dir() else path.stem
         base = path.resolve().parent.name if stem in ("best", "last") else stem
-        base += ".tflite" if path.suffix == ".tflite" else ""
-        name, number = base, 1
-        while name in taken:
-            number += 1
-            name = f"{base}-{number}"
-        taken.add(name)
-        named.append((name, path))
-    return named
+        base += ".tflite" if path.suffix == ".tflite" else ""  # to tell best.tflite from best.keras
+        named[next(name for name in numbered(base) if name not in taken | named.keys())] = path
+    return list(named.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -9,7 +10,6 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import and_, eq
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -134,15 +134,11 @@ class ResultFiles:
         Returns: the files or, for .pts, their pattern.
         Raises:  InputError if a file cannot be written, after the others have been; the journal stays.
         """
-        errors = []
-        for form, write in (("json", partial(self._write_json, model, failed)), ("csv", self._write_csv)):
-            if form in self.formats:
-                try:
-                    write(self.paths[form])
-                except InputError as error:
-                    errors.append(error)
-        if errors:
-            raise errors[0]
+        with contextlib.ExitStack() as stack:  # both are tried, whatever the first one raises
+            if "csv" in self.formats:
+                stack.callback(self._write_csv)
+            if "json" in self.formats:
+                stack.callback(self._write_json, model, failed)
         try:
             os.fsync(self._file.fileno())
             self._file.close()
@@ -154,7 +150,7 @@ class ResultFiles:
             raise OutputError.of(self.paths["jsonl"], error) from error
         return [path for form, path in self.paths.items() if form in self.formats]
 
-    def _write_json(self, model: str, failed: Sequence[dict[str, str]], path: Path) -> None:
+    def _write_json(self, model: str, failed: Sequence[dict[str, str]]) -> None:
         count = self.spec.num_landmarks
         document = {
             "model": utf8(model),
@@ -165,17 +161,18 @@ class ResultFiles:
             "face": "number of a face in its image; in a video of one face for as long as it is followed (tracking.py)",
         }
         missing = [{key: utf8(value) for key, value in failure.items()} for failure in failed]
-        with replacing(path) as temporary, open(temporary, "wb") as file, open(self._journal, "rb") as lines:
+        with replacing(self.paths["json"]) as new, open(new, "wb") as file, open(self._journal, "rb") as lines:
             file.write(f'{json.dumps(document)[:-1]}, "results": ['.encode())
             for i, line in enumerate(lines):
                 file.write(b",\n" * (i > 0) + line.rstrip())
             file.write(f'], "failed": {json.dumps(missing)}}}\n'.encode())
 
-    def _write_csv(self, path: Path) -> None:
+    def _write_csv(self) -> None:
         points = [f"{axis}{i}" for i in range(self.spec.num_landmarks) for axis in "xy"]
         with open(self._journal, "rb") as lines:
             rows = (_row(entry, face) for entry in map(json.loads, lines) for face in entry["faces"])
-            write_csv(path, ["image", "frame", "face", "score", "quality", *BOX_COLUMNS, *ANGLES, *points], rows)
+            header = ["image", "frame", "face", "score", "quality", *BOX_COLUMNS, *ANGLES, *points]
+            write_csv(self.paths["csv"], header, rows)
 
 
 def _row(entry: dict, face: dict) -> list:
@@ -199,9 +196,7 @@ class BoxRow(NamedTuple):
 def read_boxes(path: Path) -> list[BoxRow]:
     """Reads one's own detector's boxes, a csv with the columns image, x_min, y_min, x_max, y_max, pixels from 0.
 
-    A column `angle`, from -360 to 360 degrees, may be there and may be empty: see `BoxRow`.
-
-    Raises: InputError naming the line that cannot be used.
+    A column `angle`, -360 to 360 degrees, may be there and be empty: see `BoxRow`. Raises: InputError naming the line.
     """
     rows = []
     for line, image, (*box, angle) in read_csv(path, "image", BOX_COLUMNS, optional="angle"):
@@ -279,10 +274,7 @@ def match_boxes(
 
 
 def boxes_inside(path: Path, rows: list[BoxRow], image: Path, size: tuple[int, int]) -> np.ndarray:
-    """Returns the boxes (N, 4) of an image of `size` (width, height).
-
-    Raises: InputError for a box of which less than half lies in the image.
-    """
+    """Returns the boxes (N, 4) of an image of `size` (width, height). Raises: InputError for one mostly outside."""
     boxes = np.array([row.box for row in rows]).reshape(-1, 4)
     inside = np.clip(np.minimum(boxes[:, 2:], size) - np.maximum(boxes[:, :2], 0), 0, None)
     for row, share in zip(rows, (inside / (boxes[:, 2:] - boxes[:, :2])).prod(axis=1)):

@@ -31,7 +31,7 @@ from asmnet_tf.faces.face_files import BoxRow, Result, ResultFiles, boxes_inside
 from asmnet_tf.faces.overlay import draw_faces, is_overlay, write_overlay
 from asmnet_tf.faces.tracking import FaceTracker
 from asmnet_tf.faces.video import Video, VideoFile, show_frame, video_name
-from asmnet_tf.files import InputError, StopSignals, printable, replacing, utf8
+from asmnet_tf.files import InputError, StopSignals, numbered, printable, replacing, utf8
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import Face, FaceAligner
@@ -88,9 +88,8 @@ def find_inputs(
 
     A text is the address of a video. Without any input it is the photograph that Matplotlib ships. What a folder holds
     beside them, pictures of other kinds and overlays of earlier runs, is counted on stderr. A path that does not exist
-    or is not read, and a folder without images and videos, go to `failed`.
-
-    Raises: InputError if nothing but what `predict` wrote is there.
+    or is not read, and a folder without images and videos, go to `failed`. Raises: InputError if nothing but what
+    `predict` wrote is there.
     """
     found: dict[str, tuple[Path | str, Path]] = {}  # absolute path -> path, and what of it names the output
     skipped: Counter[str] = Counter()
@@ -135,7 +134,7 @@ def find_inputs(
     for path, name in found.values():
         stem = name.with_suffix("").as_posix()
         # a.jpg and a.png, or one name in two folders; and a picture of the user's may be called as the overlay would
-        for free in itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2))):
+        for free in numbered(stem):
             overlays = [output / f"{free}_overlay{ending}" for ending in (".jpg", ".mp4")]
             if free not in taken and all(is_overlay(drawn) or not os.path.lexists(drawn) for drawn in overlays):
                 break
@@ -254,10 +253,7 @@ class FaceRun:
                 raise InputError(f"{task[0]}: {reason} --resume goes on.") from error
 
     def video(self, video: Video, stem: str, detect_every: int, smooth: bool, limit: int | None, show: bool) -> None:
-        """Follows the faces of an open video; adds one result a frame.
-
-        Args: detect_every, smooth: see `FaceTracker`. limit: stop after so many frames. show: see `show_frame`.
-        """
+        """Follows the faces of an open video, `limit` frames at most; adds one result a frame. See `FaceTracker`."""
         if self.signals.received or self.failed.disk_full:
             return
         tracker = FaceTracker(self.aligner, detect_every, smooth, self.min_quality)
@@ -273,11 +269,10 @@ class FaceRun:
                     stack.callback(writer.close)
                 if show:
                     stack.callback(cv2.destroyAllWindows)
-                for pixels, dt in bar:
+                for count, (pixels, dt) in enumerate(bar, 1):
                     faces = tracker.update(pixels, dt)
-                    self.with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, count))
+                    self.with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, count - 1))
                     numbers.update(number for number, _ in faces)
-                    count += 1
                     if overlay or show:
                         drawn = draw_faces(pixels, [face for _, face in faces], self.aligner.spec)
                     if overlay:

@@ -51,10 +51,9 @@ def draw_axes(image: np.ndarray, angles_deg: np.ndarray, centre: np.ndarray, len
     Args: angles_deg: (3,) yaw, pitch, roll. centre: (2,) image pixels. length: of each axis, pixels.
     """
     tips = angles_to_matrix(angles_deg)[:2] * [1.0, 1.0, -1.0] * length  # columns: right, down, towards the camera
-    start = tuple(round(float(v)) for v in centre)
+    start, *ends = np.round([centre, *(centre + tips.T)]).astype(int).tolist()
     thickness = max(1, round(length**0.5 / 3))  # seen on a small face, not a bar on a large one
-    for tip, colour in zip(tips.T, ((230, 60, 50), (60, 180, 75), (40, 90, 230))):
-        end = tuple(round(float(v)) for v in np.asarray(centre) + tip)
+    for end, colour in zip(ends, ((230, 60, 50), (60, 180, 75), (40, 90, 230))):
         cv2.line(image, start, end, colour, thickness, cv2.LINE_AA)
 
 

@@ -39,9 +39,7 @@ class Judge:
     @classmethod
     def of(cls, path: Path, sidecar: dict, spec: DatasetSpec) -> Judge | None:
         """Returns what the side-car of the model at `path` holds under `quality`; None where it holds nothing, or
-        where the points are not those of the shape model or have no head pose.
-
-        Raises: InputError for a calibration that cannot be used.
+        where the points are not those of the shape model or have no head pose. Raises: InputError for a bad one.
         """
         stored = sidecar.get("quality")
         if stored is None or not spec.has_pose or sidecar.get("crop") != "square":

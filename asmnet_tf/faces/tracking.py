@@ -144,10 +144,7 @@ class FaceTracker:
     _appeared: int = 0
 
     def update(self, image: np.ndarray, dt: float) -> list[tuple[int, Face]]:
-        """Returns (track number, face) of every face of the next frame.
-
-        Args: image: RGB uint8 (H, W, 3). dt: seconds since the frame before.
-        """
+        """Returns (track number, face) of every face of the next frame, RGB uint8 (H, W, 3), `dt` seconds later."""
         for track in self.tracks + self.lost:
             track.age += 1
         boxes = _boxes(track.face.landmark_box for track in self.tracks)
@@ -168,10 +165,7 @@ class FaceTracker:
         return [(number, face) for number, face in faces if face.is_good(self.min_quality)]
 
     def _detect(self, image: np.ndarray, near: list[Track]) -> None:
-        """Confirms, loses, finds again and adds tracks; a confirmed one is looked at where its landmarks were.
-
-        Args: near: lost tracks that are known by their place.
-        """
+        """Confirms, loses, finds again and adds tracks; `near`: lost ones that are known by their place."""
         detected, scores, angles = self.aligner.find(image)
         steady = overlaps(_boxes(track.face.landmark_box for track in self.tracks), detected)
         expected = overlaps(_boxes(track.expected for track in self.tracks), detected)
@@ -182,7 +176,7 @@ class FaceTracker:
         looked_at, known = list(detected), {}
         for i, found in match(table, SAME_FACE / 2).items():
             known[found] = self.tracks[i]
-            if steady[i, found] >= STEADY:
+            if steady[i, found] >= STEADY:  # then it is looked at where its landmarks were
                 looked_at[found] = landmark_box(self.tracks[i].face.landmarks, angles[found])
 
         def recognise(tracks: list[Track], table: np.ndarray, least: float) -> None:
@@ -225,8 +219,6 @@ class FaceTracker:
                 self._frames_until_detection = 0
 
     def _faces(self, image: np.ndarray, boxes: list[np.ndarray], scores: list[float], angles: np.ndarray) -> list[Face]:
-        if not boxes:
-            return []
         faces = self.aligner.detect(image, np.array(boxes), angles=angles)
         return [replace(face, score=float(score)) for face, score in zip(faces, scores)]
 

@@ -41,7 +41,6 @@ class Video:
 
     A frame is its pixels, RGB uint8 (H, W, 3), and the seconds since the frame before. name: what to call it. fps,
     frames: as the file tells, 30 and 0 where it does not. is_camera: or an address that has no number of frames.
-
     Raises: InputError if it cannot be opened.
     """
 

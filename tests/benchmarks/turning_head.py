@@ -3,14 +3,15 @@
     python tests/benchmarks/turning_head.py [--model MODEL] [--output FOLDER]           # yaw, from side to side
     python tests/benchmarks/turning_head.py --spin [--person N] [--output FOLDER]       # roll: the picture turns once
 
-Writes NAME.mp4, its overlay, and NAME.png: exact angle, the output `O_P`, PnP on the landmarks found, and the NME; NAME
-is turning_head or spin. The renderer's faces are not what a network trained on photographs has seen.
+Writes NAME.mp4, its overlay, the faces as NAME.jsonl, and NAME.png: exact angle, the output `O_P`, PnP on the landmarks
+found, and the NME; NAME is turning_head or spin. The renderer's faces are not what a network trained on photographs has
+seen.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import json
 from pathlib import Path
 from unittest.mock import patch
 
@@ -24,10 +25,10 @@ from asmnet_tf.config import ANGLES, DEFAULT_MODEL
 from asmnet_tf.data.pose import estimate_pose, signed
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.faces.aligner import FaceAligner
-from asmnet_tf.faces.overlay import draw_faces
-from asmnet_tf.faces.tracking import FaceTracker
-from asmnet_tf.faces.video import Video, VideoFile
-from asmnet_tf.files import make_folder
+from asmnet_tf.faces.face_files import ResultFiles
+from asmnet_tf.faces.inputs import FaceRun, Failures
+from asmnet_tf.faces.video import Video
+from asmnet_tf.files import StopSignals, make_folder
 from asmnet_tf.synthetic import renderer
 
 FRAMES, PERIOD, YAW, PITCH = 100, 100, 45.0, 5.0  # frames; degrees
@@ -65,27 +66,20 @@ def main(args: argparse.Namespace) -> None:
         faces = [render(pose, args.person) for pose in exact]
         images, truth = [face.image for face in faces], np.stack([face.landmarks_68 for face in faces])
     clip = clips.write(args.output / f"{name}.mp4", images)
-    tracker = FaceTracker(FaceAligner(args.model), smooth=args.smooth)
-    said, by_landmarks = np.full((2, len(exact), 3), np.nan)
-    landmarks, numbers = np.full_like(truth, np.nan), set()
+    aligner = FaceAligner(args.model)
+    said, landmarks = np.full((len(exact), 3), np.nan), np.full_like(truth, np.nan)
 
-    video, start = Video(clip), time.perf_counter()
-    overlay = VideoFile(args.output / f"{name}_overlay.mp4", video.fps)
-    for number, (pixels, dt) in enumerate(video):
-        faces = tracker.update(pixels, dt)
-        numbers.update(number for number, _ in faces)
-        for _, face in faces[:1]:
-            said[number], landmarks[number] = face.angles, face.landmarks
-            by_landmarks[number] = estimate_pose(face.landmarks, tracker.aligner.spec)
-        overlay.write(draw_faces(pixels, [face for _, face in faces], tracker.aligner.spec))
-    overlay.close()
-    speed = overlay.frames / (time.perf_counter() - start)
-    spec = tracker.aligner.spec
-    nme = 100 * metrics.nme(landmarks, truth, metrics.normaliser(truth, spec))
     print(harness.machine())
-    print(
-        f"{overlay.frames} frames, {speed:.1f} frames/s, a face in {np.isfinite(nme).sum()}, {len(numbers)} number(s)"
-    )
+    results = ResultFiles(args.output, ["jsonl"], aligner.spec, name)
+    run = FaceRun(aligner, results, draw=True, failed=Failures(), signals=StopSignals(), open_aligner=FaceAligner)
+    run.video(Video(clip), name, detect_every=10, smooth=args.smooth, limit=None, show=False)
+    (found,) = results.write(args.model)
+    for frame in map(json.loads, found.read_text(encoding="utf-8").splitlines()):
+        for face in frame["faces"][:1]:
+            said[frame["frame"]], landmarks[frame["frame"]] = [face[angle] for angle in ANGLES], face["landmarks"]
+    by_landmarks = estimate_pose(landmarks, aligner.spec)
+    nme = 100 * metrics.nme(landmarks, truth, metrics.normaliser(truth, aligner.spec))
+    print(f"a face in {np.isfinite(nme).sum()} of {len(nme)} frames")
     print(f"NME {np.nanmean(nme):.2f} %, {nme[0]:.2f} in the first frame, {np.nanmax(nme):.2f} at most")
     figure, (axes, below) = plt.subplots(2, figsize=(8, 5.5), layout="constrained", sharex=True, height_ratios=(3, 1))
     axes.plot(exact[:, shown], "k", label=f"exact {ANGLES[shown]}")
