@@ -98,10 +98,8 @@ def main(args: argparse.Namespace) -> None:
 def _file_name(source: Path, to: str, quantise: str) -> str:
     """Returns what an export is called: the run folder for best.keras and last.keras, else the file, and the kind."""
     stem = source.resolve().parent.name if source.stem in ("best", "last") else source.stem
-    kind = {"tflite": quantise if quantise != "none" else "", "onnx": "", "savedmodel": "savedmodel", "h5": "release"}[
-        to
-    ]
-    return f"{stem}_{kind}".rstrip("_") + ENDINGS[to]
+    kind = {"savedmodel": "savedmodel", "h5": "release"}.get(to, quantise)
+    return (stem if kind == "none" else f"{stem}_{kind}") + ENDINGS[to]
 
 
 def _check_place(output: Path, to: str) -> None:
