@@ -112,17 +112,11 @@ def _with_heads(
     l2_heads: float,
 ) -> keras.Model:
     features = layers.Dropout(dropout, name="dropout")(features)
-
-    def head(units: int, head_name: str) -> keras.KerasTensor:
-        def penalty() -> keras.regularizers.Regularizer | None:
-            return keras.regularizers.L2(l2_heads) if l2_heads else None
-
-        dense = layers.Dense(
-            units, kernel_regularizer=penalty(), bias_regularizer=penalty(), dtype="float32", name=head_name
-        )
-        return dense(features)
-
-    return keras.Model(inputs, [head(2 * num_landmarks, "O_L"), head(3, "O_P")], name=name)
+    l2 = keras.regularizers.L2(l2_heads) if l2_heads else None
+    settings = {"kernel_regularizer": l2, "bias_regularizer": l2, "dtype": "float32"}
+    sizes = {"O_L": 2 * num_landmarks, "O_P": 3}
+    heads = [layers.Dense(units, name=head, **settings)(features) for head, units in sizes.items()]
+    return keras.Model(inputs, heads, name=name)
 
 
 def start_at_mean(model: keras.Model, landmarks_norm: np.ndarray, pose_norm: np.ndarray) -> None:

@@ -60,11 +60,10 @@ def read_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
     path = find_model(source)
     if path.suffix == ".keras":
         model, sidecar = load_model(path)
-        scalings = [layer for layer in model.layers if isinstance(layer, layers.Rescaling)]
-        low, high = (scalings[0].offset, 255.0 * scalings[0].scale + scalings[0].offset) if scalings else (0.0, 255.0)
+        scaling = next((x for x in model.layers if isinstance(x, layers.Rescaling)), layers.Rescaling(1.0))
+        seen = float(scaling.offset), float(255.0 * scaling.scale + scaling.offset)
         crop = crop_of(path, sidecar) if sidecar else None
-        stored = {layer.name: layer.get_weights() for layer in model.layers}
-        return StartWeights(source, stored, (float(low), float(high)), crop)
+        return StartWeights(source, {layer.name: layer.get_weights() for layer in model.layers}, seen, crop)
     stored = _read_layer_weights(path)
     assumed = input_range if "O_L" in stored else IMAGENET_RANGE
     told = f"{source}: does not say its input range; {assumed[0]:g} to {assumed[1]:g} is assumed"
@@ -94,9 +93,8 @@ def set_weights(model: keras.Model, start: StartWeights, crop: tuple[str, float]
         set_layer_weights(layer, arrays, start.source)
         received.append(layer.name)
     if not received:
-        raise InputError(
-            f"{start.source}: no layer of this model in it. Expected MobileNetV2 layer names (Conv1, block_1_...)."
-        )
+        expected = "Expected MobileNetV2 layer names (Conv1, block_1_...)"
+        raise InputError(f"{start.source}: no layer of this model in it. {expected}.")
     if "O_L" in received and start.crop not in (None, crop):
         raise InputError(
             f"{start.source}: finds landmarks in {start.crop[0]} crops of {start.crop[1]:g} x the box, this run has "
@@ -154,9 +152,8 @@ def set_layer_weights(layer: keras.layers.Layer, arrays: list[np.ndarray], sourc
     """Gives a layer the arrays read from `source`. Raises: InputError for other shapes or non-finite values."""
     shapes = [tuple(w.shape) for w in layer.weights]
     if shapes != [a.shape for a in arrays]:
-        raise InputError(
-            f"{source}: layer {layer.name} is {[a.shape for a in arrays]}, here {shapes}. Another network?"
-        )
+        came = [a.shape for a in arrays]
+        raise InputError(f"{source}: layer {layer.name} is {came}, here {shapes}. Another network?")
     if not all(np.isfinite(a).all() for a in arrays):
         raise InputError(f"{source}: layer {layer.name} holds values that are not finite. Use another file.")
     layer.set_weights(arrays)
@@ -233,11 +230,9 @@ def _in_float32(model: keras.Model) -> keras.Model:
     """Returns a model that computes in float32: one trained in mixed precision is copied, so that it runs anywhere."""
     if all(layer.compute_dtype == "float32" for layer in model.layers):
         return model
-
-    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
-
-    clone = keras.models.clone_model(model, clone_function=copy)
+    clone = keras.models.clone_model(
+        model, clone_function=lambda layer: layer.from_config(layer.get_config() | {"dtype": "float32"})
+    )
     clone.set_weights(model.get_weights())
     return clone
 

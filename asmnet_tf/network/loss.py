@@ -22,9 +22,7 @@ def alpha_at(epoch: int, length: int, alphas: tuple[float, float, float] = ALPHA
     the number of epochs. The release's is, by mistake, the number of steps per epoch: its 1,049 steps (3,148 faces,
     batch 3) keep alpha at 2 for 350 epochs, longer than it trains.
     """
-    if 3 * epoch < length:
-        return alphas[0]
-    return alphas[1] if 3 * epoch < 2 * length else alphas[2]
+    return alphas[(3 * epoch >= length) + (3 * epoch >= 2 * length)]
 
 
 def landmark_distance(error: tf.Tensor, kind: str) -> tf.Tensor:
@@ -41,12 +39,10 @@ def landmark_distance(error: tf.Tensor, kind: str) -> tf.Tensor:
     elif kind == "l1":
         value = size
     elif kind == "smooth_l1":
-        beta = SMOOTH_L1_BETA
-        value = tf.where(size < beta, tf.square(error) / (2 * beta), size - beta / 2)
+        value = tf.where(size < SMOOTH_L1_BETA, tf.square(error) / (2 * SMOOTH_L1_BETA), size - SMOOTH_L1_BETA / 2)
     elif kind == "wing":
-        width, curvature = WING_WIDTH, WING_CURVATURE
-        offset = width - width * math.log1p(width / curvature)
-        value = tf.where(size < width, width * tf.math.log1p(size / curvature), size - offset)
+        offset = WING_WIDTH - WING_WIDTH * math.log1p(WING_WIDTH / WING_CURVATURE)
+        value = tf.where(size < WING_WIDTH, WING_WIDTH * tf.math.log1p(size / WING_CURVATURE), size - offset)
     else:
         raise ValueError(f"landmark loss is {kind!r}; it is one of {', '.join(LANDMARK_LOSSES)}")
     return tf.reduce_mean(value)
