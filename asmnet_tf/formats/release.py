@@ -348,35 +348,28 @@ def export_release(model: keras.Model, path: str | Path, convention: Convention 
             raise InputError(f"{path}: layer {name} is {layer.kind}, which has no place in the release's format.")
     scale, offset = _rescaling(layers)
     scale = round(scale * RELEASE.input_divisor / convention.input_divisor, 9)
-    rescaled = (scale, offset) != (1.0, 0.0)
-    source = next(name for name, layer in layers.items() if layer.kind == "InputLayer")
-    entries = [_entry("InputLayer", source, {"batch_input_shape": list(model.input_shape), "sparse": False}, [])]
-    if rescaled:
-        entries.append(_entry("Rescaling", "rescaling", {"scale": scale, "offset": offset}, [source]))
     before = [name for name, layer in layers.items() if layer.kind in ("InputLayer", "Rescaling")]
+    (source,) = (name for name in before if layers[name].kind == "InputLayer")
+    entries = [_entry("InputLayer", source, {"batch_input_shape": list(model.input_shape), "sparse": False}, [])]
+    if (scale, offset) != (1.0, 0.0):
+        entries.append(_entry("Rescaling", "rescaling", {"scale": scale, "offset": offset}, [source]))
+    pixels = entries[-1]["name"]
     for name, layer in layers.items():
         if name in before:
             continue
-        feeding = [entries[rescaled]["name"] if fed in before else fed for fed in layer.sources]
+        feeding = [pixels if fed in before else fed for fed in layer.sources]
         keys = _SETTINGS[layer.kind].replace(" groups", "").split()  # always 1; TensorFlow 2.2 has no such setting
         settings = {"trainable": True} | {key: layer.config[key] for key in keys}
         entries.append(_entry(layer.kind, name, settings, feeding))
-    network = {
-        "name": model.name,
-        "layers": entries,
-        "input_layers": [[source, 0, 0]],
-        "output_layers": [[name, 0, 0] for name in OUTPUTS],
-    }
-    factors = {
-        "O_L": convention.landmark_sign / RELEASE.landmark_sign,
-        "O_P": convention.pose_unit_deg / RELEASE.pose_unit_deg,
-    }
+    ends = {"input_layers": [[source, 0, 0]], "output_layers": [[name, 0, 0] for name in OUTPUTS]}
+    network = {"class_name": "Functional", "config": {"name": model.name, "layers": entries} | ends}
+    sign, unit = convention.landmark_sign / RELEASE.landmark_sign, convention.pose_unit_deg / RELEASE.pose_unit_deg
+    factors = dict(zip(OUTPUTS, (sign, unit)))
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["keras_version"] = b"2.4.0"
-        file.attrs["backend"] = b"tensorflow"
-        file.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": network}).encode()
         root = file.create_group("model_weights")
-        root.attrs["keras_version"], root.attrs["backend"] = b"2.4.0", b"tensorflow"
+        for group in (file, root):
+            group.attrs["keras_version"], group.attrs["backend"] = b"2.4.0", b"tensorflow"
+        file.attrs["model_config"] = json.dumps(network).encode()
         root.attrs["layer_names"] = [entry["name"].encode() for entry in entries]
         for entry in entries:
             _write_weights(root, model, entry["name"], factors.get(entry["name"], 1.0))
@@ -393,6 +386,6 @@ def _write_weights(root: h5py.Group, model: keras.Model, name: str, factor: floa
     group = root.create_group(name)
     variables = [] if name == "rescaling" else model.get_layer(name).weights
     names = [f"{name}/{variable.name}:0".encode() for variable in variables]
-    group.attrs["weight_names"] = np.array(names, "S") if names else np.zeros(0, "S1")
+    group.attrs["weight_names"] = np.array(names, "S")
     for key, variable in zip(names, variables):
         group[key.decode()] = (variable.numpy() * factor).astype(np.float32)
