@@ -46,12 +46,8 @@ def write(model: keras.Model, path: Path, to: str, quantise: str, crops: np.ndar
 
 
 def describe(model: keras.Model, to: str, quantise: str, has_pose: bool = True) -> dict:
-    """Returns what the side-car of an export says of the file: what it takes, gives and costs.
-
-    has_pose: whether the pose was trained; where it was not, the side-car goes on saying so.
-    """
-    size, landmarks = model.input_shape[1], model.output_shape[0][1]
-    release = to == "h5"
+    """Returns what the side-car of an export says: what the file takes, gives, costs, and that no pose was trained."""
+    size, landmarks, release = model.input_shape[1], model.output_shape[0][1], to == "h5"
     return {
         "format": to,
         "quantisation": quantise,
@@ -72,7 +68,6 @@ def describe(model: keras.Model, to: str, quantise: str, has_pose: bool = True) 
 def write_saved_model(model: keras.Model, folder: str | Path, shifts: list[np.ndarray] | None = None) -> None:
     """Writes a SavedModel. Args: shifts: (2L,) and (3,), added to the outputs. The model itself stays as it is."""
     graph = folded_model(model)
-    size = model.input_shape[1]
 
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = graph(image, training=False)
@@ -82,7 +77,7 @@ def write_saved_model(model: keras.Model, folder: str | Path, shifts: list[np.nd
 
     archive = keras.export.ExportArchive()
     archive.track(graph)
-    archive.add_endpoint(SIGNATURE, serve, [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")])
+    archive.add_endpoint(SIGNATURE, serve, [tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="image")])
     archive.write_out(folder, verbose=False)
 
 
@@ -94,8 +89,7 @@ def write_onnx(model: keras.Model, path: str | Path) -> None:
     except ImportError as error:
         told = f"--to onnx needs {error.name}, which is not installed"
         raise InputError(f'{path}: {told}. pip install "asmnet-tf[onnx]"') from error
-    size = model.input_shape[1]
-    signature = [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")]
+    signature = [tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="image")]
     call = tf.function(lambda image: dict(zip(OUTPUTS, model(image, training=False))), input_signature=signature)
     converted, _ = tf2onnx.convert.from_function(call, signature, opset=17)  # of a dict the names are kept
     onnx.checker.check_model(converted)
@@ -112,21 +106,8 @@ def to_tflite(model: keras.Model, quantise: str = "none", crops: np.ndarray | No
     Args:   quantise: none, float16 or int8. crops: RGB uint8 (N, S, S, 3), of int8 only.
     Raises: InputError for a model that TFLite cannot express.
     """
-    content = _convert(model, quantise, crops)
-    if quantise != "int8":
-        return content
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rounded.tflite"
-        path.write_bytes(content)
-        outputs = zip(compiled(model)(crops), open_model(path).infer(crops))
-        shifts = [np.mean(exact, 0, np.float64) - np.mean(rounded, 0, np.float64) for exact, rounded in outputs]
-    return _convert(model, quantise, crops, shifts)
 
-
-def _convert(
-    model: keras.Model, quantise: str, crops: np.ndarray | None, shifts: list[np.ndarray] | None = None
-) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
+    def convert(folder: str, shifts: list[np.ndarray] | None = None) -> bytes:
         write_saved_model(model, folder, shifts)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
         converter.optimizations = [] if quantise == "none" else [tf.lite.Optimize.DEFAULT]
@@ -144,12 +125,21 @@ def _convert(
             told = f"TFLite cannot express this model ({first_line(error, 120)})"
             raise InputError(f"{model.name}: {told}. Use --to savedmodel.") from error
 
+    with tempfile.TemporaryDirectory() as folder:
+        content = convert(f"{folder}/plain")
+        if quantise != "int8":
+            return content
+        path = Path(folder) / "rounded.tflite"
+        path.write_bytes(content)
+        outputs = zip(compiled(model)(crops), open_model(path).infer(crops))
+        shifts = [np.mean(exact, 0, np.float64) - np.mean(rounded, 0, np.float64) for exact, rounded in outputs]
+        return convert(f"{folder}/shifted", shifts)
+
 
 def differences(model: keras.Model, path: Path, crops: np.ndarray) -> dict[str, float]:
-    """Opens an exported file and returns how far it is from its model on crops (N, S, S, 3).
+    """Opens an exported file and returns how far it is from its model on crops (N, S, S, 3), on average and at most.
 
-    landmarks_mean, landmarks_max: of |difference| of a coordinate, shares of the crop's side. pose_mean_deg,
-    pose_max_deg: of an angle.
+    Landmarks: |difference| of a coordinate, as a share of the crop's side. Pose: of an angle.
     """
     exact, exported = compiled(model)(crops), open_model(path).infer(crops)
     landmarks, pose = (np.abs(np.asarray(a) - np.asarray(b)) for a, b in zip(exact, exported))
@@ -162,15 +152,11 @@ def differences(model: keras.Model, path: Path, crops: np.ndarray) -> dict[str, 
     }
 
 
-# --- faces ------------------------------------------------------------------------------------------------------------
-
-
 def face_crops(source: str, count: int, path: Path, model: keras.Model, sidecar: dict) -> np.ndarray:
     """Returns faces in the crop of a model's side-car, RGB uint8 (N, S, S, 3), 2 <= N <= count.
 
     Args:   source: `synthetic`, or a folder: of 300W or WFLW, whose training faces are cropped as in evaluation, or of
             face crops, each of which is brought to S x S as it is. Of more than `count` every n-th is taken.
-            path: of the model, for errors.
     Raises: InputError for a folder without two faces, an image that does not decode or is annotated (so no crop), or a
             side-car without a crop.
     """
@@ -199,7 +185,6 @@ def face_crops(source: str, count: int, path: Path, model: keras.Model, sidecar:
 
 
 def _spread(items: list, count: int, folder: Path) -> list:
-    """Returns at most `count` items from all over a list."""
     if len(items) < 2:
         raise InputError(f"{folder}: {len(items)} faces, two are needed: one calibrates, the other compares.")
     count = min(count, len(items))
