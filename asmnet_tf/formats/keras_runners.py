@@ -39,9 +39,8 @@ def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = F
     """
     if folded:
         model = folded_model(model)
-    size = model.input_shape[1]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)])
     def infer(images: tf.Tensor) -> list[tf.Tensor]:
         outputs = model(convention.to_network_input(tf.cast(images, tf.float32)), training=False)
         return [convention.landmarks_to_network_units(outputs[0]), convention.pose_to_network_units(outputs[1])]
@@ -49,12 +48,8 @@ def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = F
     if not folded:
         return infer
     graph = infer.get_concrete_function()  # called directly, it saves looking for the trace: 8 % of one face
-
     # `infer` is bound here because the graph's variables live only as long as the model
-    def call(images: np.ndarray, _model: object = infer) -> list[tf.Tensor]:
-        return graph(tf.convert_to_tensor(images, tf.uint8))
-
-    return call
+    return lambda images, _model=infer: graph(tf.convert_to_tensor(images, tf.uint8))
 
 
 def read_start_weights(source: str, input_range: tuple[float, float]) -> StartWeights:

@@ -33,7 +33,6 @@ class RunnableModel:
 
     infer: pixels 0..255 to network units, see `Infer`; another convention is translated inside it. input_size: S.
     parameters, multiply_adds: of one image; None where the file does not tell. sidecar: the `.json` beside it, or {}.
-    format: in words, for the report.
     """
 
     infer: Infer
@@ -150,10 +149,7 @@ def _lengths(shape: Sequence) -> list[int | None]:
 
 
 def _output_names(path: Path, shapes: dict[str, Sequence]) -> list[str]:
-    """Returns the names of landmarks and pose: `O_L` and `O_P`, else by shape, since exporters lose names and order.
-
-    Raises: InputError unless there is one (B, 2L) and one (B, 3).
-    """
+    """Returns the names of landmarks and pose: `O_L` and `O_P`, else by shape, since exporters lose names and order."""
     given = {name: tuple(_lengths(shape)) for name, shape in shapes.items()}
     chosen = []
     for wanted, fits in (("O_L", lambda n: n > 3 and n % 2 == 0), ("O_P", lambda n: n == 3)):
@@ -221,10 +217,7 @@ def _open_tflite(path: Path, threads: int) -> RunnableModel:
 
 
 def _check_whole(content: bytes, schema: ModuleType) -> None:
-    """Reads every table of a TFLite file in Python, where a part that is missing is an error.
-
-    The interpreter follows offsets past the end of a file that is cut short, which ends the process.
-    """
+    """Reads every table of a TFLite file in Python: the interpreter follows offsets past the end of one cut short."""
     if content[4:8] != b"TFL3":
         raise ValueError("not a TFLite file" if content else "empty file")
     try:
