@@ -29,9 +29,7 @@ def landmark_distance(error: tf.Tensor, kind: str) -> tf.Tensor:
     """Returns the mean over batch and coordinates of a function of the error (B, 2L), network units; a scalar.
 
     mse: e^2 (the paper's). l1: |e|. smooth_l1: e^2 / 2b below b, |e| - b/2 above. wing (Feng et al. 2018, eq. 5):
-    w ln(1 + |e| / c) below w, |e| - C above.
-
-    Raises: ValueError for an unknown kind.
+    w ln(1 + |e| / c) below w, |e| - C above. Raises: ValueError for another kind.
     """
     size = tf.abs(error)
     if kind == "mse":
@@ -49,10 +47,9 @@ def landmark_distance(error: tf.Tensor, kind: str) -> tf.Tensor:
 
 
 def smooth(shapes: tf.Tensor, mean_shape: tf.Tensor, eigenvectors: tf.Tensor, eigenvalues: tf.Tensor) -> tf.Tensor:
-    """Smooths shapes with the ASM operator, in the graph, as `ShapeModel.smooth` does in NumPy (paper section 3.1).
+    """Smooths shapes (B, 2L) with the ASM operator, in the graph, as `ShapeModel.smooth` in NumPy (paper section 3.1).
 
-    Args:    shapes, mean_shape: (B, 2L), (2L,). eigenvectors: (2L, K). eigenvalues: (K,).
-    Returns: (B, 2L), same units.
+    Args: mean_shape: (2L,). eigenvectors: (2L, K). eigenvalues: (K,). All in the units of the shapes.
     """
     limit = CLIP_STD * tf.sqrt(eigenvalues)
     parameters = tf.clip_by_value(tf.matmul(shapes - mean_shape, eigenvectors), -limit, limit)
@@ -98,12 +95,10 @@ class MultiTaskLoss:
     def __call__(
         self, landmarks_pred: tf.Tensor, pose_pred: tf.Tensor, batch: dict[str, tf.Tensor], alpha: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """Returns the scalars loss, loss_landmarks, loss_asm (before alpha) and loss_pose.
+        """Returns the scalars loss, loss_landmarks, loss_asm (before alpha, see `alpha_at`) and loss_pose.
 
-        Args:
-            landmarks_pred, pose_pred: (B, 2L), (B, 3), network units.
-            batch: landmarks_norm (B, 2L) in the un-augmented crop frame, affine (B, 2, 3), flip (B,) and pose (B, 3).
-            alpha: scalar, see `alpha_at`.
+        Args: landmarks_pred, pose_pred: (B, 2L), (B, 3), network units. batch: landmarks_norm (B, 2L) in the
+              un-augmented crop frame, affine (B, 2, 3), flip (B,) and pose (B, 3).
         """
         shapes, flip_map = batch["landmarks_norm"], self.flip_map
         if self.asm is not None:
