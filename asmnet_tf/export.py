@@ -30,20 +30,15 @@ LIMITS = {"none": 1e-3, "float16": 2e-2, "int8": float("inf")}  # how far landma
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the arguments of `argv`, default sys.argv."""
     parser = cli.new_parser(__doc__)
-    parser.add_argument("model", metavar="MODEL", type=Path, help=".keras file, or the name of a shipped model")
-    parser.add_argument("--to", choices=ENDINGS, required=True)
-    parser.add_argument("--quantise", choices=LIMITS, default="none", help="of --to tflite (default: none, float32)")
-    parser.add_argument(
-        "--calibrate",
-        default="synthetic",
-        metavar="FOLDER",
-        help="faces for int8 and for the comparison: 300W or WFLW as downloaded (its training part is used), or a "
-        "folder of face crops (default: synthetic)",
-    )
-    parser.add_argument(
-        "--faces", type=cli.within(2, 10_000, whole=True), default=128, metavar="N", help="half of each use (128)"
-    )
-    parser.add_argument("--output", type=Path, help="default: exports/NAME[_float16|_int8|_savedmodel|_release]")
+    add = parser.add_argument
+    add("model", metavar="MODEL", type=Path, help=".keras file, or the name of a shipped model")
+    add("--to", choices=ENDINGS, required=True)
+    add("--quantise", choices=LIMITS, default="none", help="of --to tflite (default: none, float32)")
+    used = "300W or WFLW as downloaded (its training part is used), or a folder of face crops (default: synthetic)"
+    told = f"faces for int8 and for the comparison: {used}"
+    add("--calibrate", default="synthetic", metavar="FOLDER", help=told)
+    add("--faces", type=cli.within(2, 10_000, whole=True), default=128, metavar="N", help="half of each use (128)")
+    add("--output", type=Path, help="default: exports/NAME[_float16|_int8|_savedmodel|_release]")
     args = parser.parse_args(argv)
     if args.quantise != "none" and args.to != "tflite":
         parser.error(f"--quantise {args.quantise}: only --to tflite is quantised")
@@ -57,7 +52,11 @@ def main(args: argparse.Namespace) -> None:
     if source.suffix != ".keras":
         raise InputError(f"{source}: exports start from a .keras model. Give train.py's best.keras or a shipped name.")
     output = args.output or Path("exports") / _file_name(source, args.to, args.quantise)
-    _check_place(output, args.to)
+    if output.suffix != ENDINGS[args.to] and args.to != "savedmodel":
+        raise InputError(f"{output}: --to {args.to} writes files that end in {ENDINGS[args.to]}. Call it so.")
+    for other in (output.with_suffix(ending) for ending in (".keras", *ENDINGS.values())):
+        if other != output and other.exists():
+            raise InputError(f"{output}: its side-car would replace that of {other.name}. Choose another name.")
 
     cli.start_tensorflow()
     from asmnet_tf.formats import exporters
@@ -98,19 +97,8 @@ def main(args: argparse.Namespace) -> None:
 def _file_name(source: Path, to: str, quantise: str) -> str:
     """Returns what an export is called: the run folder for best.keras and last.keras, else the file, and the kind."""
     stem = source.resolve().parent.name if source.stem in ("best", "last") else source.stem
-    kind = {"tflite": quantise if quantise != "none" else "", "onnx": "", "savedmodel": "savedmodel", "h5": "release"}[
-        to
-    ]
-    return f"{stem}_{kind}".rstrip("_") + ENDINGS[to]
-
-
-def _check_place(output: Path, to: str) -> None:
-    """Raises: InputError for a wrong ending, or where the side-car would replace the one of another file."""
-    if output.suffix != ENDINGS[to] and to != "savedmodel":
-        raise InputError(f"{output}: --to {to} writes files that end in {ENDINGS[to]}. Call it so.")
-    for other in (output.with_suffix(ending) for ending in (".keras", *ENDINGS.values())):
-        if other != output and other.exists():
-            raise InputError(f"{output}: its side-car would replace that of {other.name}. Choose another name.")
+    kind = {"savedmodel": "savedmodel", "h5": "release"}.get(to, quantise)
+    return (stem if kind == "none" else f"{stem}_{kind}") + ENDINGS[to]
 
 
 def bytes_of(path: Path) -> int:

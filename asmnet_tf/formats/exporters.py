@@ -21,7 +21,7 @@ from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.files import InputError, first_line
 from asmnet_tf.formats.keras_runners import compiled
-from asmnet_tf.formats.release import RELEASE, export_release
+from asmnet_tf.formats.release import OUTPUTS, RELEASE, export_release
 from asmnet_tf.formats.runners import open_model
 from asmnet_tf.network import keras
 from asmnet_tf.network.asmnet import count_multiply_adds
@@ -31,18 +31,6 @@ from asmnet_tf.synthetic.renderer import render_face
 SIGNATURE = "serving_default"
 SYNTHETIC = "synthetic"
 SEED = 1  # of the synthetic faces; those of the datasets have seed 0
-QUANTISED = {
-    "none": {},
-    "float16": {
-        "optimizations": [tf.lite.Optimize.DEFAULT],
-        "target_spec": tf.lite.TargetSpec(supported_types=[tf.float16]),
-    },
-    "int8": {
-        "optimizations": [tf.lite.Optimize.DEFAULT],
-        "target_spec": tf.lite.TargetSpec(supported_ops=[tf.lite.OpsSet.TFLITE_BUILTINS_INT8]),
-        "inference_input_type": tf.uint8,
-    },
-}
 
 
 def write(model: keras.Model, path: Path, to: str, quantise: str, crops: np.ndarray) -> None:
@@ -58,12 +46,8 @@ def write(model: keras.Model, path: Path, to: str, quantise: str, crops: np.ndar
 
 
 def describe(model: keras.Model, to: str, quantise: str, has_pose: bool = True) -> dict:
-    """Returns what the side-car of an export says of the file: what it takes, gives and costs.
-
-    has_pose: whether the pose was trained; where it was not, the side-car goes on saying so.
-    """
-    size, landmarks = model.input_shape[1], model.output_shape[0][1]
-    release = to == "h5"
+    """Returns what the side-car of an export says: what the file takes, gives, costs, and that no pose was trained."""
+    size, landmarks, release = model.input_shape[1], model.output_shape[0][1], to == "h5"
     return {
         "format": to,
         "quantisation": quantise,
@@ -84,17 +68,16 @@ def describe(model: keras.Model, to: str, quantise: str, has_pose: bool = True) 
 def write_saved_model(model: keras.Model, folder: str | Path, shifts: list[np.ndarray] | None = None) -> None:
     """Writes a SavedModel. Args: shifts: (2L,) and (3,), added to the outputs. The model itself stays as it is."""
     graph = folded_model(model)
-    size = model.input_shape[1]
 
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = graph(image, training=False)
         if shifts is not None:
             outputs = [output + tf.constant(shift, tf.float32) for output, shift in zip(outputs, shifts)]
-        return {"O_L": outputs[0], "O_P": outputs[1]}
+        return dict(zip(OUTPUTS, outputs))
 
     archive = keras.export.ExportArchive()
     archive.track(graph)
-    archive.add_endpoint(SIGNATURE, serve, [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")])
+    archive.add_endpoint(SIGNATURE, serve, [tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="image")])
     archive.write_out(folder, verbose=False)
 
 
@@ -106,15 +89,9 @@ def write_onnx(model: keras.Model, path: str | Path) -> None:
     except ImportError as error:
         told = f"--to onnx needs {error.name}, which is not installed"
         raise InputError(f'{path}: {told}. pip install "asmnet-tf[onnx]"') from error
-    size = model.input_shape[1]
-    signature = [tf.TensorSpec([None, size, size, 3], tf.float32, name="image")]
-    call = tf.function(lambda image: model(image, training=False), input_signature=signature)
-    converted, _ = tf2onnx.convert.from_function(call, signature, opset=17)
-    for output, name in zip(converted.graph.output, ("O_L", "O_P")):
-        for node in converted.graph.node:  # a name of its own, which TensorFlow loses
-            node.output[:] = [name if text == output.name else text for text in node.output]
-            node.input[:] = [name if text == output.name else text for text in node.input]
-        output.name = name
+    signature = [tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="image")]
+    call = tf.function(lambda image: dict(zip(OUTPUTS, model(image, training=False))), input_signature=signature)
+    converted, _ = tf2onnx.convert.from_function(call, signature, opset=17)  # of a dict the names are kept
     onnx.checker.check_model(converted)
     Path(path).write_bytes(converted.SerializeToString())
 
@@ -129,44 +106,40 @@ def to_tflite(model: keras.Model, quantise: str = "none", crops: np.ndarray | No
     Args:   quantise: none, float16 or int8. crops: RGB uint8 (N, S, S, 3), of int8 only.
     Raises: InputError for a model that TFLite cannot express.
     """
-    if quantise != "int8":
-        return _convert(model, QUANTISED[quantise])
-    settings = QUANTISED["int8"] | {"representative_dataset": lambda: ([image[None]] for image in _spanning(crops))}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rounded.tflite"
-        path.write_bytes(_convert(model, settings))
-        outputs = zip(compiled(model)(crops), open_model(path).infer(crops))
-        shifts = [np.mean(exact, 0, np.float64) - np.mean(rounded, 0, np.float64) for exact, rounded in outputs]
-    return _convert(model, settings, shifts)
 
-
-def _convert(model: keras.Model, settings: dict, shifts: list[np.ndarray] | None = None) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
+    def convert(folder: str, shifts: list[np.ndarray] | None = None) -> bytes:
         write_saved_model(model, folder, shifts)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
-        for name, value in settings.items():
-            setattr(converter, name, value)
+        converter.optimizations = [] if quantise == "none" else [tf.lite.Optimize.DEFAULT]
+        if quantise == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        elif quantise == "int8":
+            images = crops.astype(np.float32)
+            images[0, 0, 0], images[0, -1, -1] = 0.0, 255.0  # so that the input's scale is 1: plain uint8
+            converter.representative_dataset = lambda: ([image[None]] for image in images)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = tf.uint8
         try:
             return converter.convert()
         except Exception as error:  # ConverterError, RuntimeError and more; all mean the same
-            reason = first_line(error, 120)
-            raise InputError(
-                f"{model.name}: TFLite cannot express this model ({reason}). Use --to savedmodel."
-            ) from error
+            told = f"TFLite cannot express this model ({first_line(error, 120)})"
+            raise InputError(f"{model.name}: {told}. Use --to savedmodel.") from error
 
-
-def _spanning(crops: np.ndarray) -> np.ndarray:
-    """Returns the crops as float32, 0 and 255 among the pixels, so that the input's scale is 1: plain uint8."""
-    images = crops.astype(np.float32)
-    images[0, 0, 0], images[0, -1, -1] = 0.0, 255.0
-    return images
+    with tempfile.TemporaryDirectory() as folder:
+        content = convert(f"{folder}/plain")
+        if quantise != "int8":
+            return content
+        path = Path(folder) / "rounded.tflite"
+        path.write_bytes(content)
+        outputs = zip(compiled(model)(crops), open_model(path).infer(crops))
+        shifts = [np.mean(exact, 0, np.float64) - np.mean(rounded, 0, np.float64) for exact, rounded in outputs]
+        return convert(f"{folder}/shifted", shifts)
 
 
 def differences(model: keras.Model, path: Path, crops: np.ndarray) -> dict[str, float]:
-    """Opens an exported file and returns how far it is from its model on crops (N, S, S, 3).
+    """Opens an exported file and returns how far it is from its model on crops (N, S, S, 3), on average and at most.
 
-    landmarks_mean, landmarks_max: of |difference| of a coordinate, shares of the crop's side. pose_mean_deg,
-    pose_max_deg: of an angle.
+    Landmarks: |difference| of a coordinate, as a share of the crop's side. Pose: of an angle.
     """
     exact, exported = compiled(model)(crops), open_model(path).infer(crops)
     landmarks, pose = (np.abs(np.asarray(a) - np.asarray(b)) for a, b in zip(exact, exported))
@@ -179,16 +152,13 @@ def differences(model: keras.Model, path: Path, crops: np.ndarray) -> dict[str, 
     }
 
 
-# --- faces ------------------------------------------------------------------------------------------------------------
-
-
 def face_crops(source: str, count: int, path: Path, model: keras.Model, sidecar: dict) -> np.ndarray:
     """Returns faces in the crop of a model's side-car, RGB uint8 (N, S, S, 3), 2 <= N <= count.
 
     Args:   source: `synthetic`, or a folder: of 300W or WFLW, whose training faces are cropped as in evaluation, or of
             face crops, each of which is brought to S x S as it is. Of more than `count` every n-th is taken.
-            path: of the model, for errors.
-    Raises: InputError for a folder without two faces, an image that does not decode, or a side-car without a crop.
+    Raises: InputError for a folder without two faces, an image that does not decode or is annotated (so no crop), or a
+            side-car without a crop.
     """
     size, num_landmarks = model.input_shape[1], model.output_shape[0][1] // 2
     crop, scale = crop_of(path, sidecar)
@@ -203,24 +173,18 @@ def face_crops(source: str, count: int, path: Path, model: keras.Model, sidecar:
         if spec.num_landmarks == num_landmarks and any(place.exists() for place in places):
             samples = _spread(read_samples(spec, folder, "train", quiet=True), count, folder)
             return FacePatches(samples, crop, scale, size, margin=1.0, cache="none").crops()
-    images = [read_image(path) for path in _spread(_images(folder), count, folder)]
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder. Give one of faces, or --calibrate {SYNTHETIC}.")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_ENDINGS)
+    for path in paths:
+        if path.with_suffix(".pts").exists():
+            raise InputError(f"{path}: annotated, so no face crop. Give the dataset's folder, as downloaded.")
+    images = [read_image(path) for path in _spread(paths, count, folder)]
     frames = [((w - 1) / 2, (h - 1) / 2, w, h) for h, w in (image.shape[:2] for image in images)]
     return np.stack([crop_image(image, np.array(frame), size) for image, frame in zip(images, frames)])
 
 
-def _images(folder: Path) -> list[Path]:
-    """Returns the images in a folder of face crops. Raises: InputError if they are annotated, so not crops yet."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder. Give one of faces, or --calibrate {SYNTHETIC}.")
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_ENDINGS)
-    annotated = next((image for image in images if image.with_suffix(".pts").exists()), None)
-    if annotated is not None:
-        raise InputError(f"{annotated}: annotated, so no face crop. Give the dataset's folder, as downloaded.")
-    return images
-
-
 def _spread(items: list, count: int, folder: Path) -> list:
-    """Returns at most `count` items from all over a list."""
     if len(items) < 2:
         raise InputError(f"{folder}: {len(items)} faces, two are needed: one calibrates, the other compares.")
     count = min(count, len(items))

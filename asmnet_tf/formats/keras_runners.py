@@ -18,8 +18,18 @@ from asmnet_tf.network.fast_graphs import folded_model
 
 
 def open_with_tensorflow(path: Path) -> RunnableModel:
-    """Opens a model; see `runners.open_model`."""
-    return _open_saved_model(path) if path.is_dir() else _open_keras(path)
+    """Opens a model, Keras 2 as the release, in its convention, Keras 3 as this package; see `runners.open_model`."""
+    if path.is_dir():
+        return _open_saved_model(path)
+    if release := is_release(path):
+        model, convention = load_original_model(path)
+        sidecar = {"crop": convention.crop, "convention": convention.describe()} | read_sidecar(path)
+    else:
+        (model, sidecar), convention = load_model(path), OURS
+    size = input_size_of(path, model.input_shape)[1]
+    costs = model.count_params(), count_multiply_adds(model)
+    infer, landmarks = compiled(model, convention, folded=True), model.output_shape[0][1] // 2
+    return RunnableModel(infer, landmarks, size, *costs, sidecar, "release h5" if release else "keras")
 
 
 def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = False) -> Infer:
@@ -29,9 +39,8 @@ def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = F
     """
     if folded:
         model = folded_model(model)
-    size = model.input_shape[1]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)])
     def infer(images: tf.Tensor) -> list[tf.Tensor]:
         outputs = model(convention.to_network_input(tf.cast(images, tf.float32)), training=False)
         return [convention.landmarks_to_network_units(outputs[0]), convention.pose_to_network_units(outputs[1])]
@@ -39,12 +48,8 @@ def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = F
     if not folded:
         return infer
     graph = infer.get_concrete_function()  # called directly, it saves looking for the trace: 8 % of one face
-
     # `infer` is bound here because the graph's variables live only as long as the model
-    def call(images: np.ndarray, _model: object = infer) -> list[tf.Tensor]:
-        return graph(tf.convert_to_tensor(images, tf.uint8))
-
-    return call
+    return lambda images, _model=infer: graph(tf.convert_to_tensor(images, tf.uint8))
 
 
 def read_start_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
@@ -65,19 +70,6 @@ def read_start_weights(source: str, input_range: tuple[float, float]) -> StartWe
     return StartWeights(source, stored, (scaling.offset, scaling.offset + scale), crop)
 
 
-def _open_keras(path: Path) -> RunnableModel:
-    """Opens what Keras saved: Keras 2 as the release, in its convention, Keras 3 as this package."""
-    if release := is_release(path):
-        model, convention = load_original_model(path)
-        sidecar = {"crop": convention.crop, "convention": convention.describe()} | read_sidecar(path)
-    else:
-        (model, sidecar), convention = load_model(path), OURS
-    size = input_size_of(path, model.input_shape)[1]
-    costs = model.count_params(), count_multiply_adds(model)
-    infer, landmarks = compiled(model, convention, folded=True), model.output_shape[0][1] // 2
-    return RunnableModel(infer, landmarks, size, *costs, sidecar, "release h5" if release else "keras")
-
-
 def _open_saved_model(path: Path) -> RunnableModel:
     """Opens what `model.export` or `tf.saved_model.save` wrote, through its signature."""
     if not (path / "saved_model.pb").is_file():
@@ -86,20 +78,20 @@ def _open_saved_model(path: Path) -> RunnableModel:
         loaded = tf.saved_model.load(str(path))
         signatures = dict(loaded.signatures)
     except Exception as error:  # TensorFlow has many; all mean the folder is not usable
-        raise InputError(
-            f"{path}: not a SavedModel that TensorFlow loads ({first_line(error, 120)}). Export again."
-        ) from error
+        reason = first_line(error, 120)
+        raise InputError(f"{path}: not a SavedModel that TensorFlow loads ({reason}). Export again.") from error
     if not signatures:
         raise InputError(f"{path}: a SavedModel without signatures. Export it with model.export.")
     signature = signatures.get("serving_default", next(iter(signatures.values())))
     inputs = signature.structured_input_signature[1]
-
-    def shapes(specs: dict[str, tf.TensorSpec]) -> dict[str, list[int | None]]:
-        return {name: spec.shape.as_list() if spec.shape.rank else [None] for name, spec in specs.items()}
+    shapes = (
+        {name: spec.shape.as_list() if spec.shape.rank else [None] for name, spec in specs.items()}
+        for specs in (inputs, signature.structured_outputs)
+    )
 
     # `loaded` is bound here because its variables live only as long as it does
     def run(images: np.ndarray, _loaded: object = loaded) -> dict[str, tf.Tensor]:
         ((name, spec),) = inputs.items()
         return signature(**{name: tf.cast(images, spec.dtype)})
 
-    return runnable(path, "SavedModel", shapes(inputs), shapes(signature.structured_outputs), run)
+    return runnable(path, "SavedModel", *shapes, run)

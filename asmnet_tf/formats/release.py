@@ -20,7 +20,7 @@ from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG, crop_scale
 from asmnet_tf.files import BROKEN_HDF5, InputError, first_line, replacing
 from asmnet_tf.network import keras
 from asmnet_tf.network.asmnet import BUILDERS
-from asmnet_tf.network.checkpoints import read_keras2_weights, set_layer_weights
+from asmnet_tf.network.checkpoints import as_text, read_keras2_weights, set_layer_weights
 
 OUTPUTS = ("O_L", "O_P")
 SUFFIXES = (".h5", ".hdf5")
@@ -37,12 +37,10 @@ class Convention:
     pose_unit_deg: the model's yaw, pitch, roll times this are degrees; the signs are HopeNet's, as ours (`pose.py`).
     crop:          the crop frame the model was trained in; of our own models the side-car says it.
 
-    All methods take NumPy arrays and TensorFlow tensors alike.
-
-    Half pixels. The release measures landmarks in crop coordinates 0..S from the left edge of the box and subtracts
-    S / 2; ours are pixel indices, -0.5..S - 0.5, minus (S - 1) / 2 (`geometry.py`). Both put the box's edges at +-0.5,
-    so no shift is due. Not undone: the release cuts its crops at whole pixels, which moves the image by up to half a
-    source pixel against the landmarks, differently for every face.
+    Methods take NumPy arrays and TensorFlow tensors alike. Half pixels: the release measures landmarks from the left
+    edge of the box, 0..S, minus S / 2; ours are pixel indices, -0.5..S - 0.5, minus (S - 1) / 2 (`geometry.py`): the
+    box's edges are at +-0.5 in both, so no shift is due. Not undone: the release cuts its crops at whole pixels, which
+    moves the image by up to half a source pixel against the landmarks, differently for every face.
     """
 
     name: str
@@ -161,8 +159,7 @@ def _plain(key: str, value: Any, kind: str) -> Any:
     """Returns a setting so that equal settings compare equal: 3 and [3, 3], axis -1 and [3]."""
     if isinstance(value, (list, tuple)):
         value = tuple(_plain("", v, kind) for v in value)
-        if key == "axis" and len(value) == 1:
-            value = value[0]
+        value = value[0] if key == "axis" and len(value) == 1 else value
     if key == "axis" and isinstance(value, int):
         return value % (4 if kind == "BatchNormalization" else 2)
     if key in ("kernel_size", "strides", "dilation_rate") and isinstance(value, int):
@@ -200,12 +197,11 @@ def is_release(path: str | Path) -> bool:
 
     A damaged or foreign `.h5` counts too: `load_original_model` says what is wrong with it.
     """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
+    if Path(path).suffix not in SUFFIXES:
         return False
     try:
         with h5py.File(path, "r") as file:
-            return "model_config" not in file.attrs or not _keras_version(file).startswith("3")
+            return "model_config" not in file.attrs or as_text(file.attrs.get("keras_version", ""))[:1] != "3"
     except BROKEN_HDF5:
         return True
 
@@ -227,12 +223,9 @@ def load_original_model(path: str | Path, input_size: int | None = None) -> tupl
     file's does, mostly nothing. It is stock Keras 3, without optimiser and with dropout as in the file. Outputs are
     `O_L` (B, 2L), then `O_P` (B, 3). The convention says how to read them.
 
-    Args:
-        path: an `.h5` like `ASMNet_300W_ASMLoss.h5`.
-        input_size: side of the input, for a file that does not fix it (weights only); default 224.
+    Args:    input_size: side of the input, for a file that does not fix it (weights only); default 224.
     Returns: (model, RELEASE).
-    Raises:  InputError for a file that is no HDF5, is damaged, or whose network is another: it names the first layer
-        that differs.
+    Raises:  InputError for a file that is no HDF5, is damaged, or has another network: it names the first other layer.
     Differs from the release: it loads such files only with TensorFlow 2.3, and feeds O_L on as it comes.
     """
     path = Path(path)
@@ -257,7 +250,16 @@ def load_original_model(path: str | Path, input_size: int | None = None) -> tupl
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: describes no functional Keras 2 network of ours ({first_line(error)}).") from error
-    _fill(path, model, stored)
+    weighted = {layer.name: layer for layer in model.layers if layer.weights}
+    for name, layer in weighted.items():
+        if name not in stored:
+            hint = " A backbone alone is for train.py --weights." if name in OUTPUTS else ""
+            told = f"no weights of layer {name} in it, its first layer is {next(iter(stored), 'none')}"
+            raise InputError(f"{path}: {told}. Expected the release's ASMNet or MobileNetV2.{hint}")
+        set_layer_weights(layer, stored[name], path)
+    for name in stored:
+        if name not in weighted:
+            raise InputError(f"{path}: has a layer {name} that the release's {model.name} has not. Another network?")
     return model, RELEASE
 
 
@@ -267,7 +269,8 @@ def _read(path: Path) -> tuple[dict | None, dict[str, list[np.ndarray]]]:
         raise InputError(f"{path}: no such model. The release's files are called like ASMNet_300W_ASMLoss.h5.")
     try:
         with h5py.File(path, "r") as file:
-            if _keras_version(file).startswith("3") or ("layers" in file and "layer_names" not in file.attrs):
+            keras3 = as_text(file.attrs.get("keras_version", ""))[:1] == "3"
+            if keras3 or ("layers" in file and "layer_names" not in file.attrs):
                 raise InputError(f"{path}: written by Keras 3, not by the release. Use the .keras file of that model.")
             text = file.attrs.get("model_config")
             root = file["model_weights"] if text is not None else file
@@ -280,11 +283,6 @@ def _read(path: Path) -> tuple[dict | None, dict[str, list[np.ndarray]]]:
     except BROKEN_HDF5 as error:
         what = f"a truncated or damaged HDF5 file ({first_line(error)})" if h5py.is_hdf5(path) else "not an HDF5 file"
         raise InputError(f"{path}: {what}. Download or save the model again.") from error
-
-
-def _keras_version(file: h5py.File) -> str:
-    version = file.attrs.get("keras_version", "")
-    return version.decode() if isinstance(version, bytes) else str(version)
 
 
 def _input_size(path: Path, layers: dict[str, _Layer]) -> int | None:
@@ -304,23 +302,6 @@ def _rescaling(layers: dict[str, _Layer]) -> tuple[float, float]:
     return 1.0, 0.0
 
 
-def _fill(path: Path, model: keras.Model, stored: dict[str, list[np.ndarray]]) -> None:
-    """Copies all weights by layer name. Raises: InputError for the first layer the file lacks, or has besides."""
-    weighted = [layer for layer in model.layers if layer.weights]
-    for layer in weighted:
-        if layer.name not in stored:
-            hint = " A backbone alone is for train.py --weights." if layer.name in OUTPUTS else ""
-            first = next(iter(stored), "none")
-            raise InputError(
-                f"{path}: no weights of layer {layer.name} in it, its first layer is {first}. Expected the release's "
-                f"ASMNet or MobileNetV2.{hint}"
-            )
-        set_layer_weights(layer, stored[layer.name], path)
-    extra = [name for name in stored if name not in {layer.name for layer in weighted}]
-    if extra:
-        raise InputError(f"{path}: has a layer {extra[0]} that the release's {model.name} has not. Another network?")
-
-
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -332,12 +313,10 @@ def export_release(model: keras.Model, path: str | Path, convention: Convention 
     `experimental.preprocessing.Rescaling` and older versions lack. Folded into the first convolution, which pads with
     zeros *after* rescaling, the offset would be missing from part of the sums at the border. A model trained with
     input_range (0, 1), `--recipe paper`, is written of layers that every Keras 2 has. (Tested with tf_keras 2.21 only.)
-
     The crop is not in the file: the release's crop is the tight one, so train with `--crop tight` for it.
 
-    Args:   model: of `build_asmnet` or `build_mobilenet_v2`, or of `load_original_model`.
-            path: ends in .h5. convention: the model's own; RELEASE for what `load_original_model` returned.
-    Raises: InputError for another ending, a file that cannot be written, or a layer Keras 2 has not.
+    Args:   convention: the model's own; RELEASE for what `load_original_model` returned.
+    Raises: InputError for another ending than .h5, a file that cannot be written, or a layer Keras 2 has not.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -348,35 +327,27 @@ def export_release(model: keras.Model, path: str | Path, convention: Convention 
             raise InputError(f"{path}: layer {name} is {layer.kind}, which has no place in the release's format.")
     scale, offset = _rescaling(layers)
     scale = round(scale * RELEASE.input_divisor / convention.input_divisor, 9)
-    rescaled = (scale, offset) != (1.0, 0.0)
-    source = next(name for name, layer in layers.items() if layer.kind == "InputLayer")
-    entries = [_entry("InputLayer", source, {"batch_input_shape": list(model.input_shape), "sparse": False}, [])]
-    if rescaled:
-        entries.append(_entry("Rescaling", "rescaling", {"scale": scale, "offset": offset}, [source]))
     before = [name for name, layer in layers.items() if layer.kind in ("InputLayer", "Rescaling")]
-    for name, layer in layers.items():
-        if name in before:
-            continue
-        feeding = [entries[rescaled]["name"] if fed in before else fed for fed in layer.sources]
+    source = next(name for name in before if layers[name].kind == "InputLayer")
+    entries = [_entry("InputLayer", source, {"batch_input_shape": list(model.input_shape), "sparse": False}, [])]
+    if (scale, offset) != (1.0, 0.0):
+        entries.append(_entry("Rescaling", "rescaling", {"scale": scale, "offset": offset}, [source]))
+    pixels = entries[-1]["name"]
+    for name in [name for name in layers if name not in before]:
+        layer = layers[name]
+        feeding = [pixels if fed in before else fed for fed in layer.sources]
         keys = _SETTINGS[layer.kind].replace(" groups", "").split()  # always 1; TensorFlow 2.2 has no such setting
         settings = {"trainable": True} | {key: layer.config[key] for key in keys}
         entries.append(_entry(layer.kind, name, settings, feeding))
-    network = {
-        "name": model.name,
-        "layers": entries,
-        "input_layers": [[source, 0, 0]],
-        "output_layers": [[name, 0, 0] for name in OUTPUTS],
-    }
-    factors = {
-        "O_L": convention.landmark_sign / RELEASE.landmark_sign,
-        "O_P": convention.pose_unit_deg / RELEASE.pose_unit_deg,
-    }
+    ends = {"input_layers": [[source, 0, 0]], "output_layers": [[name, 0, 0] for name in OUTPUTS]}
+    network = {"class_name": "Functional", "config": {"name": model.name, "layers": entries} | ends}
+    sign, unit = convention.landmark_sign / RELEASE.landmark_sign, convention.pose_unit_deg / RELEASE.pose_unit_deg
+    factors = dict(zip(OUTPUTS, (sign, unit)))
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["keras_version"] = b"2.4.0"
-        file.attrs["backend"] = b"tensorflow"
-        file.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": network}).encode()
         root = file.create_group("model_weights")
-        root.attrs["keras_version"], root.attrs["backend"] = b"2.4.0", b"tensorflow"
+        for group in (file, root):
+            group.attrs["keras_version"], group.attrs["backend"] = b"2.4.0", b"tensorflow"
+        file.attrs["model_config"] = json.dumps(network).encode()
         root.attrs["layer_names"] = [entry["name"].encode() for entry in entries]
         for entry in entries:
             _write_weights(root, model, entry["name"], factors.get(entry["name"], 1.0))
@@ -393,6 +364,6 @@ def _write_weights(root: h5py.Group, model: keras.Model, name: str, factor: floa
     group = root.create_group(name)
     variables = [] if name == "rescaling" else model.get_layer(name).weights
     names = [f"{name}/{variable.name}:0".encode() for variable in variables]
-    group.attrs["weight_names"] = np.array(names, "S") if names else np.zeros(0, "S1")
+    group.attrs["weight_names"] = np.array(names, "S")
     for key, variable in zip(names, variables):
         group[key.decode()] = (variable.numpy() * factor).astype(np.float32)

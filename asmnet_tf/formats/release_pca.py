@@ -48,11 +48,9 @@ def load_release_pca(
     Beyond +-2 it is pixels of the 224-px crop; otherwise the release's where point 0, the jaw's end on the left of the
     image, has a positive x, and ours, as in the authors' earlier repository, where it has a negative one.
 
-    Args:
-        folder: the files' folder; the ending `.npy` may be missing.
-        dataset: 300w (files `ibug_*` or `300W_*`) or wflw, or the very name the files begin with.
-        percent: share of the variance in the files' names. Each has eigenvectors of its own.
-        mean: (2L,), in the files' units, where there is no mean file. units: where the mean tells the wrong ones.
+    Args:    folder: of files whose ending `.npy` may be missing. percent: share of the variance in the files' names.
+             dataset: 300w (files `ibug_*` or `300W_*`) or wflw, or the very name the files begin with.
+             mean: (2L,), in the files' units, where there is no mean file. units: where the mean tells the wrong ones.
     Returns: float64, crop "tight" of scale 1, n_samples 0 (the files do not say).
     Raises:  InputError that names a file which is absent, damaged, pickled, or of another shape.
     Differs from the release: `np.save` of the release adds `.npy` and its loader omits it, so it finds no files.

@@ -33,7 +33,6 @@ class RunnableModel:
 
     infer: pixels 0..255 to network units, see `Infer`; another convention is translated inside it. input_size: S.
     parameters, multiply_adds: of one image; None where the file does not tell. sidecar: the `.json` beside it, or {}.
-    format: in words, for the report.
     """
 
     infer: Infer
@@ -74,7 +73,13 @@ def open_model(path: str | Path, threads: int | None = None) -> RunnableModel:
 
 def needs_tensorflow(path: Path) -> bool:
     """Returns whether only TensorFlow runs a model: all but TFLite and ONNX files."""
-    return path.is_dir() or not (path.suffix in (".tflite", ".onnx") or _begins_like_tflite(path))
+    if path.is_dir() or path.suffix in (".tflite", ".onnx"):
+        return path.is_dir()
+    try:
+        with open(path, "rb") as file:
+            return file.read(8)[4:] != b"TFL3"
+    except OSError:
+        return True  # what opens it next says why
 
 
 def _needed(module: str, path: Path, extra: str) -> ModuleType:
@@ -101,11 +106,11 @@ def check_process() -> None:
 def runnable(
     path: Path,
     kind: str,
-    inputs: dict[str, Sequence[int | None]],
-    outputs: dict[str, Sequence[int | None]],
+    inputs: dict[str, Sequence],
+    outputs: dict[str, Sequence],
     run: Callable[[np.ndarray], dict],
 ) -> RunnableModel:
-    """Returns the model of a graph whose tensors have names and shapes (None: any length).
+    """Returns the model of a graph whose tensors have names and shapes (any length: no number, or below 1).
 
     Args:   run: images of as many as the graph takes at a time -> its outputs by name.
     Raises: InputError unless it takes images and returns landmarks and pose.
@@ -131,28 +136,27 @@ def runnable(
     return RunnableModel(infer, int(outputs[landmarks][1]) // 2, size, *costs, sidecar, kind)
 
 
-def input_size_of(path: Path, shape: Sequence[int | None]) -> tuple[int | None, int]:
+def input_size_of(path: Path, shape: Sequence) -> tuple[int | None, int]:
     """Returns the batch size (None: any) and S of an input (B, S, S, 3). Raises: InputError for another shape."""
-    batch, *rest = (None if n is None or n < 1 else int(n) for n in shape)
-    if len(rest) != 3 or rest[0] is None or not 0 < rest[0] == rest[1] <= MAX_INPUT_SIZE or rest[2] != 3:
-        raise InputError(f"{path}: takes input of shape {tuple(shape)}, expected images (B, S, S, 3) of one size.")
+    batch, *rest = _lengths(shape)
+    if len(rest) != 3 or rest[0] is None or not rest[0] == rest[1] <= MAX_INPUT_SIZE or rest[2] != 3:
+        raise InputError(f"{path}: takes input of shape {(batch, *rest)}, expected images (B, S, S, 3) of one size.")
     return batch, rest[0]
 
 
-def _output_names(path: Path, shapes: dict[str, Sequence[int | None]]) -> list[str]:
-    """Returns the names of landmarks and pose: `O_L` and `O_P`, else by shape, since exporters lose names and order.
+def _lengths(shape: Sequence) -> list[int | None]:
+    return [int(n) if isinstance(n, (int, np.integer)) and n > 0 else None for n in shape]
 
-    Raises: InputError unless there is one (B, 2L) and one (B, 3).
-    """
-    fits = {"O_L": lambda n: n > 3 and n % 2 == 0, "O_P": lambda n: n == 3}
+
+def _output_names(path: Path, shapes: dict[str, Sequence]) -> list[str]:
+    """Returns the names of landmarks and pose: `O_L` and `O_P`, else by shape, since exporters lose names and order."""
+    given = {name: tuple(_lengths(shape)) for name, shape in shapes.items()}
     chosen = []
-    for wanted, fit in fits.items():
-        found = [name for name, shape in shapes.items() if len(shape) == 2 and shape[1] is not None and fit(shape[1])]
-        found = [wanted] if wanted in found else found
-        if len(found) != 1:
-            given = {name: tuple(shape) for name, shape in shapes.items()}
+    for wanted, fits in (("O_L", lambda n: n > 3 and n % 2 == 0), ("O_P", lambda n: n == 3)):
+        found = [name for name, shape in given.items() if len(shape) == 2 and shape[1] and fits(shape[1])]
+        if wanted not in found and len(found) != 1:
             raise InputError(f"{path}: outputs {given}, expected landmarks (B, 2L) and pose (B, 3).")
-        chosen += found
+        chosen.append(wanted if wanted in found else found[0])
     return chosen
 
 
@@ -171,23 +175,12 @@ def _open_onnx(path: Path, threads: int) -> RunnableModel:
         raise InputError(f"{path}: not a model that ONNX Runtime loads ({reason}). Export it again.") from error
     (pixels, *_) = session.get_inputs()
     dtype = np.uint8 if pixels.type == "tensor(uint8)" else np.float32
-
-    def shapes(tensors: list) -> dict[str, list[int | None]]:
-        return {t.name: [n if isinstance(n, int) else None for n in t.shape] for t in tensors}
+    inputs, outputs = ({t.name: t.shape for t in tensors} for tensors in (session.get_inputs(), session.get_outputs()))
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        outputs = session.run(None, {pixels.name: images.astype(dtype, copy=False)})
-        return {tensor.name: output for tensor, output in zip(session.get_outputs(), outputs)}
+        return dict(zip(outputs, session.run(None, {pixels.name: images.astype(dtype, copy=False)})))
 
-    return runnable(path, "ONNX", shapes(session.get_inputs()), shapes(session.get_outputs()), run)
-
-
-def _begins_like_tflite(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(8)[4:] == b"TFL3"
-    except OSError:
-        return False  # what opens it next says why
+    return runnable(path, "ONNX", inputs, outputs, run)
 
 
 def _open_tflite(path: Path, threads: int) -> RunnableModel:
@@ -219,16 +212,12 @@ def _open_tflite(path: Path, threads: int) -> RunnableModel:
     except InputError:
         raise
     except Exception as error:  # ValueError, RuntimeError, struct.error and more; all mean the file is not usable
-        raise InputError(
-            f"{path}: not a model that TFLite loads ({first_line(error, 120)}). Export it again."
-        ) from error
+        reason = first_line(error, 120)
+        raise InputError(f"{path}: not a model that TFLite loads ({reason}). Export it again.") from error
 
 
 def _check_whole(content: bytes, schema: ModuleType) -> None:
-    """Reads every table of a TFLite file in Python, where a part that is missing is an error.
-
-    The interpreter follows offsets past the end of a file that is cut short, which ends the process.
-    """
+    """Reads every table of a TFLite file in Python: the interpreter follows offsets past the end of one cut short."""
     if content[4:8] != b"TFL3":
         raise ValueError("not a TFLite file" if content else "empty file")
     try:
@@ -254,23 +243,20 @@ def _interpreted(path: Path, interpreter: Any) -> RunnableModel:
         inputs, outputs = ({str(tensor["index"]): tensor for tensor in tensors} for tensors in details)
 
         def graph(**values: np.ndarray) -> dict[str, np.ndarray]:
-            for name, value in values.items():
-                interpreter.resize_tensor_input(int(name), value.shape)
+            ((name, value),) = values.items()
+            interpreter.resize_tensor_input(int(name), value.shape)
             interpreter.allocate_tensors()
-            for name, value in values.items():
-                interpreter.set_tensor(int(name), value)
+            interpreter.set_tensor(int(name), value)
             interpreter.invoke()
             return {name: interpreter.get_tensor(int(name)) for name in outputs}
-
-    def shapes(details: dict[str, dict]) -> dict[str, list[int | None]]:
-        return {name: [None if n < 0 else int(n) for n in d["shape_signature"]] for name, d in details.items()}
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         results = graph(**{name: _quantised(images, pixels) for name, pixels in inputs.items()})
         return {name: _dequantised(results[name], details) for name, details in outputs.items()}
 
     (pixels, *_) = inputs.values()
-    model = runnable(path, f"TFLite {np.dtype(pixels['dtype']).name}", shapes(inputs), shapes(outputs), run)
+    shapes = ({name: details["shape_signature"] for name, details in side.items()} for side in (inputs, outputs))
+    model = runnable(path, f"TFLite {np.dtype(pixels['dtype']).name}", *shapes, run)
     if pixels["dtype"] == np.int8 and not pixels["quantization"][0]:
         raise InputError(f"{path}: int8 input without a scale, so pixels have no meaning. Export it again.")
     return model

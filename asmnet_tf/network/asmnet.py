@@ -6,6 +6,7 @@ landmarks in network units x0, y0, x1, ...; `O_P` (B, 3) yaw, pitch, roll over 6
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -38,12 +39,11 @@ def build_asmnet(
 ) -> keras.Model:
     """Builds ASMNet: MobileNetV2 up to `block_15_add`, six pooled taps, two linear heads.
 
-    Args:
-        num_landmarks: L. input_size: side of the input in pixels, 32 or more.
-        dropout: rate before the heads. l2_heads: L2 on kernel and bias of both heads (in `model.losses`).
-        input_range: what pixels 0 and 255 become; the release has (0, 1), ImageNet weights want (-1, 1).
-        head: pooled: the heads see the 536 pooled features (the paper's). spatial: beside them `block_15_add` by
-            position, see `_spatial_features`; weights of one input size fit every other.
+    Args:    num_landmarks: L. input_size: side of the input in pixels, 32 or more. dropout: rate before the heads.
+             l2_heads: L2 on kernel and bias of both heads (in `model.losses`).
+             input_range: what pixels 0 and 255 become; the release has (0, 1), ImageNet weights want (-1, 1).
+             head: pooled: the heads see the 536 pooled features (the paper's). spatial: beside them `block_15_add` by
+             position, see `_spatial_features`; weights of one input size fit every other.
     Returns: a model with random weights; for L = 68 1,439,507 parameters, 1,477,715 with the spatial head.
     Raises:  ValueError for a size below 32 or an unknown head.
     """
@@ -112,24 +112,17 @@ def _with_heads(
     l2_heads: float,
 ) -> keras.Model:
     features = layers.Dropout(dropout, name="dropout")(features)
-
-    def head(units: int, head_name: str) -> keras.KerasTensor:
-        def penalty() -> keras.regularizers.Regularizer | None:
-            return keras.regularizers.L2(l2_heads) if l2_heads else None
-
-        dense = layers.Dense(
-            units, kernel_regularizer=penalty(), bias_regularizer=penalty(), dtype="float32", name=head_name
-        )
-        return dense(features)
-
-    return keras.Model(inputs, [head(2 * num_landmarks, "O_L"), head(3, "O_P")], name=name)
+    l2 = keras.regularizers.L2(l2_heads) if l2_heads else None
+    settings = {"kernel_regularizer": l2, "bias_regularizer": l2, "dtype": "float32"}
+    sizes = {"O_L": 2 * num_landmarks, "O_P": 3}
+    heads = [layers.Dense(units, name=head, **settings)(features) for head, units in sizes.items()]
+    return keras.Model(inputs, heads, name=name)
 
 
 def start_at_mean(model: keras.Model, landmarks_norm: np.ndarray, pose_norm: np.ndarray) -> None:
     """Makes an untrained model predict the mean shape (2L,) and the mean pose (3,): biases set, kernels near zero.
 
-    Random heads on random pooled features start at an NME of 100 to 170 %, the mean shape at 15 to 35 %; the difference
-    costs the first epochs.
+    Random heads start at an NME of 100 to 170 %, the mean shape at 15 to 35 %; that saves the first epochs.
     """
     for name, mean in (("O_L", landmarks_norm), ("O_P", pose_norm)):
         head = model.get_layer(name)
@@ -138,16 +131,13 @@ def start_at_mean(model: keras.Model, landmarks_norm: np.ndarray, pose_norm: np.
 
 
 def freeze_batch_norm(model: keras.Model, received: Collection[str]) -> None:
-    """Lets training use, and leave as they are, the statistics, scales and offsets of stored batch norms.
+    """Lets training use the statistics, scales and offsets of stored batch norms, of layers `received`, as they are.
 
-    Args: received: names of the layers that were given weights; a batch norm that is new goes on learning.
+    A batch norm that is new goes on learning.
     """
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization) and layer.name in received:
             layer.trainable = False
-
-
-# --- counting ---------------------------------------------------------------------------------------------------------
 
 
 def count_multiply_adds(model: keras.Model) -> int:
@@ -157,8 +147,7 @@ def count_multiply_adds(model: keras.Model) -> int:
     """
     total = 0
     for layer in model.layers:
-        if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D)):
-            total += int(np.prod(layer.output.shape[1:3])) * int(np.prod(layer.kernel.shape))
-        elif isinstance(layer, layers.Dense):
-            total += int(np.prod(layer.kernel.shape))
+        if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)):
+            positions = layer.output.shape[1:-1]  # none of a dense layer
+            total += math.prod(positions) * math.prod(layer.kernel.shape)
     return total

@@ -23,7 +23,6 @@ layers = keras.layers
 IMAGENET_RANGE = (-1.0, 1.0)  # what Keras' MobileNetV2 weights are fed
 RIDGES = np.logspace(-6, 2, 17)  # of 21 points, 20 to 1,812 faces chose 1e-2.5 to 1e-2
 
-
 # --- weights from elsewhere -------------------------------------------------------------------------------------------
 
 
@@ -44,10 +43,9 @@ class StartWeights:
 def read_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
     """Reads weights by layer name; what a file does not tell is assumed, and that is said on stderr.
 
-    Sources: `imagenet`, a shipped name, or a file: `.keras`, Keras 3 `.weights.h5`, Keras 2 whole-model or weight-only
-    `.h5` (whose heads, if any, are taken as they are: see `keras_runners.read_start_weights`).
-
-    Args:   input_range: assumed of a whole ASMNet in a file of weights alone; of a backbone it is ImageNet's (-1, 1).
+    Args:   source: `imagenet`, a shipped name, or a file: `.keras`, Keras 3 `.weights.h5`, Keras 2 whole-model or
+            weight-only `.h5` (heads are taken as they are: see `keras_runners.read_start_weights`).
+            input_range: assumed of a whole ASMNet in a file of weights alone; of a backbone it is ImageNet's (-1, 1).
     Raises: InputError if the file cannot be read.
     """
     if source == "imagenet":
@@ -60,11 +58,10 @@ def read_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
     path = find_model(source)
     if path.suffix == ".keras":
         model, sidecar = load_model(path)
-        scalings = [layer for layer in model.layers if isinstance(layer, layers.Rescaling)]
-        low, high = (scalings[0].offset, 255.0 * scalings[0].scale + scalings[0].offset) if scalings else (0.0, 255.0)
+        scaling = next((x for x in model.layers if isinstance(x, layers.Rescaling)), layers.Rescaling(1.0))
+        seen = float(scaling.offset), float(255.0 * scaling.scale + scaling.offset)
         crop = crop_of(path, sidecar) if sidecar else None
-        stored = {layer.name: layer.get_weights() for layer in model.layers}
-        return StartWeights(source, stored, (float(low), float(high)), crop)
+        return StartWeights(source, {layer.name: layer.get_weights() for layer in model.layers}, seen, crop)
     stored = _read_layer_weights(path)
     assumed = input_range if "O_L" in stored else IMAGENET_RANGE
     told = f"{source}: does not say its input range; {assumed[0]:g} to {assumed[1]:g} is assumed"
@@ -77,10 +74,9 @@ def set_weights(model: keras.Model, start: StartWeights, crop: tuple[str, float]
 
     Arrays of another shape are an error, except in the heads (`O_L`, `O_P`), which belong to a number of landmarks and
     a kind of head: pooled ones become spatial ones that say the same, others are left alone; see `fit_landmark_head`.
+    Returns the names of the layers that received weights; with "O_L" among them the model is whole.
 
-    Args:    crop: (crop, scale) that the model is to be trained in.
-    Returns: the names of the layers that received weights; with "O_L" among them the model is whole.
-    Raises:  InputError if there is no layer of this model, or its landmarks are of another crop.
+    Raises: InputError if there is no layer of this model, or its landmarks are not of the (crop, scale) to train in.
     """
     received = []
     for layer in model.layers:
@@ -94,9 +90,8 @@ def set_weights(model: keras.Model, start: StartWeights, crop: tuple[str, float]
         set_layer_weights(layer, arrays, start.source)
         received.append(layer.name)
     if not received:
-        raise InputError(
-            f"{start.source}: no layer of this model in it. Expected MobileNetV2 layer names (Conv1, block_1_...)."
-        )
+        expected = "Expected MobileNetV2 layer names (Conv1, block_1_...)"
+        raise InputError(f"{start.source}: no layer of this model in it. {expected}.")
     if "O_L" in received and start.crop not in (None, crop):
         raise InputError(
             f"{start.source}: finds landmarks in {start.crop[0]} crops of {start.crop[1]:g} x the box, this run has "
@@ -154,9 +149,8 @@ def set_layer_weights(layer: keras.layers.Layer, arrays: list[np.ndarray], sourc
     """Gives a layer the arrays read from `source`. Raises: InputError for other shapes or non-finite values."""
     shapes = [tuple(w.shape) for w in layer.weights]
     if shapes != [a.shape for a in arrays]:
-        raise InputError(
-            f"{source}: layer {layer.name} is {[a.shape for a in arrays]}, here {shapes}. Another network?"
-        )
+        came = [a.shape for a in arrays]
+        raise InputError(f"{source}: layer {layer.name} is {came}, here {shapes}. Another network?")
     if not all(np.isfinite(a).all() for a in arrays):
         raise InputError(f"{source}: layer {layer.name} holds values that are not finite. Use another file.")
     layer.set_weights(arrays)
@@ -193,20 +187,20 @@ def _float32(group: h5py.Group, name: str) -> np.ndarray:
     return array.astype(np.float32)
 
 
+def as_text(attribute: bytes | str) -> str:
+    """Returns an attribute of an HDF5 file, or one of its elements, as text."""
+    return attribute.decode() if isinstance(attribute, bytes) else str(attribute)
+
+
 def read_keras2_weights(root: h5py.Group) -> dict[str, list[np.ndarray]]:
     """Returns layer name -> float32 arrays of a Keras 2 weight group, in the order Keras lists them; [] if unweighted.
 
-    Args:   root: the `model_weights` group of a whole-model file, or the root of a weight-only file.
-    Raises: one of BROKEN_HDF5 for a damaged file.
+    The group is `model_weights` of a whole model, else the root. Raises: one of BROKEN_HDF5 for a damaged file.
     """
-
-    def text(value: bytes | str) -> str:
-        return value.decode() if isinstance(value, bytes) else str(value)
-
     stored: dict[str, list[np.ndarray]] = {}
-    for name in map(text, root.attrs.get("layer_names", list(root))):
+    for name in map(as_text, root.attrs.get("layer_names", list(root))):
         group = root[name]
-        names = [text(n) for n in group.attrs.get("weight_names", [])]
+        names = [as_text(n) for n in group.attrs.get("weight_names", [])]
         if not names:
             stored.setdefault(name, [])
         owners = {n.split("/")[-2] if "/" in n else name for n in names}
@@ -220,26 +214,16 @@ def read_keras2_weights(root: h5py.Group) -> dict[str, list[np.ndarray]]:
 
 
 def save_model(model: keras.Model, path: str | Path, sidecar: dict) -> None:
-    """Writes `<path>` and its side-car JSON; each replaces an older file only when it is complete.
-
-    Raises: InputError if a file cannot be written.
-    """
+    """Writes `<path>` and its side-car JSON, each whole or not at all. Raises: InputError if one cannot be written."""
+    if any(layer.compute_dtype != "float32" for layer in model.layers):  # mixed precision: a copy that runs anywhere
+        weights = model.get_weights()
+        model = keras.models.clone_model(
+            model, clone_function=lambda layer: layer.from_config(layer.get_config() | {"dtype": "float32"})
+        )
+        model.set_weights(weights)
     with replacing(path) as temporary:
-        _in_float32(model).save(temporary)
+        model.save(temporary)
     write_text(sidecar_path(path), json.dumps(sidecar, indent=2) + "\n")
-
-
-def _in_float32(model: keras.Model) -> keras.Model:
-    """Returns a model that computes in float32: one trained in mixed precision is copied, so that it runs anywhere."""
-    if all(layer.compute_dtype == "float32" for layer in model.layers):
-        return model
-
-    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return layer.__class__.from_config(layer.get_config() | {"dtype": "float32"})
-
-    clone = keras.models.clone_model(model, clone_function=copy)
-    clone.set_weights(model.get_weights())
-    return clone
 
 
 def load_model(path: str | Path) -> tuple[keras.Model, dict]:
@@ -255,9 +239,8 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
         _check_network(path)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras, h5py and zipfile each have their own; all mean the file is not usable
-        reason = first_line(error, 120)
-        if not zipfile.is_zipfile(path) and path.suffix == ".keras":
-            reason = "truncated or no .keras archive"
+        cut = path.suffix == ".keras" and not zipfile.is_zipfile(path)
+        reason = "truncated or no .keras archive" if cut else first_line(error, 120)
         raise InputError(f"{path}: not a model that Keras loads ({reason}). Save it again.") from error
     shapes = [tuple(output.shape) for output in getattr(model, "outputs", [])]
     if len(shapes) != 2 or len(shapes[0]) != 2 or not shapes[0][1] or shapes[0][1] % 2 or shapes[1] != (None, 3):
@@ -300,8 +283,8 @@ def _check_network(path: Path) -> None:
 def load_pretrained(name: str) -> keras.Model:
     """Loads a model that ships with the package: plain Keras, float32, for inference or further training.
 
-    Args:    name: one of `pretrained_names()`.
-    Returns: the model; input and outputs as at the top of `asmnet.py`. `pretrained_sidecar` tells its crop.
-    Raises:  InputError that lists the names, for another one.
+    Input and outputs are as at the top of `asmnet.py`; `pretrained_sidecar` tells its crop.
+
+    Raises: InputError that lists `pretrained_names()`, for another name.
     """
     return load_model(pretrained_path(name))[0]

@@ -157,12 +157,10 @@ def folded_model(model: keras.Model) -> keras.Model:
         if isinstance(norm, keras.layers.BatchNormalization):
             name = norm.name.removeprefix("bn_").removesuffix("_BN").removesuffix("_bn")
             stock = by_name.get(name)
-            kind = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-            if stock is not norm and isinstance(stock, kind) and not stock.use_bias:
+            if isinstance(stock, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)) and not stock.use_bias:
                 padding = "SAME" if name in padded.values() else stock.padding.upper()
                 folded[name] = _FoldedConvolution(stock, norm, padding)
                 folded[norm.name] = _Passed(name=norm.name)
-
     folded |= {pad: _Passed(name=pad) for pad, fed in padded.items() if fed in folded}
     return keras.models.clone_model(model, clone_function=lambda layer: folded.get(layer.name, layer))
 

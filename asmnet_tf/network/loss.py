@@ -22,18 +22,14 @@ def alpha_at(epoch: int, length: int, alphas: tuple[float, float, float] = ALPHA
     the number of epochs. The release's is, by mistake, the number of steps per epoch: its 1,049 steps (3,148 faces,
     batch 3) keep alpha at 2 for 350 epochs, longer than it trains.
     """
-    if 3 * epoch < length:
-        return alphas[0]
-    return alphas[1] if 3 * epoch < 2 * length else alphas[2]
+    return alphas[(3 * epoch >= length) + (3 * epoch >= 2 * length)]
 
 
 def landmark_distance(error: tf.Tensor, kind: str) -> tf.Tensor:
     """Returns the mean over batch and coordinates of a function of the error (B, 2L), network units; a scalar.
 
     mse: e^2 (the paper's). l1: |e|. smooth_l1: e^2 / 2b below b, |e| - b/2 above. wing (Feng et al. 2018, eq. 5):
-    w ln(1 + |e| / c) below w, |e| - C above.
-
-    Raises: ValueError for an unknown kind.
+    w ln(1 + |e| / c) below w, |e| - C above. Raises: ValueError for another kind.
     """
     size = tf.abs(error)
     if kind == "mse":
@@ -41,22 +37,19 @@ def landmark_distance(error: tf.Tensor, kind: str) -> tf.Tensor:
     elif kind == "l1":
         value = size
     elif kind == "smooth_l1":
-        beta = SMOOTH_L1_BETA
-        value = tf.where(size < beta, tf.square(error) / (2 * beta), size - beta / 2)
+        value = tf.where(size < SMOOTH_L1_BETA, tf.square(error) / (2 * SMOOTH_L1_BETA), size - SMOOTH_L1_BETA / 2)
     elif kind == "wing":
-        width, curvature = WING_WIDTH, WING_CURVATURE
-        offset = width - width * math.log1p(width / curvature)
-        value = tf.where(size < width, width * tf.math.log1p(size / curvature), size - offset)
+        offset = WING_WIDTH - WING_WIDTH * math.log1p(WING_WIDTH / WING_CURVATURE)
+        value = tf.where(size < WING_WIDTH, WING_WIDTH * tf.math.log1p(size / WING_CURVATURE), size - offset)
     else:
         raise ValueError(f"landmark loss is {kind!r}; it is one of {', '.join(LANDMARK_LOSSES)}")
     return tf.reduce_mean(value)
 
 
 def smooth(shapes: tf.Tensor, mean_shape: tf.Tensor, eigenvectors: tf.Tensor, eigenvalues: tf.Tensor) -> tf.Tensor:
-    """Smooths shapes with the ASM operator, in the graph, as `ShapeModel.smooth` does in NumPy (paper section 3.1).
+    """Smooths shapes (B, 2L) with the ASM operator, in the graph, as `ShapeModel.smooth` in NumPy (paper section 3.1).
 
-    Args:    shapes, mean_shape: (B, 2L), (2L,). eigenvectors: (2L, K). eigenvalues: (K,).
-    Returns: (B, 2L), same units.
+    Args: mean_shape: (2L,). eigenvectors: (2L, K). eigenvalues: (K,). All in the units of the shapes.
     """
     limit = CLIP_STD * tf.sqrt(eigenvalues)
     parameters = tf.clip_by_value(tf.matmul(shapes - mean_shape, eigenvectors), -limit, limit)
@@ -102,12 +95,10 @@ class MultiTaskLoss:
     def __call__(
         self, landmarks_pred: tf.Tensor, pose_pred: tf.Tensor, batch: dict[str, tf.Tensor], alpha: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """Returns the scalars loss, loss_landmarks, loss_asm (before alpha) and loss_pose.
+        """Returns the scalars loss, loss_landmarks, loss_asm (before alpha, see `alpha_at`) and loss_pose.
 
-        Args:
-            landmarks_pred, pose_pred: (B, 2L), (B, 3), network units.
-            batch: landmarks_norm (B, 2L) in the un-augmented crop frame, affine (B, 2, 3), flip (B,) and pose (B, 3).
-            alpha: scalar, see `alpha_at`.
+        Args: landmarks_pred, pose_pred: (B, 2L), (B, 3), network units. batch: landmarks_norm (B, 2L) in the
+              un-augmented crop frame, affine (B, 2, 3), flip (B,) and pose (B, 3).
         """
         shapes, flip_map = batch["landmarks_norm"], self.flip_map
         if self.asm is not None:
