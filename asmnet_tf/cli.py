@@ -275,9 +275,9 @@ def find_data(args: argparse.Namespace) -> tuple[DatasetSpec, Path]:
     spec = find_spec(args.dataset or "synthetic")
     folder = args.data_dir or Path(spec.default_data_dir)
     if spec.is_synthetic:
-        from asmnet_tf.synthetic.dataset import ensure_dataset
+        from asmnet_tf.synthetic.dataset import write_dataset
 
-        ensure_dataset(folder, spec)
+        write_dataset(folder, spec)
     return spec, folder
 
 

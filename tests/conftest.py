@@ -87,17 +87,17 @@ def faces_300w(once) -> Path:
     """A folder of a few synthetic faces in the layout of 300W (COUNTS_300W); copy it before changing anything."""
     from asmnet_tf.synthetic.dataset import write_dataset
 
-    counts = {"counts": tuple(COUNTS_300W.values()), "workers": 1, "progress": False}
-    return once("300w", lambda folder: write_dataset(folder, "300w", **counts))
+    return once("300w", lambda folder: write_dataset(folder, counts=tuple(COUNTS_300W.values()), workers=1))
 
 
 @pytest.fixture(scope="session")
 def faces_wflw(once) -> Path:
     """The same in the layout of WFLW (COUNTS_WFLW)."""
+    from asmnet_tf.data.layouts import DATASETS
     from asmnet_tf.synthetic.dataset import write_dataset
 
-    counts = {"counts": tuple(COUNTS_WFLW.values()), "workers": 1, "progress": False}
-    return once("wflw", lambda folder: write_dataset(folder, "wflw", **counts))
+    counts = tuple(COUNTS_WFLW.values())
+    return once("wflw", lambda folder: write_dataset(folder, DATASETS["synthetic_wflw"], counts, workers=1))
 
 
 @pytest.fixture(scope="session")

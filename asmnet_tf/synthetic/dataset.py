@@ -76,42 +76,38 @@ def _is_complete(folder: Path, layout: str) -> bool:
 
 
 def write_dataset(
-    folder: str | os.PathLike,
-    layout: str = "300w",
+    folder: Path,
+    spec: DatasetSpec = DATASETS["synthetic"],
     counts: Sequence[int] | None = None,
     seed: int = 0,
     workers: int | None = None,
-    progress: bool = True,
 ) -> Path:
-    """Writes a dataset of synthetic faces; what is there already, complete, is left as it is.
+    """Writes a dataset of synthetic faces, and says so on stderr; what is there, complete, is left as it is.
 
     The folder appears whole or not at all: it is written under another name beside its place, then renamed. Besides
     images and annotations it holds the exact poses (pose.csv, degrees) and what it was made with (synthetic.json).
 
-    Args:    layout: "300w" (68 points, .pts) or "wflw" (98 points, list files).
-             counts: faces per folder, in the order helen/trainset, lfpw/trainset, afw, helen/testset, lfpw/testset,
-             ibug (hard faces), or for WFLW (train, test). None: those of layouts.py.
-             workers: processes; None: all cores. The faces are the same for any number.
+    Args:    spec: of a synthetic dataset. counts: faces of each of its folders, in the order of its splits; None: as
+             many as it expects. workers: processes; None: all cores. The faces are the same for any number.
     Returns: the folder.
     Raises:  InputError if the folder holds something else or cannot be written; ValueError for wrong arguments.
     """
-    if layout not in ("300w", "wflw"):
-        raise ValueError(f"layout is {layout!r}; it is '300w' or 'wflw'")
-    spec = DATASETS["synthetic" if layout == "300w" else "synthetic_wflw"]
-    sources = [source for split in spec.splits.values() for source in split]
-    counts = [source.expected for source in sources] if counts is None else [int(count) for count in counts]
+    if not spec.is_synthetic or spec.layout not in ("300w", "wflw"):
+        raise ValueError(f"{spec.name} is no synthetic dataset")
+    layout, sources = spec.layout, [source for split in spec.splits.values() for source in split]
+    counts = [source.expected for source in sources] if counts is None else list(counts)
     if len(counts) != len(sources) or min(counts) < 0:
         raise ValueError(f"counts are {counts}; {layout} has {len(sources)} folders")
-    folder = Path(folder)
     if _is_complete(folder, layout):
         return folder
+    print(f"{folder}: rendering {sum(counts)} synthetic faces ({spec.num_landmarks} points) ...", file=sys.stderr)
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         with contextlib.suppress(_Overtaken), replacing_folder(folder, _COMPLETE) as temporary:
-            _fill(temporary, layout, [source.path for source in sources], counts, seed, workers, progress)
+            _fill(temporary, layout, [source.path for source in sources], counts, seed, workers)
             if _is_complete(folder, layout):
                 raise _Overtaken
     finally:
@@ -119,9 +115,7 @@ def write_dataset(
     return folder
 
 
-def _fill(
-    root: Path, layout: str, paths: list[str], counts: list[int], seed: int, workers: int, progress: bool
-) -> None:
+def _fill(root: Path, layout: str, paths: list[str], counts: list[int], seed: int, workers: int) -> None:
     """Writes all files of a dataset into `root`; see `write_dataset`."""
     base = root if layout == "300w" else root / "WFLW_images"
     with contextlib.ExitStack() as stack:
@@ -129,7 +123,7 @@ def _fill(
         if workers > 1 and sum(counts) > 2 * _CHUNK:  # else starting processes takes longer
             context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang
             run = stack.enter_context(ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,))).map
-        bar = stack.enter_context(tqdm(total=sum(counts), unit="face", disable=None if progress else True))
+        bar = stack.enter_context(tqdm(total=sum(counts), unit="face", disable=None))
         table = csv.writer(stack.enter_context(open(root / "pose.csv", "w", newline="", encoding="utf-8")))
         table.writerow(["name", *ANGLES])
         for split, (path, count) in enumerate(zip(paths, counts)):
@@ -149,17 +143,3 @@ def _fill(
                 (root / path).write_text("".join(lines), encoding="ascii")
     about = {"generator_version": GENERATOR_VERSION, "layout": layout, "seed": seed, "counts": counts}
     (root / _COMPLETE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-
-def ensure_dataset(folder: str | os.PathLike, spec: DatasetSpec) -> None:
-    """Writes the default faces of a synthetic dataset if its folder is absent; says so on stderr.
-
-    Raises: InputError as `write_dataset`; ValueError if the dataset is a real one.
-    """
-    if not spec.is_synthetic:
-        raise ValueError(f"{spec.name} is no synthetic dataset")
-    if _is_complete(Path(folder), spec.layout):
-        return
-    counts = [source.expected for sources in spec.splits.values() for source in sources]
-    print(f"{folder}: rendering {sum(counts)} synthetic faces ({spec.num_landmarks} points) ...", file=sys.stderr)
-    write_dataset(folder, spec.layout, counts)

@@ -48,7 +48,7 @@ STAGES = {
 
 def make_faces(folder: Path) -> None:
     """Writes BASE faces of SIDE pixels (decoding must not hide what grows) and trees of links to them."""
-    write_dataset(folder / "large", counts=(BASE, 0, 0, 0, 0, 0), workers=1, progress=False)
+    write_dataset(folder / "large", counts=(BASE, 0, 0, 0, 0, 0), workers=1)
     base = folder / "base/helen/trainset"
     base.mkdir(parents=True)
     for path in sorted((folder / "large/helen/trainset").glob("*.jpg")):

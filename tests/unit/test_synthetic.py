@@ -91,9 +91,9 @@ def test_exact_pose_agrees_with_pnp_on_exact_landmarks():
 
 
 def test_300w_layout_does_not_depend_on_workers(tmp_path):
-    one = dataset.write_dataset(tmp_path / "one", counts=(41, 1, 1, 1, 1, 1), workers=1, progress=False)
-    two = dataset.write_dataset(tmp_path / "two", counts=(41, 1, 1, 1, 1, 1), workers=2, progress=False)
-    more = dataset.write_dataset(tmp_path / "more", counts=(2, 1, 1, 1, 1, 1), workers=1, progress=False)
+    one = dataset.write_dataset(tmp_path / "one", counts=(41, 1, 1, 1, 1, 1), workers=1)
+    two = dataset.write_dataset(tmp_path / "two", counts=(41, 1, 1, 1, 1, 1), workers=2)
+    more = dataset.write_dataset(tmp_path / "more", counts=(2, 1, 1, 1, 1, 1), workers=1)
     files = _files(one)
     assert files == _files(two)
     small = _files(more)
@@ -103,7 +103,7 @@ def test_300w_layout_does_not_depend_on_workers(tmp_path):
 
 
 def test_pts_files_are_one_based(tmp_path):
-    folder = dataset.write_dataset(tmp_path / "d", counts=TINY, seed=4, progress=False)
+    folder = dataset.write_dataset(tmp_path / "d", counts=TINY, seed=4)
     face = renderer.render_face(4, 2, split=0)
     lines = (folder / "helen/trainset/face_000002.pts").read_text().splitlines()
     assert lines[:3] == ["version: 1", "n_points:  68", "{"]
@@ -130,7 +130,7 @@ def test_pts_text_by_hand():
 
 
 def test_wflw_list_has_207_columns(tmp_path):
-    folder = dataset.write_dataset(tmp_path / "w", layout="wflw", counts=(3, 2), progress=False)
+    folder = dataset.write_dataset(tmp_path / "w", SPEC_98, counts=(3, 2))
     lists = folder / "WFLW_annotations/list_98pt_rect_attr_train_test"
     labels = read_pose_labels(folder / "pose.csv")
     for name, split, count in (("train", 0, 3), ("test", 1, 2)):
@@ -152,7 +152,7 @@ def test_wflw_list_has_207_columns(tmp_path):
 
 @pytest.mark.parametrize(("spec", "counts", "columns"), [(SPEC_68, TINY, 68), (SPEC_98, (3, 2), 98)])
 def test_the_reader_of_real_datasets_reads_it(tmp_path, spec, counts, columns):
-    folder = dataset.write_dataset(tmp_path / "d", layout=spec.layout, counts=counts, progress=False)
+    folder = dataset.write_dataset(tmp_path / "d", spec, counts=counts)
     labels = read_pose_labels(folder / "pose.csv")
     samples = [sample for split in ("train", "test") for sample in read_samples(spec, folder, split, quiet=True)]
     assert {sample.name for sample in samples} == set(labels)
@@ -163,17 +163,17 @@ def test_the_reader_of_real_datasets_reads_it(tmp_path, spec, counts, columns):
 
 
 def test_complete_folder_stays_and_foreign_folder_is_refused(tmp_path):
-    folder = dataset.write_dataset(tmp_path / "d", counts=(1, 0, 0, 0, 0, 0), progress=False)
+    folder = dataset.write_dataset(tmp_path / "d", counts=(1, 0, 0, 0, 0, 0))
     before = _files(folder)
-    dataset.write_dataset(folder, counts=TINY, seed=9, progress=False)
+    dataset.write_dataset(folder, counts=TINY, seed=9)
     assert _files(folder) == before
     with pytest.raises(InputError, match="layout"):
-        dataset.write_dataset(folder, layout="wflw", counts=(1, 1), progress=False)
+        dataset.write_dataset(folder, SPEC_98, counts=(1, 1))
     foreign = tmp_path / "photos"
     foreign.mkdir()
     (foreign / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="photos") as caught:
-        dataset.write_dataset(foreign, counts=TINY, progress=False)
+        dataset.write_dataset(foreign, counts=TINY)
     assert "\n" not in str(caught.value)
     assert _files(foreign) == {"mine.txt": b"mine"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "photos"]
@@ -185,7 +185,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(dataset, "render_face", fail)
     with pytest.raises(RuntimeError):
-        dataset.write_dataset(tmp_path / "d", counts=(1, 0, 0, 0, 0, 0), progress=False)
+        dataset.write_dataset(tmp_path / "d", counts=(1, 0, 0, 0, 0, 0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,20 +195,20 @@ def test_two_writers_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
     def overtaken(root, *rest):
         write(root, *rest)
         monkeypatch.setattr(dataset, "_fill", write)
-        dataset.write_dataset(tmp_path / "d", counts=TINY, seed=1, progress=False)  # the other one is done first
+        dataset.write_dataset(tmp_path / "d", counts=TINY, seed=1)  # the other one is done first
 
     monkeypatch.setattr(dataset, "_fill", overtaken)
-    folder = dataset.write_dataset(tmp_path / "d", counts=TINY, seed=2, progress=False)
+    folder = dataset.write_dataset(tmp_path / "d", counts=TINY, seed=2)
     assert json.loads((folder / "synthetic.json").read_text())["seed"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
-def test_ensure_dataset(tmp_path, capsys):
+def test_the_default_faces_are_announced(tmp_path, capsys):
     few = {split: (replace(source, expected=count),) for count, (split, (source,)) in enumerate(SPEC_98.splits.items())}
     spec = replace(SPEC_98, splits=few)
-    dataset.ensure_dataset(tmp_path / "w", spec)
+    dataset.write_dataset(tmp_path / "w", spec)
     assert "rendering 1 synthetic faces" in capsys.readouterr().err
-    dataset.ensure_dataset(tmp_path / "w", spec)
+    dataset.write_dataset(tmp_path / "w", spec)
     assert capsys.readouterr().err == ""
     with pytest.raises(ValueError, match="no synthetic"):
-        dataset.ensure_dataset(tmp_path / "x", DATASETS["300w"])
+        dataset.write_dataset(tmp_path / "x", DATASETS["300w"])
