@@ -18,7 +18,6 @@ import numpy as np
 from asmnet_tf.faces.overlay import MARK
 from asmnet_tf.files import InputError
 
-USUAL_FPS = 30.0  # where a file or camera does not tell
 CODEC = "mp4v"
 FULL_BYTES = 1 << 20  # a disk with less left is full: what failed to be written was longer
 
@@ -46,8 +45,6 @@ class Video:
 
     def __init__(self, source: Path | int | str) -> None:
         self.name = video_name(source)
-        if isinstance(source, Path) and not source.is_file():
-            raise InputError(f"{source}: no such file.")
         _check_name(source)
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
@@ -56,7 +53,7 @@ class Video:
                 reason = "cannot be opened. Is it there, and does no other program use it?"
             raise InputError(f"{self.name}: {reason}")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if 0 < fps < 1000 else USUAL_FPS
+        self.fps = fps if 0 < fps < 1000 else 30.0
         self.frames = 0 if isinstance(source, int) else max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self.is_camera = not self.frames and not isinstance(source, Path)
 
