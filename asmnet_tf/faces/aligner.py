@@ -130,7 +130,12 @@ class FaceAligner:
         if boxes is None:
             boxes, scores, angles = self.find(image)
         else:
-            boxes = check_boxes(boxes)
+            boxes = np.asarray(boxes, np.float64)
+            boxes = boxes if boxes.size else boxes.reshape(0, 4)
+            if boxes.ndim != 2 or boxes.shape[1] != 4:
+                raise ValueError(f"boxes of shape {boxes.shape}, expected (N, 4): x_min, y_min, x_max, y_max")
+            if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
+                raise ValueError("boxes need x_min < x_max and y_min < y_max, in pixels")
             scores = np.ones(len(boxes))
         angles = np.full(len(boxes), np.nan) if angles is None else np.asarray(angles, np.float64)
         if angles.shape != (len(boxes),):
@@ -198,14 +203,3 @@ def to_rgb(image: Image, bgr: bool = False) -> np.ndarray:
     if image.shape[2:] in ((), (1,)):
         return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2RGB)
     return np.ascontiguousarray(image[..., 2::-1] if bgr else image[..., :3])
-
-
-def check_boxes(boxes: np.ndarray) -> np.ndarray:
-    """Returns boxes as float64 (N, 4). Raises: ValueError for another shape, NaN, or a box without extent."""
-    boxes = np.asarray(boxes, np.float64)
-    boxes = boxes if boxes.size else boxes.reshape(0, 4)
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes of shape {boxes.shape}, expected (N, 4): x_min, y_min, x_max, y_max")
-    if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
-        raise ValueError("boxes need x_min < x_max and y_min < y_max, in pixels")
-    return boxes
