@@ -12,17 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import and_, eq
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from asmnet_tf.config import ANGLES, FACE_FORMATS, PHOTO_ENDINGS
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.readers import pts_text
+from asmnet_tf.faces.aligner import Face
 from asmnet_tf.files import InputError, OutputError, plain, read_csv, replacing, utf8, write_csv, write_text
-
-if TYPE_CHECKING:
-    from asmnet_tf.faces.aligner import Face
 
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 

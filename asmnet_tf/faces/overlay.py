@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.pose import angles_to_matrix
+from asmnet_tf.faces.aligner import Face
 from asmnet_tf.files import InputError, replacing
-
-if TYPE_CHECKING:
-    from asmnet_tf.faces.aligner import Face
 
 CONTOUR, POINT = (255, 210, 60), (70, 240, 120)  # RGB
 NOSE_TIP = 30  # of the 68 points
