@@ -36,12 +36,11 @@ from typing import TYPE_CHECKING
 from asmnet_tf import cli
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE, FACE_FORMATS
 from asmnet_tf.data.sidecars import find_runnable
-from asmnet_tf.files import EXIT_BAD_INPUT, InputError, Stopped, StopSignals, owned
+from asmnet_tf.files import EXIT_BAD_INPUT, InputError, Stopped, StopSignals, owned, utf8
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import FaceAligner
 
-ADDRESSES = ("rtsp://", "http://", "https://")
 MANY = 50  # images; with fewer, starting processes takes longer than they save
 
 
@@ -82,7 +81,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def path_or_address(text: str) -> Path | str:
     """argparse type: an address stays a text."""
-    return text if text.lower().startswith(ADDRESSES) else Path(text)
+    return text if text.lower().startswith(("rtsp://", "http://", "https://")) else Path(text)
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -159,11 +158,13 @@ def main(args: argparse.Namespace) -> None:
         finally:
             # 3. The files, also of what was done before something ended it.
             names = [str(path) for path, _ in images] + [video.name for video, _ in opened]
-            missed = failed.add_missing(names, results.done)
+            known = results.done | {utf8(failure["image"]) for failure in failed}
+            missed = [name for name in names if utf8(name) not in known]
+            failed.extend({"image": name, "reason": "not reached"} for name in missed)
             written = work.with_room(results.write, str(args.model), failed, bool(missed or signals.received))
         say(", ".join(map(str, written)))
     if failed and signals.received:
-        done = f"{len(names) - missed} of {len(names)} inputs done"
+        done = f"{len(names) - len(missed)} of {len(names)} inputs done"
         raise Stopped(f"stopped; {done}, written to {args.output}", 128 + signals.received)
     if failed:
         sys.exit(EXIT_BAD_INPUT)

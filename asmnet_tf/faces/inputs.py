@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import cv2
 import numpy as np
@@ -27,14 +27,12 @@ from tqdm import tqdm
 
 from asmnet_tf.config import FACE_FORMATS, PHOTO_ENDINGS, VIDEO_ENDINGS
 from asmnet_tf.data.geometry import read_image
+from asmnet_tf.faces.aligner import FaceAligner
 from asmnet_tf.faces.face_files import BoxRow, Result, ResultFiles, boxes_inside
 from asmnet_tf.faces.overlay import draw_faces, is_overlay, write_overlay
 from asmnet_tf.faces.tracking import FaceTracker
 from asmnet_tf.faces.video import Video, VideoFile, show_frame, video_name
 from asmnet_tf.files import InputError, StopSignals, numbered, printable, replacing, utf8
-
-if TYPE_CHECKING:
-    from asmnet_tf.faces.aligner import Face, FaceAligner
 
 LINES = 10  # up to so many images are told one by one
 OTHER_ENDINGS = (  # of pictures and videos that are not read: to be told, not passed over
@@ -72,13 +70,6 @@ class Failures(list):
             yield
         except InputError as error:
             self.add(source, error)
-
-    def add_missing(self, names: list[str], done: set[str]) -> int:
-        """Notes those of `names` of which there is neither a result nor a failure; returns how many."""
-        told = {failure["image"] for failure in self}
-        missing = [name for name in names if name not in told and utf8(name) not in done]
-        self.extend({"image": name, "reason": "not reached"} for name in missing)
-        return len(missing)
 
 
 def find_inputs(
@@ -173,19 +164,6 @@ def _start_worker(open_aligner: Callable[..., FaceAligner]) -> None:
     _aligner = open_aligner(threads=1)
 
 
-@contextlib.contextmanager
-def _without_signals() -> Iterator[None]:
-    """Puts Ctrl-C and SIGTERM off; processes started meanwhile never get them, though sent to the whole group."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 @dataclass(eq=False)
 class FaceRun:
     """Finds the faces of images and videos, and says so; an input that cannot be used does not stop the others.
@@ -212,16 +190,19 @@ class FaceRun:
         one_by_one = ((task, find(self.aligner, task)) for task in wanted)
         found = one_by_one if workers == 1 else self._in_workers(find, wanted, workers)
         counts, done, hidden = Counter(), len(tasks) - len(todo), len(todo) < 2 or None
-        with tqdm(None, "images", len(tasks), False, initial=done, unit="image", disable=hidden) as bar:
-            for (path, stem, rows), (result, error) in found:
-                bar.update()
+        with tqdm(found, "images", len(tasks), False, initial=done, unit="image", disable=hidden) as bar:
+            for (path, stem, rows), (result, error) in bar:
                 with self.failed.catch(path):
                     if result:
                         self.with_room(self.results.add, result)
                         counts[len(result.faces)] += 1
                     if error:
                         raise error
-                    told = f"no row in {csv}" if rows == [] else _in_words(result.faces)
+                    told = f"no row in {csv}" if rows == [] else _counted(len(result.faces))
+                    # NaN: of a layout without a head pose
+                    if result.faces and np.isfinite(angles := result.faces[0][1].angles).all():
+                        first = "of the first " * (len(result.faces) > 1)
+                        told += ", {}yaw {:.1f}, pitch {:.1f}, roll {:.1f} degrees".format(first, *angles)
                     if self.draw:
                         overlay = self.results.folder / f"{stem}_overlay.jpg"
                         self._drawn.append((overlay, str(path)))
@@ -241,7 +222,11 @@ class FaceRun:
             try:
                 for task in itertools.chain(tasks, itertools.repeat(None, 4 * workers)):
                     if task:
-                        with _without_signals():
+                        with contextlib.ExitStack() as stack:
+                            if hasattr(signal, "pthread_sigmask"):
+                                # processes started meanwhile never get signals, though sent to the whole group
+                                before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+                                stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
                             pending.append((task, pool.submit(find, None, task)))
                     if pending and (not task or len(pending) == 4 * workers):
                         task, found = pending.popleft()
@@ -256,7 +241,7 @@ class FaceRun:
         """Follows the faces of an open video, `limit` frames at most; adds one result a frame. See `FaceTracker`."""
         if self.signals.received or self.failed.disk_full:
             return
-        tracker = FaceTracker(self.aligner, detect_every, smooth, self.min_quality)
+        tracker = FaceTracker(self.aligner, detect_every, smooth)
         overlay = self.results.folder / f"{stem}_overlay.mp4" if self.draw else None
         total = min(filter(None, (video.frames, limit)), default=None)
         numbers, count, start, wanted = set(), 0, time.perf_counter(), True
@@ -270,7 +255,7 @@ class FaceRun:
                 if show:
                     stack.callback(cv2.destroyAllWindows)
                 for count, (pixels, dt) in enumerate(bar, 1):
-                    faces = tracker.update(pixels, dt)
+                    faces = [one for one in tracker.update(pixels, dt) if one[1].is_good(self.min_quality)]
                     self.with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, count - 1))
                     numbers.update(number for number, _ in faces)
                     if overlay or show:
@@ -303,14 +288,6 @@ class FaceRun:
                 path, source = self._drawn.pop()
                 path.unlink()
                 self.failed.add(source, InputError(f"{path}: removed, for the disk is full, the landmarks need space."))
-
-
-def _in_words(faces: list[tuple[int, Face]]) -> str:
-    told = _counted(len(faces))
-    if faces and np.isfinite(faces[0][1].angles).all():  # NaN: of a layout without a head pose
-        first = "of the first " * (len(faces) > 1)
-        told += ", {}yaw {:.1f}, pitch {:.1f}, roll {:.1f} degrees".format(first, *faces[0][1].angles)
-    return told
 
 
 def _counted(faces: int) -> str:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asmnet_tf.config import ANGLES
 from asmnet_tf.data.geometry import crop_frame, crop_image, landmark_box
 from asmnet_tf.data.pose import signed
+from asmnet_tf.faces.aligner import Face, FaceAligner
 from asmnet_tf.faces.detector import overlaps
-
-if TYPE_CHECKING:
-    from asmnet_tf.faces.aligner import Face, FaceAligner
 
 SAME_FACE = 0.3  # IoU of a track's box and a detection's from which on they are one face
 TOUCHING = 0.1  # IoU of two tracks from which on the landmarks of one may slide onto the other
@@ -24,9 +20,7 @@ SAME_LOOK = 0.85  # correlation of two looks from which on they are one face; of
 LOOK_SIDE = 16  # pixels
 SETTLED = 10  # frames over which a velocity is averaged
 STEADY = 0.5  # IoU of the box looked at, or expected, and the landmarks' box found there; below, they may have slid
-MIN_CUTOFF_HZ = 1.0  # One-Euro: of a face that stands still
 BETA = 10.0  # One-Euro: how much a motion of one unit a second raises the cut-off
-SPEED_CUTOFF_HZ = 1.0
 DEGREES_PER_UNIT = 30.0  # of smoothed angles, as box sides of landmarks: both move by about 1 a second
 
 
@@ -41,9 +35,9 @@ class OneEuroFilter:
     Args: min_cutoff, speed_cutoff: Hz. beta: per unit of the signal, a number or one for each. value: the last output.
     """
 
-    min_cutoff: float = MIN_CUTOFF_HZ
+    min_cutoff: float = 1.0  # of a face that stands still
     beta: float | np.ndarray = BETA
-    speed_cutoff: float = SPEED_CUTOFF_HZ
+    speed_cutoff: float = 1.0
     value: np.ndarray | None = None
     _speed: np.ndarray | float = 0.0
 
@@ -105,9 +99,8 @@ class Track:
         angles = self.face.angles
         if self.filter.value is not None:  # roll goes on beyond 180 degrees
             angles[2] = self.filter.value[-1] + signed(angles[2] - self.filter.value[-1])
-        points, angles = np.split(self.filter(np.append(points, angles), dt), [points.size])
-        angles = [*angles[:2], signed(angles[2])]
-        return replace(self.face, landmarks=points.reshape(-1, 2), **dict(zip(ANGLES, map(float, angles))))
+        *points, yaw, pitch, roll = self.filter(np.append(points, angles), dt).tolist()
+        return replace(self.face, landmarks=np.reshape(points, (-1, 2)), yaw=yaw, pitch=pitch, roll=signed(roll))
 
 
 def match(table: np.ndarray, least: float = SAME_FACE) -> dict[int, int]:
@@ -130,14 +123,13 @@ class FaceTracker:
     moved on; later or elsewhere only if it looks as it did, so one whose head has turned meanwhile gets a new number.
     While faces touch, every frame is detected, lest the landmarks of one slide onto another. Not for several threads.
 
-    detect_every: 1 detects in every frame. smooth: filter landmarks and angles (`OneEuroFilter`). min_quality: faces of
-    less are followed, but not reported. tracks: of the faces that are there.
+    detect_every: 1 detects in every frame. smooth: filter landmarks and angles (`OneEuroFilter`). tracks: of the faces
+    that are there.
     """
 
     aligner: FaceAligner
     detect_every: int = 10
     smooth: bool = False
-    min_quality: float = 0.0
     tracks: list[Track] = field(default_factory=list)
     lost: list[Track] = field(default_factory=list)
     _frames_until_detection: int = 0
@@ -161,8 +153,7 @@ class FaceTracker:
         else:
             self._follow(image)
         self._frames_until_detection -= 1
-        faces = [(track.number, track.smoothed(dt) if self.smooth else track.face) for track in self.tracks]
-        return [(number, face) for number, face in faces if face.is_good(self.min_quality)]
+        return [(track.number, track.smoothed(dt) if self.smooth else track.face) for track in self.tracks]
 
     def _detect(self, image: np.ndarray, near: list[Track]) -> None:
         """Confirms, loses, finds again and adds tracks; `near`: lost ones that are known by their place."""
@@ -173,7 +164,7 @@ class FaceTracker:
         say = np.array([0.0 if track.alone else 0.5 for track in self.tracks])[:, None]
         table = np.maximum((1 - say) * steady + say * expected, expected / 2)
         table[np.maximum(steady, expected) < SAME_FACE] = 0.0
-        looked_at, known = list(detected), {}
+        looked_at, known = detected.copy(), {}
         for i, found in match(table, SAME_FACE / 2).items():
             known[found] = self.tracks[i]
             if steady[i, found] >= STEADY:  # then it is looked at where its landmarks were
@@ -185,7 +176,8 @@ class FaceTracker:
 
         places, expected = _boxes(track.place for track in near), _boxes(track.expected for track in near)
         recognise(near, np.maximum(overlaps(places, detected), overlaps(expected, detected)), SAME_FACE)
-        faces = self._faces(image, looked_at, scores, angles)
+        faces = self.aligner.detect(image, looked_at, angles=angles)
+        faces = [replace(face, score=float(score)) for face, score in zip(faces, scores)]
         looks = np.reshape([look_of(image, face) for face in faces], (-1, 3 * LOOK_SIDE**2))
         others = [track for track in self.lost if track not in known.values()]
         recognise(others, np.reshape([track.look for track in others], (-1, 3 * LOOK_SIDE**2)) @ looks.T, SAME_LOOK)
@@ -207,20 +199,16 @@ class FaceTracker:
         self.tracks = sorted(tracks, key=lambda track: track.number)
 
     def _follow(self, image: np.ndarray) -> None:
-        boxes = [track.face.landmark_box for track in self.tracks]
+        boxes = _boxes(track.face.landmark_box for track in self.tracks)
         angles = np.array([track.face.turned for track in self.tracks])
-        faces = self._faces(image, boxes, [track.face.score for track in self.tracks], angles)
+        faces = self.aligner.detect(image, boxes, angles=angles)
         tracks, self.tracks = self.tracks, []
         for track, box, angle, face in zip(tracks, boxes, angles, faces):
             there = still_there(box, landmark_box(face.landmarks, angle), image.shape)
             (self.tracks if there else self.lost).append(track)
-            track.face = face if there else track.face
+            track.face = replace(face, score=track.face.score) if there else track.face
             if not there or overlaps(face.landmark_box[None], track.expected[None]) < STEADY:  # it slides, bit by bit
                 self._frames_until_detection = 0
-
-    def _faces(self, image: np.ndarray, boxes: list[np.ndarray], scores: list[float], angles: np.ndarray) -> list[Face]:
-        faces = self.aligner.detect(image, np.array(boxes), angles=angles)
-        return [replace(face, score=float(score)) for face, score in zip(faces, scores)]
 
 
 def look_of(image: np.ndarray, face: Face) -> np.ndarray:
