@@ -8,8 +8,7 @@ import json
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from operator import and_, eq
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -25,8 +24,7 @@ from asmnet_tf.files import InputError, OutputError, plain, read_csv, replacing,
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
+class Result(NamedTuple):
     """The faces of one image, or of one frame of a video, with their numbers.
 
     image: as the user named it. stem: of the files that belong to it, relative to the output folder. size: width,
@@ -39,26 +37,6 @@ class Result:
     faces: list[tuple[int, Face]]
     frame: int | None = None
 
-    def line(self) -> bytes:
-        """Returns it as a line of JSON."""
-        faces = [
-            {"face": number, "score": face.score, "quality": face.quality, "box": face.box}
-            | dict(zip(ANGLES, face.angles), landmarks=face.landmarks)
-            for number, face in self.faces
-        ]
-        entry = {"image": utf8(self.image)} | ({} if self.frame is None else {"frame": self.frame})
-        entry |= {"width": self.size[0], "height": self.size[1], "faces": faces}
-        return f"{json.dumps(plain(entry, 4))}\n".encode()
-
-    def write_pts(self, folder: Path) -> None:
-        """Writes a .pts per face. Raises: InputError where it would be the annotation of a photograph."""
-        frame = "" if self.frame is None else f"_{self.frame:06d}"
-        for number, face in self.faces:
-            path = folder / f"{self.stem}{frame}_{number}.pts"
-            if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
-                raise InputError(f"{path}: would be the annotation of the photo beside it. Choose another output.")
-            write_text(path, pts_text(face.landmarks))
-
 
 class ResultFiles:
     """The results in a folder: first a journal, `<name>.partial.jsonl`, of one JSON line an image or frame, written as
@@ -67,18 +45,13 @@ class ResultFiles:
     done: the images that have a result. Coordinates of json, jsonl and csv are image pixels from 0, those of .pts from
     1, as in 300W. Names that are not UTF-8 are escaped.
 
-    Args:   images: with those that an earlier run has done it goes on; videos, and images on which it was killed, are
-            to be done again. None: the earlier run is not read.
+    Args:   images: paths; with those that an earlier run has done it goes on; videos, and images on which it was
+            killed, are to be done again. None: the earlier run is not read.
     Raises: InputError if the folder cannot be written to, or what is there is of other images or another model.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        formats: Iterable[str],
-        spec: DatasetSpec,
-        name: str = "predictions",
-        images: Iterable[Path] | None = None,
+        self, folder: Path, formats: list[str], spec: DatasetSpec, name: str = "predictions", images: list | None = None
     ) -> None:
         self.folder, self.formats, self.spec = folder, set(formats), spec
         self.paths = {form: folder / f"{name}.{form}" for form in FACE_FORMATS} | {"pts": folder / "*.pts"}
@@ -113,10 +86,23 @@ class ResultFiles:
             raise InputError(f"{path}: is of other images. Name them as before, or choose another output.")
 
     def add(self, result: Result) -> None:
-        """Writes one result to the journal, and with `pts` its files. Raises: InputError, and it is not in it."""
-        if "pts" in self.formats:
-            result.write_pts(self.folder)
-        line, before = memoryview(result.line()), os.fstat(self._file.fileno()).st_size
+        """Writes one result to the journal, and with `pts` a file per face.
+
+        Raises: InputError, and it is not in the journal; also for a .pts that would be a photograph's annotation.
+        """
+        faces, frame = [], "" if result.frame is None else f"_{result.frame:06d}"
+        for number, face in result.faces:
+            faces.append({"face": number, "score": face.score, "quality": face.quality, "box": face.box})
+            faces[-1] |= dict(zip(ANGLES, face.angles), landmarks=face.landmarks)
+            path = self.folder / f"{result.stem}{frame}_{number}.pts"
+            if "pts" not in self.formats:
+                continue
+            if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
+                raise InputError(f"{path}: would be the annotation of the photo beside it. Choose another output.")
+            write_text(path, pts_text(face.landmarks))
+        entry = {"image": utf8(result.image)} | ({} if result.frame is None else {"frame": result.frame})
+        entry |= {"width": result.size[0], "height": result.size[1], "faces": faces}
+        line, before = memoryview(f"{json.dumps(plain(entry, 4))}\n".encode()), os.fstat(self._file.fileno()).st_size
         try:
             while line:
                 line = line[self._file.write(line) :]
