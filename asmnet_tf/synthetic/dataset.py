@@ -6,7 +6,6 @@ Face i of folder k depends on the seed, k and i alone, not on the number of work
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import json
 import multiprocessing
@@ -24,7 +23,7 @@ from asmnet_tf.config import ANGLES
 from asmnet_tf.data.geometry import landmark_box
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec
 from asmnet_tf.data.readers import pts_text
-from asmnet_tf.files import InputError, read_json, replacing_folder
+from asmnet_tf.files import InputError, read_json, replacing_folder, write_csv
 from asmnet_tf.synthetic.renderer import ATTRIBUTES, render_face
 
 GENERATOR_VERSION = 2
@@ -36,9 +35,7 @@ class _Overtaken(Exception):
     """Another process has written the dataset meanwhile: its faces serve as well."""
 
 
-def _write_faces(
-    seed: int, split: int, difficulty: str, folder: Path, layout: str, indices: range
-) -> list[tuple[str, str, list[float]]]:
+def _write_faces(seed: int, split: int, difficulty: str, folder: Path, layout: str, indices: range) -> list[tuple]:
     """Renders and writes faces of one folder; returns name, line of the WFLW list or "", and pose of each."""
     done = []
     for index in indices:
@@ -76,33 +73,28 @@ def _is_complete(folder: Path, layout: str) -> bool:
 
 
 def write_dataset(
-    folder: Path,
-    spec: DatasetSpec = DATASETS["synthetic"],
-    counts: Sequence[int] | None = None,
-    seed: int = 0,
-    workers: int | None = None,
+    folder: Path, spec: DatasetSpec = DATASETS["synthetic"], counts: Sequence[int] = (), seed: int = 0, workers: int = 0
 ) -> Path:
     """Writes a dataset of synthetic faces, and says so on stderr; what is there, complete, is left as it is.
 
     The folder appears whole or not at all: it is written under another name beside its place, then renamed. Besides
     images and annotations it holds the exact poses (pose.csv, degrees) and what it was made with (synthetic.json).
 
-    Args:    spec: of a synthetic dataset. counts: faces of each of its folders, in the order of its splits; None: as
-             many as it expects. workers: processes; None: all cores. The faces are the same for any number.
+    Args:    spec: of a synthetic dataset. counts: faces of each of its folders, in the order of its splits; (): as
+             many as it expects. workers: processes; 0: all cores. The faces are the same for any number.
     Returns: the folder.
     Raises:  InputError if the folder holds something else or cannot be written; ValueError for wrong arguments.
     """
     if not spec.is_synthetic or spec.layout not in ("300w", "wflw"):
         raise ValueError(f"{spec.name} is no synthetic dataset")
     layout, sources = spec.layout, [source for split in spec.splits.values() for source in split]
-    counts = [source.expected for source in sources] if counts is None else list(counts)
+    counts = list(counts or (source.expected for source in sources))
     if len(counts) != len(sources) or min(counts) < 0:
         raise ValueError(f"counts are {counts}; {layout} has {len(sources)} folders")
     if _is_complete(folder, layout):
         return folder
     print(f"{folder}: rendering {sum(counts)} synthetic faces ({spec.num_landmarks} points) ...", file=sys.stderr)
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -124,8 +116,7 @@ def _fill(root: Path, layout: str, paths: list[str], counts: list[int], seed: in
             context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang
             run = stack.enter_context(ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,))).map
         bar = stack.enter_context(tqdm(total=sum(counts), unit="face", disable=None))
-        table = csv.writer(stack.enter_context(open(root / "pose.csv", "w", newline="", encoding="utf-8")))
-        table.writerow(["name", *ANGLES])
+        poses = []
         for split, (path, count) in enumerate(zip(paths, counts)):
             folder = base / (path if layout == "300w" else f"{split}--Synthetic")
             folder.mkdir(parents=True)
@@ -135,11 +126,12 @@ def _fill(root: Path, layout: str, paths: list[str], counts: list[int], seed: in
             for done in run(write, [range(count)[first : first + _CHUNK] for first in range(0, count, _CHUNK)]):
                 for stem, line, pose in done:
                     name = f"{folder.relative_to(base).as_posix()}/{stem}" + ("" if layout == "300w" else "#0")
-                    table.writerow([name, *(f"{angle:.4f}" for angle in pose)])
+                    poses.append([name, *(f"{angle:.4f}" for angle in pose)])
                     lines.append(f"{line}\n")
                 bar.update(len(done))
             if layout == "wflw":
                 (root / path).parent.mkdir(parents=True, exist_ok=True)
                 (root / path).write_text("".join(lines), encoding="ascii")
+    write_csv(root / "pose.csv", ["name", *ANGLES], poses)
     about = {"generator_version": GENERATOR_VERSION, "layout": layout, "seed": seed, "counts": counts}
     (root / _COMPLETE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -41,7 +41,6 @@ class SyntheticFace:
 
 
 # --- the mean head ----------------------------------------------------------------------------------------------------
-_SURFACE_FILE = Path(__file__).parents[1] / "data" / "head_surface.csv"
 _CENTRE = np.array([0.0, -0.1, 0.8])  # the head is star-shaped around it
 _ROWS, _COLUMNS = 56, 60
 # hairline: height of the lowest hair by the angle around the head, 0 in front
@@ -88,7 +87,7 @@ def _mean_head() -> np.ndarray:
     """Returns the 68 landmarks, the 98, and a grid of the surface, dense in front: (166 + rows x columns, 3)."""
     from scipy.interpolate import RBFInterpolator  # only rendering needs it
 
-    others = np.loadtxt(_SURFACE_FILE, delimiter=",")
+    others = np.loadtxt(Path(__file__).parents[1] / "data" / "head_surface.csv", delimiter=",")
     known = np.concatenate([mean_face()[:60], others, others[others[:, 0] > 0] * [-1, 1, 1]]) - _CENTRE
     radius = np.linalg.norm(known, axis=1, keepdims=True)
     surface = RBFInterpolator(known / radius, radius, smoothing=5e-5)  # thin-plate spline over chords of the sphere
@@ -308,13 +307,11 @@ def _draw_features(image: np.ndarray, p: dict, view: _View, points: np.ndarray, 
     return image
 
 
-def render_face(
-    seed: int, index: int, difficulty: str = "mild", size: int | None = None, split: int = 0
-) -> SyntheticFace:
+def render_face(seed: int, index: int, difficulty: str = "mild", size: int = 0, split: int = 0) -> SyntheticFace:
     """Renders face `index` of folder number `split` of the dataset with this seed.
 
     Args:   difficulty: "mild", or "hard": larger angles, stronger expressions and light, more occlusion and blur.
-            size: side of the square image in pixels; None: drawn from 256..320, not square.
+            size: side of the square image in pixels; 0: drawn from 256..320, not square.
     Raises: ValueError for an unknown difficulty.
     """
     if difficulty not in ("mild", "hard"):
