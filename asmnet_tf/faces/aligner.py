@@ -154,9 +154,7 @@ class FaceAligner:
         boxes, scores, angles = detector.detect_faces(image, self.min_score, self.detector_size)
         return detector.place_boxes(boxes, angles, self.place), scores, angles
 
-    def align(
-        self, image: np.ndarray, boxes: np.ndarray, turned: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def align(self, image: np.ndarray, boxes: np.ndarray, turned: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         """Returns landmarks (N, L, 2), image pixels, yaw, pitch, roll (N, 3), degrees, and quality (N,), all float64.
 
         Args: image: RGB uint8 (H, W, 3). boxes: (N, 4), bounding boxes of landmarks, image pixels, turned about their

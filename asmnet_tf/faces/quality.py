@@ -68,9 +68,7 @@ class Judge:
             quality = 1 / (1 + np.exp(-(features @ self.coefficients + self.intercept)))
         return np.where(yaw > self.max_yaw, 0.0, quality)
 
-    def features(
-        self, crops: np.ndarray, landmarks_norm: np.ndarray, angles: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def features(self, crops: np.ndarray, landmarks_norm: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, ...]:
         """Returns the four numbers of each face, float64 (N, 4), and its yaw's size (N,), degrees, by PnP.
 
         pose: log of how far the network's angles are from PnP on its landmarks, degrees, mean of the three.

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from asmnet_tf.faces.overlay import MARK
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, utf8
 
 CODEC = "mp4v"
 FULL_BYTES = 1 << 20  # a disk with less left is full: what failed to be written was longer
@@ -114,7 +114,5 @@ def show_frame(name: str, image: np.ndarray, speed: float) -> bool:
 
 def _check_name(path: Path | int | str) -> None:
     """Raises: InputError for a name at which OpenCV's video functions end the process."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(f"{path}: OpenCV cannot open a video whose name is not UTF-8. Rename it.") from error
+    if utf8(path) != str(path):
+        raise InputError(f"{path}: OpenCV cannot open a video whose name is not UTF-8. Rename it.")
