@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from operator import and_, eq
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 
@@ -204,14 +204,12 @@ def match_boxes(
     Raises:  InputError if a row may be of several images, or rows of several names of one; if none is of any image.
     """
     found: dict[str, Path | None] = {row.image: None for row in rows}
-
-    def refuse(name: str, reason: str) -> NoReturn:
-        line = next(row.line for row in rows if row.image == name)
-        raise InputError(f"{path}, line {line}: {reason}. Write its path.")
+    lines = {row.image: row.line for row in reversed(rows)}
 
     def take(name: str, candidates: list[Path]) -> None:
         if len(candidates) > 1:
-            refuse(name, f"{name} may be {candidates[0]} or {candidates[1]}")
+            told = f"{name} may be {candidates[0]} or {candidates[1]}"
+            raise InputError(f"{path}, line {lines[name]}: {told}. Write its path.")
         found.update((name, image) for image in candidates)
 
     places = {_key(place(image)): image for place in (os.path.realpath, os.path.abspath) for image in images}
@@ -233,7 +231,8 @@ def match_boxes(
             agreeing = [sum(itertools.accumulate(map(eq, parts, theirs), and_)) for theirs, _ in candidates]
             take(name, [image for n, (_, image) in zip(agreeing, candidates) if n == max(agreeing)])
             if candidates and names.setdefault(found[name], name) != name:
-                refuse(name, f"{names[found[name]]} and {name} may be {found[name]}")
+                told = f"{names[found[name]]} and {name} may be {found[name]}"
+                raise InputError(f"{path}, line {lines[name]}: {told}. Write its path.")
     if rows and images and not any(found.values()):
         example = f"{rows[0].image}; {images[0]}"
         raise InputError(f"{path}: no row is of an image that was given ({example}). Write their paths.")
