@@ -183,8 +183,9 @@ def with_detector_box(spec: DatasetSpec, samples: Sequence[Sample]) -> DatasetSp
     return replace(spec, detector_box=place, description=spec.description | {"detector_box": list(place)})
 
 
-def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Returns the IoU, intersection over union, of every box (N, 4) with every other one (M, 4), as (N, M)."""
+def overlaps(boxes: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the IoU, intersection over union, of each of N boxes (4,) with each of M other ones, as (N, M)."""
+    boxes, others = (np.asarray(b).reshape(-1, 4) for b in (boxes, others))
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=-1)

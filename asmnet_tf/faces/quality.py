@@ -80,7 +80,7 @@ class Judge:
         by_pnp = estimate_pose(points, self.spec, refine=False)
         pose = np.log(np.abs(signed(angles - by_pnp)).mean(axis=1) + 0.5)
         half = 0.5 / self.crop_scale
-        place = overlaps(landmark_box(points), np.array([[-half, -half, half, half]]))[:, 0]
+        place = overlaps(landmark_box(points), [[-half, -half, half, half]])[:, 0]
         mean = self.shapes.mean_shape.reshape(-1, 2)
         centred = points - points.mean(axis=1, keepdims=True)
         theirs, ours = (p[..., 0] + 1j * p[..., 1] for p in (centred, mean - mean.mean(axis=0)))

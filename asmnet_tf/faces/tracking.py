@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,6 +19,7 @@ SAME_LOOK = 0.85  # correlation of two looks from which on they are one face; of
 LOOK_SIDE = 16  # pixels
 SETTLED = 10  # frames over which a velocity is averaged
 STEADY = 0.5  # IoU of the box looked at, or expected, and the landmarks' box found there; below, they may have slid
+CUTOFF_HZ = 1.0  # One-Euro: of a face that stands still, and of the speed
 BETA = 10.0  # One-Euro: how much a motion of one unit a second raises the cut-off
 DEGREES_PER_UNIT = 30.0  # of smoothed angles, as box sides of landmarks: both move by about 1 a second
 
@@ -28,16 +28,14 @@ DEGREES_PER_UNIT = 30.0  # of smoothed angles, as box sides of landmarks: both m
 class OneEuroFilter:
     """The One-Euro filter (Casiez, Roussel, Vogel, CHI 2012): a low pass whose cut-off rises with the speed.
 
-        alpha(f) = 1 / (1 + 1 / (2 pi f dt));  speed = low_pass(dx / dt);  cut-off = min_cutoff + beta |speed|
+        alpha(f) = 1 / (1 + 1 / (2 pi f dt));  speed = low_pass(dx / dt);  cut-off = 1 Hz + beta |speed|
 
     A still face is smoothed strongly, a moving one is followed closely. Works on arrays, each number by itself.
 
-    Args: min_cutoff, speed_cutoff: Hz. beta: per unit of the signal, a number or one for each. value: the last output.
+    Args: beta: per unit of the signal, a number or one for each. value: the last output.
     """
 
-    min_cutoff: float = 1.0  # of a face that stands still
     beta: float | np.ndarray = BETA
-    speed_cutoff: float = 1.0
     value: np.ndarray | None = None
     _speed: np.ndarray | float = 0.0
 
@@ -51,8 +49,8 @@ class OneEuroFilter:
             return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff * dt))
 
         change = value - self.value
-        self._speed = self._speed + alpha(self.speed_cutoff) * (change / dt - self._speed)
-        self.value = self.value + alpha(self.min_cutoff + self.beta * np.abs(self._speed)) * change
+        self._speed = self._speed + alpha(CUTOFF_HZ) * (change / dt - self._speed)
+        self.value = self.value + alpha(CUTOFF_HZ + self.beta * np.abs(self._speed)) * change
         return self.value
 
 
@@ -139,9 +137,9 @@ class FaceTracker:
         """Returns (track number, face) of every face of the next frame, RGB uint8 (H, W, 3), `dt` seconds later."""
         for track in self.tracks + self.lost:
             track.age += 1
-        boxes = _boxes(track.face.landmark_box for track in self.tracks)
+        boxes = [track.face.landmark_box for track in self.tracks]
         near = [t for t in self.lost if t.lost < REMEMBERED_S and _is_inside(t.expected, image.shape)]
-        touching = overlaps(boxes, np.concatenate([boxes, _boxes(t.expected for t in near)])) >= TOUCHING
+        touching = overlaps(boxes, [*boxes, *(track.expected for track in near)]) >= TOUCHING
         covered = dict(zip(near, touching[:, len(boxes) :].any(axis=0)))
         for track in self.lost:
             track.lost += 0.0 if covered.get(track) else dt
@@ -158,8 +156,8 @@ class FaceTracker:
     def _detect(self, image: np.ndarray, near: list[Track]) -> None:
         """Confirms, loses, finds again and adds tracks; `near`: lost ones that are known by their place."""
         detected, scores, angles = self.aligner.find(image)
-        steady = overlaps(_boxes(track.face.landmark_box for track in self.tracks), detected)
-        expected = overlaps(_boxes(track.expected for track in self.tracks), detected)
+        steady = overlaps([track.face.landmark_box for track in self.tracks], detected)
+        expected = overlaps([track.expected for track in self.tracks], detected)
         # where landmarks may have slid onto another face, the velocity has a say; alone, it does where they are lost
         say = np.array([0.0 if track.alone else 0.5 for track in self.tracks])[:, None]
         table = np.maximum((1 - say) * steady + say * expected, expected / 2)
@@ -174,14 +172,14 @@ class FaceTracker:
             table[:, list(known)] = 0.0
             known.update((found, tracks[i]) for i, found in match(table, least).items())
 
-        places, expected = _boxes(track.place for track in near), _boxes(track.expected for track in near)
+        places, expected = [track.place for track in near], [track.expected for track in near]
         recognise(near, np.maximum(overlaps(places, detected), overlaps(expected, detected)), SAME_FACE)
         faces = self.aligner.detect(image, looked_at, angles=angles)
         faces = [replace(face, score=float(score)) for face, score in zip(faces, scores)]
         looks = np.reshape([look_of(image, face) for face in faces], (-1, 3 * LOOK_SIDE**2))
         others = [track for track in self.lost if track not in known.values()]
         recognise(others, np.reshape([track.look for track in others], (-1, 3 * LOOK_SIDE**2)) @ looks.T, SAME_LOOK)
-        fit = overlaps(_boxes(face.landmark_box for face in faces), detected)
+        fit = overlaps([face.landmark_box for face in faces], detected)
         tracks = []
         for found, (face, look) in enumerate(zip(faces, looks)):
             if found not in known:
@@ -199,7 +197,7 @@ class FaceTracker:
         self.tracks = sorted(tracks, key=lambda track: track.number)
 
     def _follow(self, image: np.ndarray) -> None:
-        boxes = _boxes(track.face.landmark_box for track in self.tracks)
+        boxes = np.array([track.face.landmark_box for track in self.tracks])
         angles = np.array([track.face.turned for track in self.tracks])
         faces = self.aligner.detect(image, boxes, angles=angles)
         tracks, self.tracks = self.tracks, []
@@ -207,7 +205,7 @@ class FaceTracker:
             there = still_there(box, landmark_box(face.landmarks, angle), image.shape)
             (self.tracks if there else self.lost).append(track)
             track.face = replace(face, score=track.face.score) if there else track.face
-            if not there or overlaps(face.landmark_box[None], track.expected[None]) < STEADY:  # it slides, bit by bit
+            if not there or overlaps([face.landmark_box], [track.expected]) < STEADY:  # it slides, bit by bit
                 self._frames_until_detection = 0
 
 
@@ -226,7 +224,7 @@ def look_of(image: np.ndarray, face: Face) -> np.ndarray:
 
 def still_there(looked_at: np.ndarray, found: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Returns whether the landmark box found (4,) is that of the face looked for at a box (4,), and in the image."""
-    return _is_inside(found, shape) and bool(overlaps(looked_at[None], found[None])[0, 0] >= STEADY)
+    return _is_inside(found, shape) and bool(overlaps([looked_at], [found])[0, 0] >= STEADY)
 
 
 def _centre(box: np.ndarray) -> np.ndarray:
@@ -236,7 +234,3 @@ def _centre(box: np.ndarray) -> np.ndarray:
 def _is_inside(box: np.ndarray, shape: tuple[int, ...]) -> bool:
     centre = _centre(box)
     return bool((centre >= 0).all() and centre[0] < shape[1] and centre[1] < shape[0])
-
-
-def _boxes(boxes: Iterable[np.ndarray]) -> np.ndarray:
-    return np.array(list(boxes)).reshape(-1, 4)

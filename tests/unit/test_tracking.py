@@ -46,7 +46,7 @@ class Scene:
 def test_the_filter_by_hand():
     """dt 0.1 s, 1 Hz: alpha = 1 / (1 + 1 / (2 pi 0.1)) = 0.385870. With beta 1 the speed 10 is smoothed to 3.8587, the
     cut-off is 4.8587 Hz, alpha = 0.753256."""
-    plain, fast = OneEuroFilter(1.0, 0.0, 1.0), OneEuroFilter(1.0, 1.0, 1.0)
+    plain, fast = OneEuroFilter(0.0), OneEuroFilter(1.0)
     assert plain(np.zeros(1), 0.1) == fast(np.zeros(1), 0.1) == 0
     assert plain(np.ones(1), 0.1) == pytest.approx(0.385870, abs=1e-6)
     assert plain(np.ones(1), 0.1) == pytest.approx(0.385870 + 0.385870 * 0.614130, abs=1e-6)
@@ -55,7 +55,7 @@ def test_the_filter_by_hand():
 
 def test_the_filter_quietens_noise_and_follows_a_step():
     rng = np.random.default_rng(0)
-    smooth = OneEuroFilter(1.0, 0.1, 1.0)
+    smooth = OneEuroFilter(0.1)
     values = np.array([smooth(v, 1 / 30) for v in rng.normal(0, 1, (300, 5))])
     assert values[100:].std() < 0.5
     assert [smooth(np.full(5, 100.0), 1 / 30) for _ in range(15)][-1] == pytest.approx(np.full(5, 100), abs=1)
