@@ -13,7 +13,6 @@ from asmnet_tf.faces.aligner import Face
 from asmnet_tf.files import InputError, replacing
 
 CONTOUR, POINT = (255, 210, 60), (70, 240, 120)  # RGB
-NOSE_TIP = 30  # of the 68 points
 # ends every picture and video we draw, so that it is not taken for a photograph: to an mp4 a box without meaning, to a
 # JPEG bytes after its end
 MARK = (32).to_bytes(4, "big") + b"free" + b"drawn by asmnet_tf".ljust(24)
@@ -23,7 +22,7 @@ _SUBPIXEL = 4  # bits: OpenCV draws at 1/16 pixel
 def draw_faces(image: np.ndarray, faces: list[Face], spec: DatasetSpec) -> np.ndarray:
     """Returns a copy of an RGB uint8 image (H, W, 3) with `faces` drawn; line widths follow the size of each face."""
     image = image.copy()
-    nose = {theirs: ours for ours, theirs in spec.rigid_points}.get(NOSE_TIP)
+    nose = {theirs: ours for ours, theirs in spec.rigid_points}.get(30)  # of the 68: its tip
     for face in faces:
         box = face.landmark_box
         side = float((box[2:] - box[:2]).max())

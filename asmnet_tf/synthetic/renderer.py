@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,8 +25,7 @@ from asmnet_tf.data.pose import FOCAL, angles_to_matrix, mean_face
 ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")  # columns of a WFLW list
 
 
-@dataclass(frozen=True)
-class SyntheticFace:
+class SyntheticFace(NamedTuple):
     """One rendered face.
 
     image: RGB uint8 (H, W, 3). landmarks_68 (68, 2), landmarks_98 (98, 2): float32, image pixels, 0-based.
