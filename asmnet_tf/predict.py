@@ -116,9 +116,8 @@ def main(args: argparse.Namespace) -> None:
     with owned(args.output, part=suffix):
         # 1. What there is to do, and all that can be wrong with it before the network is read.
         failed = Failures()
-        images, videos = [], [(args.camera, f"camera_{args.camera}")]
-        if args.camera is None:
-            images, videos = find_inputs(args.inputs, args.output, failed)
+        inputs = args.inputs if args.camera is None else [args.camera]
+        images, videos = find_inputs(inputs, args.output, failed)
         boxes = None
         if args.boxes is not None:
             if videos:

@@ -73,16 +73,16 @@ class Failures(list):
 
 
 def find_inputs(
-    inputs: list[Path | str], output: Path, failed: Failures
-) -> tuple[list[tuple[Path, str]], list[tuple[Path | str, str]]]:
+    inputs: list[Path | str | int], output: Path, failed: Failures
+) -> tuple[list[tuple[Path, str]], list[tuple[Path | str | int, str]]]:
     """Returns (path, stem of its output files) of all images and of all videos; folders with all that is below them.
 
-    A text is the address of a video. Without any input it is the photograph that Matplotlib ships. What a folder holds
-    beside them, pictures of other kinds and overlays of earlier runs, is counted on stderr. A path that does not exist
-    or is not read, and a folder without images and videos, go to `failed`. Raises: InputError if nothing but what
-    `predict` wrote is there.
+    A text is the address of a video, a number a camera; without any input, the photograph that Matplotlib ships. What a
+    folder holds beside them, pictures of other kinds and overlays of earlier runs, is counted on stderr. A path that
+    does not exist or is not read, and a folder without images and videos, go to `failed`. Raises: InputError if nothing
+    but what `predict` wrote is there.
     """
-    found: dict[str, tuple[Path | str, Path]] = {}  # absolute path -> path, and what of it names the output
+    found: dict[object, tuple[Path | str | int, Path]] = {}  # absolute path -> path, and what of it names the output
     skipped: Counter[str] = Counter()
     if not inputs:
         package = importlib.util.find_spec("matplotlib")  # not imported: that takes as long as finding the face
@@ -90,8 +90,8 @@ def find_inputs(
             raise InputError("no INPUT: give a photograph, for the one that Matplotlib ships is not installed.")
         inputs = [Path(package.submodule_search_locations[0], "mpl-data/sample_data/grace_hopper.jpg")]
     for path in inputs:
-        if isinstance(path, str):
-            address = video_name(path).partition("://")[2].partition("?")[0]
+        if not isinstance(path, Path):
+            address = video_name(path).split("://", 1)[-1].partition("?")[0]
             found.setdefault(path, (path, Path("_".join(re.findall(r"\w+", address))[:100] or "stream")))
             continue
         in_folder = os.path.isdir(path)
@@ -130,7 +130,7 @@ def find_inputs(
             if free not in taken and all(is_overlay(drawn) or not os.path.lexists(drawn) for drawn in overlays):
                 break
         taken.add(free)
-        is_video = isinstance(path, str) or path.suffix.lower() in VIDEO_ENDINGS
+        is_video = not isinstance(path, Path) or path.suffix.lower() in VIDEO_ENDINGS
         (videos if is_video else images).append((path, free))
     return images, videos
 
@@ -143,7 +143,7 @@ def _find(csv: Path | None, folder: Path | None, min_quality: float, aligner: Fa
         size = image.shape[1::-1]
         boxes = None if rows is None else boxes_inside(csv, rows, path, size)
         faces = aligner.detect(image, boxes, angles=None if rows is None else np.array([row.angle for row in rows]))
-        faces = [face for face in faces if face.is_good(min_quality)]
+        faces = [face for face in faces if (face.quality or 0.0) >= min_quality]
         result = Result(str(path), stem, size, list(enumerate(faces, 1)))
         if folder:
             write_overlay(folder / f"{stem}_overlay.jpg", image, faces, aligner.spec)
@@ -255,7 +255,7 @@ class FaceRun:
                 if show:
                     stack.callback(cv2.destroyAllWindows)
                 for count, (pixels, dt) in enumerate(bar, 1):
-                    faces = [one for one in tracker.update(pixels, dt) if one[1].is_good(self.min_quality)]
+                    faces = [one for one in tracker.update(pixels, dt) if (one[1].quality or 0.0) >= self.min_quality]
                     self.with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, count - 1))
                     numbers.update(number for number, _ in faces)
                     if overlay or show:
