@@ -41,9 +41,7 @@ def _write_faces(seed: int, split: int, difficulty: str, folder: Path, layout: s
     for index in indices:
         face = render_face(seed, index, difficulty, split=split)
         path = folder / f"face_{index:06d}.jpg"
-        ok, data = cv2.imencode(".jpg", cv2.cvtColor(face.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
-        if not ok:
-            raise InputError(f"{path}: OpenCV cannot encode JPEG images. Install opencv-python with JPEG support.")
+        _, data = cv2.imencode(".jpg", cv2.cvtColor(face.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
         path.write_bytes(data.tobytes())
         line = ""
         if layout == "300w":
