@@ -14,8 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -82,7 +81,7 @@ def find_inputs(
     does not exist or is not read, and a folder without images and videos, go to `failed`. Raises: InputError if nothing
     but what `predict` wrote is there.
     """
-    found: dict[object, tuple[Path | str | int, Path]] = {}  # absolute path -> path, and what of it names the output
+    found: dict[object, tuple[Path | str | int, str]] = {}  # absolute path -> path, and what of it names the output
     skipped: Counter[str] = Counter()
     if not inputs:
         package = importlib.util.find_spec("matplotlib")  # not imported: that takes as long as finding the face
@@ -92,13 +91,12 @@ def find_inputs(
     for path in inputs:
         if not isinstance(path, Path):
             address = video_name(path).split("://", 1)[-1].partition("?")[0]
-            found.setdefault(path, (path, Path("_".join(re.findall(r"\w+", address))[:100] or "stream")))
+            found.setdefault(path, (path, "_".join(re.findall(r"\w+", address))[:100] or "stream"))
             continue
-        in_folder = os.path.isdir(path)
+        in_folder, usable = os.path.isdir(path), False
         if not in_folder and not os.path.exists(path):
             failed.add(path, InputError(f"{path}: no such file or folder."))
             continue
-        usable = False
         for file in sorted(path.rglob("*")) if in_folder else [path]:
             ending = file.suffix.lower()
             if in_folder and not (file.is_file() and ending in PHOTO_ENDINGS + VIDEO_ENDINGS + OTHER_ENDINGS):
@@ -113,7 +111,8 @@ def find_inputs(
             elif in_folder and file.name.startswith("."):  # of macOS, of a run that was killed
                 skipped["hidden"] += 1
             else:
-                found.setdefault(os.path.abspath(file), (file, file.relative_to(path if in_folder else path.parent)))
+                name = file.relative_to(path if in_folder else path.parent).with_suffix("").as_posix()
+                found.setdefault(os.path.abspath(file), (file, name))
                 usable = True
         if in_folder and not usable:
             failed.add(path, InputError(f"{path}: no image or video in this folder ({', '.join(PHOTO_ENDINGS)}, ...)."))
@@ -123,9 +122,8 @@ def find_inputs(
         raise InputError(f"{inputs[0]}: not a photograph or video but what predict wrote. Give what it was made from.")
     taken, images, videos = set(), [], []
     for path, name in found.values():
-        stem = name.with_suffix("").as_posix()
         # a.jpg and a.png, or one name in two folders; and a picture of the user's may be called as the overlay would
-        for free in numbered(stem):
+        for free in numbered(name):
             overlays = [output / f"{free}_overlay{ending}" for ending in (".jpg", ".mp4")]
             if free not in taken and all(is_overlay(drawn) or not os.path.lexists(drawn) for drawn in overlays):
                 break
@@ -189,13 +187,13 @@ class FaceRun:
         find = partial(_find, csv, self.results.folder if self.draw else None, self.min_quality)
         one_by_one = ((task, find(self.aligner, task)) for task in wanted)
         found = one_by_one if workers == 1 else self._in_workers(find, wanted, workers)
-        counts, done, hidden = Counter(), len(tasks) - len(todo), len(todo) < 2 or None
+        counts, done, hidden = np.zeros(3, int), len(tasks) - len(todo), len(todo) < 2 or None
         with tqdm(found, "images", len(tasks), False, initial=done, unit="image", disable=hidden) as bar:
             for (path, stem, rows), (result, error) in bar:
                 with self.failed.catch(path):
                     if result:
                         self.with_room(self.results.add, result)
-                        counts[len(result.faces)] += 1
+                        counts += [1, len(result.faces), not result.faces]
                     if error:
                         raise error
                     told = f"no row in {csv}" if rows == [] else _counted(len(result.faces))
@@ -210,9 +208,8 @@ class FaceRun:
                     if len(tasks) <= LINES:
                         say(f"{path}: {told}")
         if len(tasks) > LINES:
-            faces = sum(count * times for count, times in counts.items())
             before = f"; {done} were done before" if done else ""
-            say(f"{counts.total()} images, {faces} faces, {counts[0]} images without a face{before}")
+            say("{} images, {} faces, {} images without a face{}".format(*counts, before))
 
     def _in_workers(self, find: Callable, tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, Found]]:
         """Yields every task and what `find` returns for it, in order; few are under way at a time."""
