@@ -24,20 +24,6 @@ from asmnet_tf.files import InputError, OutputError, plain, read_csv, replacing,
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 
 
-class Result(NamedTuple):
-    """The faces of one image, or of one frame of a video, with their numbers.
-
-    image: as the user named it. stem: of the files that belong to it, relative to the output folder. size: width,
-    height. frame: from 0; None for an image.
-    """
-
-    image: str
-    stem: str
-    size: tuple[int, int]
-    faces: list[tuple[int, Face]]
-    frame: int | None = None
-
-
 class ResultFiles:
     """The results in a folder: first a journal, `<name>.partial.jsonl`, of one JSON line an image or frame, written as
     they come; in the end it makes the files, of any number of results in little memory.
@@ -85,23 +71,24 @@ class ResultFiles:
         if others and not self.done:
             raise InputError(f"{path}: is of other images. Name them as before, or choose another output.")
 
-    def add(self, result: Result) -> None:
-        """Writes one result to the journal, and with `pts` a file per face.
+    def add(self, image: str, stem: str, size: Sequence[int], faces: list[tuple[int, Face]], frame: int = -1) -> None:
+        """Writes the faces of an image, or of a frame of a video, to the journal, and with `pts` a file for each.
 
+        Args:   image: as the user named it. stem: of the files that belong to it, relative to the output folder. size:
+                width, height. faces: with their numbers. frame: from 0; -1 for an image.
         Raises: InputError, and it is not in the journal; also for a .pts that would be a photograph's annotation.
         """
-        faces, frame = [], "" if result.frame is None else f"_{result.frame:06d}"
-        for number, face in result.faces:
-            faces.append({"face": number, "score": face.score, "quality": face.quality, "box": face.box})
-            faces[-1] |= dict(zip(ANGLES, face.angles), landmarks=face.landmarks)
-            path = self.folder / f"{result.stem}{frame}_{number}.pts"
+        entry = {"image": utf8(image)} | ({} if frame < 0 else {"frame": frame})
+        entry |= {"width": size[0], "height": size[1], "faces": []}
+        for number, face in faces:
+            entry["faces"].append({"face": number, "score": face.score, "quality": face.quality, "box": face.box})
+            entry["faces"][-1] |= dict(zip(ANGLES, face.angles), landmarks=face.landmarks)
+            path = self.folder / (f"{stem}_{number}.pts" if frame < 0 else f"{stem}_{frame:06d}_{number}.pts")
             if "pts" not in self.formats:
                 continue
             if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
                 raise InputError(f"{path}: would be the annotation of the photo beside it. Choose another output.")
             write_text(path, pts_text(face.landmarks))
-        entry = {"image": utf8(result.image)} | ({} if result.frame is None else {"frame": result.frame})
-        entry |= {"width": result.size[0], "height": result.size[1], "faces": faces}
         line, before = memoryview(f"{json.dumps(plain(entry, 4))}\n".encode()), os.fstat(self._file.fileno()).st_size
         try:
             while line:
@@ -109,7 +96,7 @@ class ResultFiles:
         except OSError as error:
             self._file.truncate(before)
             raise OutputError.of(self._journal, error) from error
-        self.done.add(utf8(result.image))
+        self.done.add(utf8(image))
 
     def write(self, model: str, failed: Sequence[dict[str, str]] = (), unfinished: bool = False) -> list[Path]:
         """Makes predictions.json, .csv and .jsonl of the journal, which goes, or stays for an unfinished run.

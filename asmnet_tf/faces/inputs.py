@@ -27,7 +27,7 @@ from tqdm import tqdm
 from asmnet_tf.config import FACE_FORMATS, PHOTO_ENDINGS, VIDEO_ENDINGS
 from asmnet_tf.data.geometry import read_image
 from asmnet_tf.faces.aligner import FaceAligner
-from asmnet_tf.faces.face_files import BoxRow, Result, ResultFiles, boxes_inside
+from asmnet_tf.faces.face_files import BoxRow, ResultFiles, boxes_inside
 from asmnet_tf.faces.overlay import draw_faces, is_overlay, write_overlay
 from asmnet_tf.faces.tracking import FaceTracker
 from asmnet_tf.faces.video import Video, VideoFile, show_frame, video_name
@@ -40,7 +40,7 @@ OTHER_ENDINGS = (  # of pictures and videos that are not read: to be told, not p
     *(".3gp", ".flv", ".mts", ".m2ts", ".ogv", ".vob"),
 )
 Task = tuple[Path, str, list[BoxRow] | None]  # an image, the stem of its output files, its own boxes
-Found = tuple[Result | None, InputError | None]
+Found = tuple[tuple | None, InputError | None]  # what `ResultFiles.add` takes, and what could not be done
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
@@ -142,7 +142,7 @@ def _find(csv: Path | None, folder: Path | None, min_quality: float, aligner: Fa
         boxes = None if rows is None else boxes_inside(csv, rows, path, size)
         faces = aligner.detect(image, boxes, angles=None if rows is None else np.array([row.angle for row in rows]))
         faces = [face for face in faces if (face.quality or 0.0) >= min_quality]
-        result = Result(str(path), stem, size, list(enumerate(faces, 1)))
+        result = str(path), stem, size, list(enumerate(faces, 1))
         if folder:
             write_overlay(folder / f"{stem}_overlay.jpg", image, faces, aligner.spec)
         return result, None
@@ -192,14 +192,15 @@ class FaceRun:
             for (path, stem, rows), (result, error) in bar:
                 with self.failed.catch(path):
                     if result:
-                        self.with_room(self.results.add, result)
-                        counts += [1, len(result.faces), not result.faces]
+                        self.with_room(self.results.add, *result)
+                        faces = result[-1]
+                        counts += [1, len(faces), not faces]
                     if error:
                         raise error
-                    told = f"no row in {csv}" if rows == [] else _counted(len(result.faces))
+                    told = f"no row in {csv}" if rows == [] else _counted(len(faces))
                     # NaN: of a layout without a head pose
-                    if result.faces and np.isfinite(angles := result.faces[0][1].angles).all():
-                        first = "of the first " * (len(result.faces) > 1)
+                    if faces and np.isfinite(angles := faces[0][1].angles).all():
+                        first = "of the first " * (len(faces) > 1)
                         told += ", {}yaw {:.1f}, pitch {:.1f}, roll {:.1f} degrees".format(first, *angles)
                     if self.draw:
                         overlay = self.results.folder / f"{stem}_overlay.jpg"
@@ -253,7 +254,7 @@ class FaceRun:
                     stack.callback(cv2.destroyAllWindows)
                 for count, (pixels, dt) in enumerate(bar, 1):
                     faces = [one for one in tracker.update(pixels, dt) if (one[1].quality or 0.0) >= self.min_quality]
-                    self.with_room(self.results.add, Result(video.name, stem, pixels.shape[1::-1], faces, count - 1))
+                    self.with_room(self.results.add, video.name, stem, pixels.shape[1::-1], faces, count - 1)
                     numbers.update(number for number, _ in faces)
                     if overlay or show:
                         drawn = draw_faces(pixels, [face for _, face in faces], self.aligner.spec)

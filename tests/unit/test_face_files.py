@@ -13,7 +13,7 @@ import pytest
 from asmnet_tf.data.annotations import read_pts
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.faces.aligner import Face
-from asmnet_tf.faces.face_files import Result, ResultFiles, boxes_inside, match_boxes, read_boxes
+from asmnet_tf.faces.face_files import ResultFiles, boxes_inside, match_boxes, read_boxes
 from asmnet_tf.files import InputError
 
 SPEC = DATASETS["300w"]
@@ -25,7 +25,7 @@ FACE = Face(
 def write_results(folder, results, formats, failed=()):
     files = ResultFiles(folder, formats, SPEC)
     for result in results:
-        files.add(result)
+        files.add(*result)
     return files.write("net", failed)
 
 
@@ -33,9 +33,9 @@ def write_results(folder, results, formats, failed=()):
 def folder(tmp_path):
     other = replace(FACE, landmarks=FACE.landmarks + 1, quality=0.8125)
     results = [
-        Result("in/a.jpg", "sub/a", (300, 200), [(1, FACE), (2, other)]),
-        Result("clip.mp4", "clip", (64, 48), [(3, FACE)], frame=7),
-        Result("empty.png", "empty", (5, 6), []),
+        ("in/a.jpg", "sub/a", (300, 200), [(1, FACE), (2, other)]),
+        ("clip.mp4", "clip", (64, 48), [(3, FACE)], 7),
+        ("empty.png", "empty", (5, 6), []),
     ]
     assert len(write_results(tmp_path, results, ("pts", "csv", "json", "jsonl"))) == 4
     return tmp_path
@@ -98,7 +98,7 @@ def test_a_boxes_file_may_tell_angles(tmp_path):
 
 def test_what_is_missing_is_listed_and_no_name_spoils_a_file(tmp_path):
     names = ["caf\udce9.jpg", 'new\nline "quoted".jpg', "\x1b[31mred.jpg"]
-    results = [Result(name, f"stem{i}", (300, 200), [(1, FACE)]) for i, name in enumerate(names)]
+    results = [(name, f"stem{i}", (300, 200), [(1, FACE)]) for i, name in enumerate(names)]
     write_results(tmp_path, results, ("json", "csv"), [{"image": names[0], "reason": "too long"}])
     document = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
     escaped = ["caf\\udce9.jpg", *names[1:]]
@@ -111,7 +111,7 @@ def test_what_is_missing_is_listed_and_no_name_spoils_a_file(tmp_path):
 def test_a_file_that_cannot_be_written_takes_no_other_with_it(tmp_path):
     (tmp_path / "predictions.json").mkdir()
     with pytest.raises(InputError, match=r"predictions\.json"):
-        write_results(tmp_path, [Result("a.jpg", "a", (9, 9), [(1, FACE)])], ("json", "csv", "pts"))
+        write_results(tmp_path, [("a.jpg", "a", (9, 9), [(1, FACE)])], ("json", "csv", "pts"))
     assert (tmp_path / "predictions.csv").is_file()
     assert (tmp_path / "a_1.pts").is_file()
 
@@ -125,14 +125,14 @@ class FullDisk(io.FileIO):
 
 def test_a_line_is_in_the_journal_whole_or_not_at_all(tmp_path):
     results = ResultFiles(tmp_path, ["jsonl"], SPEC)
-    results.add(Result("a.jpg", "a", (9, 9), [(1, FACE)]))
+    results.add("a.jpg", "a", (9, 9), [(1, FACE)])
     whole, results._file = results._file, FullDisk(tmp_path / "predictions.partial.jsonl", "ab")
     with pytest.raises(InputError) as caught:
-        results.add(Result("b.jpg", "b", (9, 9), [(1, FACE)]))
+        results.add("b.jpg", "b", (9, 9), [(1, FACE)])
     assert caught.value.disk_full
     assert results.done == {"a.jpg"}
     results._file = whole
-    results.add(Result("c.jpg", "c", (9, 9), []))
+    results.add("c.jpg", "c", (9, 9), [])
     results.write("net")
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["image"] for line in lines] == ["a.jpg", "c.jpg"]
@@ -142,7 +142,7 @@ def test_the_annotation_of_a_photograph_is_not_overwritten(tmp_path):
     (tmp_path / "a_1.png").touch()
     (tmp_path / "a_1.pts").write_text("by hand")
     with pytest.raises(InputError, match=r"a_1\.pts"):
-        write_results(tmp_path, [Result("a.jpg", "a", (9, 9), [(1, FACE)])], ("pts",))
+        write_results(tmp_path, [("a.jpg", "a", (9, 9), [(1, FACE)])], ("pts",))
     assert (tmp_path / "a_1.pts").read_text() == "by hand"
 
 
