@@ -179,9 +179,7 @@ def read_boxes(path: Path) -> list[BoxRow]:
     return rows
 
 
-def match_boxes(
-    path: Path, rows: list[BoxRow], images: list[Path], folders: list[Path]
-) -> tuple[dict[Path, list[BoxRow]], list[str]]:
+def match_boxes(path: Path, rows: list[BoxRow], images: list[Path], folders: list[Path]) -> tuple[dict, list[str]]:
     """Gives the rows of a boxes file to their images.
 
     By path first: as written, from the csv's folder, from one of `folders`, with `/` or `\\`. Then, among the images
@@ -193,11 +191,10 @@ def match_boxes(
     found: dict[str, Path | None] = {row.image: None for row in rows}
     lines = {row.image: row.line for row in reversed(rows)}
 
-    def take(name: str, candidates: list[Path]) -> None:
-        if len(candidates) > 1:
-            told = f"{name} may be {candidates[0]} or {candidates[1]}"
-            raise InputError(f"{path}, line {lines[name]}: {told}. Write its path.")
-        found.update((name, image) for image in candidates)
+    def take(name: str, ones: list[Path]) -> None:
+        if len(ones) > 1:
+            raise InputError(f"{path}, line {lines[name]}: {name} may be {ones[0]} or {ones[1]}. Write its path.")
+        found.update((name, image) for image in ones)
 
     places = {_key(place(image)): image for place in (os.path.realpath, os.path.abspath) for image in images}
     for name in found:

@@ -209,8 +209,8 @@ class FaceRun:
                     if len(tasks) <= LINES:
                         say(f"{path}: {told}")
         if len(tasks) > LINES:
-            before = f"; {done} were done before" if done else ""
-            say("{} images, {} faces, {} images without a face{}".format(*counts, before))
+            before = f"; {done} were done before" * (done > 0)
+            say("{} images, {} faces, {} images without a face".format(*counts) + before)
 
     def _in_workers(self, find: Callable, tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, Found]]:
         """Yields every task and what `find` returns for it, in order; few are under way at a time."""
@@ -243,9 +243,8 @@ class FaceRun:
         overlay = self.results.folder / f"{stem}_overlay.mp4" if self.draw else None
         total = min(filter(None, (video.frames, limit)), default=None)
         numbers, count, start, wanted = set(), 0, time.perf_counter(), True
-        with self.failed.catch(video.name):
+        with self.failed.catch(video.name), contextlib.closing(video):
             with contextlib.ExitStack() as stack:
-                stack.callback(video.close)
                 bar = stack.enter_context(tqdm(video, printable(video.name), total, False, unit="frame", disable=None))
                 if overlay:
                     writer = VideoFile(stack.enter_context(replacing(overlay)), video.fps)

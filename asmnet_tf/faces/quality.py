@@ -50,8 +50,9 @@ class Judge:
             if not np.isfinite([*numbers, max_yaw]).all():
                 raise ValueError("a number is not finite")
         except (LookupError, TypeError, ValueError) as error:
-            told = f"{sidecar_path(path)}: quality cannot be used ({error}). Remove it, or fit it again."
-            raise InputError(told) from error
+            raise InputError(
+                f"{sidecar_path(path)}: quality cannot be used ({error}). Remove it or fit again."
+            ) from error
         shapes = ShapeModel.load(name)
         if shapes.num_landmarks != spec.num_landmarks:
             return None
