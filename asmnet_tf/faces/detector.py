@@ -75,12 +75,10 @@ def detect_faces(image: np.ndarray, min_score: float = MIN_SCORE, size: int = DE
 def _find_turned(image: np.ndarray, min_score: float, size: int) -> Found:
     seen, scores, points = find_boxes(image, min(min_score, MIN_HINT), size)
     boxes, (angles, misfits) = to_landmark_boxes(seen), five_point_angles(points)
-    sure = (scores >= SURE) & (misfits < MAX_MISFIT)
-    angles[np.abs(angles) <= UPRIGHT] = 0.0
-    doubted = ~sure | (angles != 0)
+    doubted = ~((scores >= SURE) & (misfits < MAX_MISFIT) & (np.abs(angles) <= UPRIGHT))
+    angles[:] = 0.0
     for i in np.flatnonzero(doubted):
         look = look_again(image, seen[i])
-        angles[i] = 0.0
         if look is not None and look[2] and max(scores[i] - min_score, look[1] - LOOK_MIN_SCORE) >= 0:
             boxes[i], scores[i], angles[i] = look
     kept: list[int] = []

@@ -156,22 +156,22 @@ class FaceTracker:
     def _detect(self, image: np.ndarray, near: list[Track]) -> None:
         """Confirms, loses, finds again and adds tracks; `near`: lost ones that are known by their place."""
         detected, scores, angles = self.aligner.find(image)
+        looked_at, known = detected.copy(), {}  # detection -> whose it is
+
+        def recognise(tracks: list[Track], table: np.ndarray, least: float) -> None:
+            table[:, list(known)] = 0.0
+            known.update((found, tracks[i]) for i, found in match(table, least).items())
+
         steady = overlaps([track.face.landmark_box for track in self.tracks], detected)
         expected = overlaps([track.expected for track in self.tracks], detected)
         # where landmarks may have slid onto another face, the velocity has a say; alone, it does where they are lost
         say = np.array([0.0 if track.alone else 0.5 for track in self.tracks])[:, None]
         table = np.maximum((1 - say) * steady + say * expected, expected / 2)
         table[np.maximum(steady, expected) < SAME_FACE] = 0.0
-        looked_at, known = detected.copy(), {}
-        for i, found in match(table, SAME_FACE / 2).items():
-            known[found] = self.tracks[i]
-            if steady[i, found] >= STEADY:  # then it is looked at where its landmarks were
-                looked_at[found] = landmark_box(self.tracks[i].face.landmarks, angles[found])
-
-        def recognise(tracks: list[Track], table: np.ndarray, least: float) -> None:
-            table[:, list(known)] = 0.0
-            known.update((found, tracks[i]) for i, found in match(table, least).items())
-
+        recognise(self.tracks, table, SAME_FACE / 2)
+        for found, track in known.items():
+            if steady[self.tracks.index(track), found] >= STEADY:  # then it is looked at where its landmarks were
+                looked_at[found] = landmark_box(track.face.landmarks, angles[found])
         places, expected = [track.place for track in near], [track.expected for track in near]
         recognise(near, np.maximum(overlaps(places, detected), overlaps(expected, detected)), SAME_FACE)
         faces = self.aligner.detect(image, looked_at, angles=angles)
@@ -186,11 +186,9 @@ class FaceTracker:
                 self._appeared += 1
                 known[found] = Track(self._appeared, face, detected[found], look)
             known[found].confirm(face, detected[found])
-            points = face.landmarks
-            if known[found].alone and (points >= 0).all() and (points < image.shape[1::-1]).all():
+            if known[found].alone and ((face.landmarks >= 0) & (face.landmarks < image.shape[1::-1])).all():
                 known[found].look = look
-            slid = fit[found, found] < fit[found].max()
-            if _is_inside(face.landmark_box, image.shape) and not slid:
+            if _is_inside(face.landmark_box, image.shape) and fit[found, found] >= fit[found].max():  # else it has slid
                 tracks.append(known[found])
         everyone = dict.fromkeys([*self.lost, *self.tracks, *known.values()])
         self.lost = [track for track in everyone if track not in tracks][-REMEMBERED:]
