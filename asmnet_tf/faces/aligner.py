@@ -103,8 +103,7 @@ class FaceAligner:
             told = f"{self.model.num_landmarks} landmarks, {self.spec.title} has {self.spec.num_landmarks}"
             raise InputError(f"{path}: finds {told}. Is --dataset right?")
         self.judge = Judge.of(path, self.model.sidecar, self.spec) if self.model.has_pose else None
-        self.min_score = min_score
-        self.detector_size = detector_size
+        self.min_score, self.detector_size = min_score, detector_size
         self._running = threading.Lock()  # a TFLite interpreter must not be run by two threads
 
     def detect(

@@ -76,10 +76,9 @@ def find_inputs(
 ) -> tuple[list[tuple[Path, str]], list[tuple[Path | str | int, str]]]:
     """Returns (path, stem of its output files) of all images and of all videos; folders with all that is below them.
 
-    A text is the address of a video, a number a camera; without any input, the photograph that Matplotlib ships. What a
-    folder holds beside them, pictures of other kinds and overlays of earlier runs, is counted on stderr. A path that
-    does not exist or is not read, and a folder without images and videos, go to `failed`. Raises: InputError if nothing
-    but what `predict` wrote is there.
+    A text is the address of a video, a number a camera; without any input, the photograph that Matplotlib ships. Other
+    pictures in a folder and overlays of earlier runs are counted on stderr. A path that does not exist or is not read,
+    and a folder without images and videos, go to `failed`. Raises: InputError if only what `predict` wrote is there.
     """
     found: dict[object, tuple[Path | str | int, str]] = {}  # absolute path -> path, and what of it names the output
     skipped: Counter[str] = Counter()
@@ -166,9 +165,8 @@ def _start_worker(open_aligner: Callable[..., FaceAligner]) -> None:
 class FaceRun:
     """Finds the faces of images and videos, and says so; an input that cannot be used does not stop the others.
 
-    results, failed: what is done and what is not, whatever ends the run. signals: what is received ends it after the
-    image or frame. open_aligner: opens the aligner once more, with `threads` of its own, in worker processes.
-    min_quality: faces of less are left out.
+    results, failed: what is done and what is not, whatever ends the run. signals: one ends it after the image or frame.
+    open_aligner: opens one more, with `threads` of its own, in each worker. min_quality: faces of less are left out.
     """
 
     aligner: FaceAligner

@@ -121,8 +121,7 @@ class FaceTracker:
     moved on; later or elsewhere only if it looks as it did, so one whose head has turned meanwhile gets a new number.
     While faces touch, every frame is detected, lest the landmarks of one slide onto another. Not for several threads.
 
-    detect_every: 1 detects in every frame. smooth: filter landmarks and angles (`OneEuroFilter`). tracks: of the faces
-    that are there.
+    detect_every: 1 detects in every frame. smooth: landmarks and angles (`OneEuroFilter`). tracks: faces in the image.
     """
 
     aligner: FaceAligner
