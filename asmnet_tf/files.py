@@ -59,12 +59,16 @@ class InputError(ValueError):
 class OutputError(InputError):
     """A file or folder cannot be written."""
 
-    @classmethod
-    def of(cls, path: str | os.PathLike, error: OSError, what: str = "cannot be written") -> OutputError:
-        """Returns the error that names `path` and the system's reason."""
-        told = cls(f"{path}: {what} ({error.strerror or error}). Choose another output.")
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike, what: str = "cannot be written") -> Iterator[None]:
+    """Turns an OSError into an OutputError that names `path` and the system's reason."""
+    try:
+        yield
+    except OSError as error:
+        told = OutputError(f"{path}: {what} ({error.strerror or error}). Choose another output.")
         told.disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return told
+        raise told from error
 
 
 def printable(text: str) -> str:
@@ -110,14 +114,13 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     temporary = _temporary(path)
     try:
-        make_folder(path.parent)
-        temporary.touch()
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())  # else a machine that loses power may keep the new name without the content
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError.of(path, error) from error
+        with writing(path):
+            make_folder(path.parent)
+            temporary.touch()
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # else a machine that loses power may keep the new name without the content
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -145,16 +148,16 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
     path = Path(path)
     new, old = _temporary(path), _temporary(path)
     try:
-        make_folder(path.parent)
-        if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / known_by).is_file())):
-            raise InputError(f"{path}: holds something else, no {known_by}, is not replaced. Choose another output.")
-        new.mkdir()
-        yield new
-        if path.exists():
-            os.rename(path, old)
-        os.rename(new, path)
-    except OSError as error:
-        raise OutputError.of(path, error) from error
+        with writing(path):
+            make_folder(path.parent)
+            if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / known_by).is_file())):
+                told = f"holds something else, no {known_by}, is not replaced. Choose another output."
+                raise InputError(f"{path}: {told}")
+            new.mkdir()
+            yield new
+            if path.exists():
+                os.rename(path, old)
+            os.rename(new, path)
     finally:
         with contextlib.suppress(OSError):  # else it would hide what went wrong before
             if old.exists() and not path.exists():  # the last rename failed
@@ -190,10 +193,8 @@ def without_absolute_paths(value: object) -> object:
 def make_folder(path: str | os.PathLike) -> Path:
     """Makes a folder with its parents. Raises: OutputError if it cannot be made or written to."""
     path = Path(path)
-    try:
+    with writing(path, "this folder cannot be made"):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError.of(path, error, "this folder cannot be made") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: this folder cannot be written to. Choose another output.")
     return path
@@ -211,7 +212,7 @@ def owned(folder: str | Path, hint: str = "another output", waiting: str = "", p
     """
     folder = Path(folder)
     path, made, tries = folder / f"{_LOCK}{part}", not folder.exists(), 0
-    try:
+    with writing(path):
         while not (file := _lock(path)):
             tries += 1
             if tries == 3 and not waiting:  # it may just have ended, or be about to write who it is
@@ -226,8 +227,6 @@ def owned(folder: str | Path, hint: str = "another output", waiting: str = "", p
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
-    except OSError as error:
-        raise OutputError.of(path, error) from error
     try:
         yield folder
     finally:

@@ -32,7 +32,7 @@ from asmnet_tf.data import augmentation as aug
 from asmnet_tf.data import geometry
 from asmnet_tf.data.pose import cache_folder
 from asmnet_tf.data.readers import Sample
-from asmnet_tf.files import OutputError, first_line, free_memory, owned, read_array, read_json
+from asmnet_tf.files import OutputError, first_line, free_memory, owned, read_array, read_json, writing
 
 FORMAT = 3  # 1: images as stored, whatever their EXIF orientation; 2: TFRecord files
 MEMORY_LIMIT_BYTES = 4 << 30  # --cache auto keeps patches in memory up to this, and up to half of what is free
@@ -151,7 +151,8 @@ class FacePatches:
             cached, reason = _open(folder, manifest, row)
             if cached is None:
                 print(f"{folder}: {reason}; written anew", file=sys.stderr) if reason else _say_others(folder, manifest)
-                try:
+                with contextlib.ExitStack() as stack, writing(folder):
+                    stack.callback(shutil.rmtree, new, ignore_errors=True)
                     for left in (new, folder):  # of a run that was killed; runs that have it open can still read it
                         shutil.rmtree(left, ignore_errors=True)
                     free = shutil.disk_usage(root).free
@@ -160,10 +161,6 @@ class FacePatches:
                     new.mkdir()
                     self._write(new, manifest, row)
                     os.rename(new, folder)
-                except OSError as error:
-                    raise OutputError.of(folder, error) from error
-                finally:
-                    shutil.rmtree(new, ignore_errors=True)
                 cached, reason = _open(folder, manifest, row)
         with contextlib.suppress(OSError):
             own.rmdir()  # a killed run has left it

@@ -19,7 +19,7 @@ import numpy as np
 from asmnet_tf.config import ANGLES, FACE_FORMATS, PHOTO_ENDINGS
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.readers import pts_text
-from asmnet_tf.files import InputError, OutputError, plain, read_csv, replacing, utf8, write_csv, write_text
+from asmnet_tf.files import InputError, plain, read_csv, replacing, utf8, write_csv, write_text, writing
 
 if TYPE_CHECKING:
     from asmnet_tf.faces.aligner import Face
@@ -90,11 +90,9 @@ class ResultFiles:
         if images is not None and earlier:
             with replacing(self._journal) as temporary, open(temporary, "wb") as file:
                 file.writelines(self._kept(earlier, {utf8(path) for path in images}))
-        try:
+        with writing(self._journal):
             self._file = open(self._journal, "ab", buffering=0)  # noqa: SIM115
             self._file.truncate(0 if images is None else None)
-        except OSError as error:
-            raise OutputError.of(self._journal, error) from error
 
     def _kept(self, path: Path, images: set[str]) -> Iterator[bytes]:
         others = 0
@@ -119,12 +117,13 @@ class ResultFiles:
         if "pts" in self.formats:
             result.write_pts(self.folder)
         line, before = memoryview(result.line()), os.fstat(self._file.fileno()).st_size
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            self._file.truncate(before)
-            raise OutputError.of(self._journal, error) from error
+        with writing(self._journal):
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError:
+                self._file.truncate(before)
+                raise
         self.done.add(utf8(result.image))
 
     def write(self, model: str, failed: Sequence[dict[str, str]] = (), unfinished: bool = False) -> list[Path]:
@@ -139,15 +138,13 @@ class ResultFiles:
                 stack.callback(self._write_csv)
             if "json" in self.formats:
                 stack.callback(self._write_json, model, failed)
-        try:
+        with writing(self.paths["jsonl"]):
             os.fsync(self._file.fileno())
             self._file.close()
             if "jsonl" in self.formats:
                 self._journal.replace(self.paths["jsonl"])
             elif not unfinished:
                 self._journal.unlink()
-        except OSError as error:
-            raise OutputError.of(self.paths["jsonl"], error) from error
         return [path for form, path in self.paths.items() if form in self.formats]
 
     def _write_json(self, model: str, failed: Sequence[dict[str, str]]) -> None:
