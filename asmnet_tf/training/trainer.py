@@ -193,7 +193,7 @@ class Trainer:
         quiet = None if self.replicas.is_chief else True  # None: where stderr is no terminal
         with tqdm(total=steps, desc=title, unit="step", initial=before, disable=quiet, leave=False) as bar:
             for i in range(before, steps):
-                self.optimizer.learning_rate.assign(self.plan.schedule.at(first + i))
+                self.optimizer.learning_rate.assign(self.plan.lr_at(first + i))
                 self.stop.assign(float(self.signals.received is not None))
                 losses = {k: float(v) for k, v in self.step(self.replicas.split(next(stream))).items()}
                 stop = losses.pop("stop") > 0
@@ -223,7 +223,7 @@ class Trainer:
             "epoch": epoch + 1,
             **{k: v / steps for k, v in self.progress.sums.items()},
             "alpha": float(self.alpha.numpy()),
-            "lr": self.plan.schedule.at(first + steps - 1),
+            "lr": self.plan.lr_at(first + steps - 1),
             "images_per_s": timed * self.batches.batch_size / max(seconds, 1e-9),
             "seconds": time.perf_counter() - start,
         }
@@ -314,10 +314,10 @@ def _build_optimizer(plan: Plan, model: keras.Model) -> keras.optimizers.Optimiz
     decay, momentum = plan.recipe.weight_decay, plan.recipe.ema
     average = {"use_ema": bool(momentum), "ema_momentum": momentum or 0.99}
     if decay:
-        optimizer = keras.optimizers.AdamW(plan.schedule.lr, weight_decay=decay, **average)
+        optimizer = keras.optimizers.AdamW(plan.left[0].lr, weight_decay=decay, **average)
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     else:
-        optimizer = keras.optimizers.Adam(plan.schedule.lr, **average)
+        optimizer = keras.optimizers.Adam(plan.left[0].lr, **average)
     if plan.mixed_precision:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
