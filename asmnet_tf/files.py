@@ -492,6 +492,17 @@ class Stopped(Exception):
         self.code = code
 
 
+ENDINGS = (InputError, Stopped, KeyboardInterrupt)
+
+
+def last_words(error: BaseException) -> tuple[str, int]:
+    """Returns the line and the exit code with which one of ENDINGS ends a program."""
+    if isinstance(error, Stopped):
+        return str(error), error.code
+    bad = isinstance(error, InputError)
+    return (f"error: {error}", EXIT_BAD_INPUT) if bad else ("interrupted", EXIT_INTERRUPTED)
+
+
 class StopSignals:
     """A context that notes SIGTERM and Ctrl-C in `received`, for a run to end at its next step; a second one kills."""
 
