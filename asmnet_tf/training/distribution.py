@@ -62,15 +62,13 @@ class Replicas:
         """
         import tensorflow as tf
 
-        names = self.devices or ()
-        if self.kind == "one" or (
-            self.kind == "auto" and not names and len(tf.config.list_physical_devices("GPU")) < 2
-        ):
+        names, physical = self.devices or (), tf.config.list_physical_devices
+        if self.kind == "one" or (self.kind == "auto" and not names and len(physical("GPU")) < 2):
             return tf.distribute.get_strategy()
         cpus = 1 + max((int(name[4:]) for name in names if name.startswith("CPU:")), default=0)
         if cpus > 1:
             logical = [tf.config.LogicalDeviceConfiguration()] * cpus
-            tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], logical)
+            tf.config.set_logical_device_configuration(physical("CPU")[0], logical)
         there = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
         for name in names:
             if name not in there:

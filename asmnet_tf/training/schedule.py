@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from asmnet_tf.config import FINE_TUNING_LR, FROZEN_LR, Phase, Recipe
 
 VALIDATIONS = 30  # per run, about; each costs the forward passes of the statistics
 
 
+@dataclass(eq=False)
 class Plan:
     """What a run does in one of its phases, beside its data, model and loss; epochs are counted over the whole run.
 
@@ -20,26 +21,25 @@ class Plan:
     validate_every: epochs, None: so that there are about VALIDATIONS; the last epoch of a phase is always validated.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        number: int,
-        steps_per_epoch: int,
-        alpha_schedule: str = "epochs",
-        validate_every: int | None = None,
-        mixed_precision: bool = False,
-        xla: bool = False,
-    ) -> None:
-        self.recipe, self.mixed_precision, self.xla = recipe, mixed_precision, xla
-        self.left, phase = recipe.phases[number:], recipe.phases[number]
-        done = [0, *itertools.accumulate(phase.epochs for phase in recipe.phases)]
+    recipe: Recipe
+    number: int
+    steps_per_epoch: int
+    alpha_schedule: str = "epochs"
+    validate_every: int | None = None
+    mixed_precision: bool = False
+    xla: bool = False
+
+    def __post_init__(self) -> None:
+        phases, number = self.recipe.phases, self.number
+        self.left, phase = phases[number:], phases[number]
+        done = [0, *itertools.accumulate(phase.epochs for phase in phases)]
         self.start, self.end, self.epochs = done[number], done[number + 1], done[-1]
-        others = [i for i in range(number) if recipe.phases[i].input_size != phase.input_size]
+        others = [i for i in range(number) if phases[i].input_size != phase.input_size]
         self.best_from = done[max(others, default=-1) + 1]
-        self.alpha_length = steps_per_epoch if alpha_schedule == "release" else self.epochs  # see `alpha_at`
-        self.validate_every = validate_every or max(1, round(self.epochs / VALIDATIONS))
-        warmup = min(recipe.warmup_epochs, phase.epochs / 5)  # short phases must not spend themselves warming up
-        self.steps, self.warmup_steps = phase.epochs * steps_per_epoch, round(warmup * steps_per_epoch)
+        self.alpha_length = self.steps_per_epoch if self.alpha_schedule == "release" else self.epochs  # see `alpha_at`
+        self.validate_every = self.validate_every or max(1, round(self.epochs / VALIDATIONS))
+        warmup = min(self.recipe.warmup_epochs, phase.epochs / 5)  # short phases must not spend themselves warming up
+        self.steps, self.warmup_steps = phase.epochs * self.steps_per_epoch, round(warmup * self.steps_per_epoch)
 
     def lr_at(self, step: int) -> float:
         """Returns the learning rate of a step of the phase: warm-up, then inverse-time decay (paper) or cosine to 0."""

@@ -12,7 +12,7 @@ import signal
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ FINAL_STATISTICS_IMAGES = 2560  # ... and after the last epoch of a phase
 TIMED_STEPS = 20  # before it says how long the run will take
 
 
+@dataclass(eq=False)
 class Trainer:
     """Trains a model in one phase of a run, on TrainingBatches, and validates on FacePatches after each epoch.
 
@@ -53,38 +54,34 @@ class Trainer:
     Raises: InputError for fewer images in a step than replicas.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        batches: TrainingBatches,
-        validation: FacePatches | None,
-        loss: MultiTaskLoss,
-        plan: Plan,
-        spec: DatasetSpec,
-        folder: Path,
-        sidecar: dict,
-        replicas: Replicas | None = None,
-    ) -> None:
-        self.model, self.batches, self.validation = model, batches, validation
-        self.loss, self.plan, self.spec = loss, plan, spec
-        self.folder, self.sidecar, self.replicas = folder, sidecar, replicas or Replicas()
-        self.strategy, count = self.replicas.strategy, self.replicas.count
-        if batches.batch_size < count:
-            raise InputError(f"--batch-size {batches.batch_size}: fewer images than the {count} replicas. Use more.")
-        if plan.xla and count > 1:
+    model: keras.Model
+    batches: TrainingBatches
+    validation: FacePatches | None
+    loss: MultiTaskLoss
+    plan: Plan
+    spec: DatasetSpec
+    folder: Path
+    sidecar: dict
+    replicas: Replicas = field(default_factory=Replicas)
+
+    def __post_init__(self) -> None:
+        size, count, self.strategy = self.batches.batch_size, self.replicas.count, self.replicas.strategy
+        if size < count:
+            raise InputError(f"--batch-size {size}: fewer images than the {count} replicas. Use more.")
+        if self.plan.xla and count > 1:
             raise InputError("--xla: for one replica only; leave it out or take --strategy one.")
         with self.strategy.scope():
-            self.graph = TrainingGraph(model, self.strategy)
-            self.optimizer = _build_optimizer(plan, model)
+            self.graph = TrainingGraph(self.model, self.strategy)
+            self.optimizer = _build_optimizer(self.plan, self.model)
             self.alpha = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="alpha")
             self.stop = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="stop")  # 1: a signal came
-        self.infer = compiled(model)
+        self.infer = compiled(self.model)
         self.progress = Progress()
         self.faces_validated = 0  # of all workers
         self.building_s = 0.0  # what the step took that builds the graph
         self.is_time_told = False
         self.signals = StopSignals()
-        self.step = tf.function(self._step, jit_compile=plan.xla or None)
+        self.step = tf.function(self._step, jit_compile=self.plan.xla or None)
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
@@ -245,17 +242,13 @@ class Trainer:
     @contextlib.contextmanager
     def _averaged_weights(self, keep: bool) -> Iterator[None]:
         """Puts the weights' moving averages, if the plan has any, in the weights' place: for a while, or to `keep`."""
-        if not self.plan.recipe.ema:
-            yield
-            return
-        variables = self.model.trainable_variables
+        variables = self.model.trainable_variables if self.plan.recipe.ema else []
         weights = [v.numpy() for v in variables]
-        self.optimizer.finalize_variable_values(variables)
-        try:
-            yield
-        finally:
-            for variable, weight in zip(variables, [] if keep else weights):
-                variable.assign(weight)
+        if variables:
+            self.optimizer.finalize_variable_values(variables)
+        yield
+        for variable, weight in zip(variables, [] if keep else weights):
+            variable.assign(weight)
 
     def _reestimate(self, epoch: int, images: int) -> None:
         steps = min(self.batches.steps_per_epoch, max(1, images // self.batches.batch_size))
