@@ -112,7 +112,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     Raises: OutputError if the folder or file cannot be written.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}{path.suffix}"
     try:
         with writing(path):
             make_folder(path.parent)
@@ -124,10 +124,6 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def _temporary(path: Path) -> Path:
-    return path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}{path.suffix}"
 
 
 def sweep(folder: str | os.PathLike) -> None:
@@ -146,7 +142,7 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
     Raises: InputError if the folder cannot be written, or something else stands there.
     """
     path = Path(path)
-    new, old = _temporary(path), _temporary(path)
+    new, old = (path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}" for _ in range(2))
     try:
         with writing(path):
             make_folder(path.parent)
@@ -309,7 +305,7 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
         return array
 
 
-def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
+def read_text(path: str | os.PathLike) -> str:
     """Reads a text file as people's programs write it: UTF-8 or UTF-16, any line ends, which come back as `\\n`.
 
     Bytes that are no UTF-8 are taken as Windows-1252, which spreadsheets write, and that is said on stderr.
@@ -318,11 +314,11 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """
     try:
         with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
+            data = file.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Is it there, whole?") from error
-    if len(data) > max_bytes:
-        raise InputError(f"{path}: more than {max_bytes >> 20} MB of text. Is it the right file?")
+    if len(data) > MAX_TEXT_BYTES:
+        raise InputError(f"{path}: more than {MAX_TEXT_BYTES >> 20} MB of text. Is it the right file?")
     coding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     zeros = [data[place:1000:2].count(0) for place in (0, 1)]
     if coding == "utf-8" and max(zeros) > min(len(data), 1000) // 4 > min(zeros):  # UTF-16 without a mark
@@ -398,11 +394,9 @@ def read_dataset(group: h5py.Group, name: str | h5py.Reference) -> np.ndarray:
 
 def plain(value, decimals: int | None = None):
     """Returns a value as JSON has it: NumPy numbers and arrays, paths and tuples converted, NaN and infinity null."""
-    import numpy as np
-
     if isinstance(value, dict):
         return {str(key): plain(item, decimals) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):
         return [plain(item, decimals) for item in value]

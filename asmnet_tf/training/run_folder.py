@@ -124,10 +124,7 @@ def content_hashes(
     if shape_model:
         hashes["shape_model"] = sha256(shape_model.mean_shape, shape_model.eigenvectors, shape_model.eigenvalues)
     if weights not in ("none", "imagenet"):
-        try:
-            hashes["weights"] = sha256(np.fromfile(find_model(weights), np.uint8))
-        except OSError as error:
-            raise InputError(f"--weights {weights}: cannot be read ({error.strerror or error}).") from error
+        hashes["weights"] = sha256(np.fromfile(find_model(weights), np.uint8))
     return hashes
 
 

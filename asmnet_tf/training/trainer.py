@@ -133,9 +133,8 @@ class Trainer:
         """
         self._check_agreement()
         self.replicas.part_seeds(self.model)
-        writer = None
         if self.replicas.is_chief:
-            writer = tf.summary.create_file_writer(str(make_folder(self.folder / "tensorboard")))
+            self.writer = tf.summary.create_file_writer(str(make_folder(self.folder / "tensorboard")))
         stream = self.batches.iterate(self.progress.epoch, self.progress.step)
         with self.signals:
             if score_start and not self.progress.rows and not self.progress.step:
@@ -156,8 +155,6 @@ class Trainer:
                         row |= self._validate()
                         self._save_models(row)
                 self._save_row(row)
-                if writer is not None:
-                    run_folder.write_summaries(writer, row)
         if self.replicas.is_chief and self.plan.end == self.plan.epochs:
             since = self.plan.best_from
             rows = [row for row in self.progress.rows if row["epoch"] > since or not since]
@@ -170,6 +167,7 @@ class Trainer:
             run_folder.write_log(self.folder, self.progress.rows, draw=ended or row["val_nme_pct"] is not None)
             self._save_state()  # last: what it describes is on disk by now
             print(run_folder.epoch_line(row, self.plan.epochs), flush=True)
+            run_folder.write_summaries(self.writer, row)
 
     def _check_agreement(self) -> None:
         """Raises: InputError unless all workers are to go on from the same step with the same weights and faces."""
@@ -277,8 +275,8 @@ class Trainer:
         is_best = nme is None or nme < self.progress.best_nme
         if is_best:
             self.progress.best_nme = float("inf") if nme is None else nme
-        for name in ("best.keras", "last.keras") if is_best else ("last.keras",):
-            if self.replicas.is_chief:
+        if self.replicas.is_chief:
+            for name in ("best.keras", "last.keras") if is_best else ("last.keras",):
                 checkpoints.save_model(self.model, self.folder / name, sidecar)
 
     def _save_state(self) -> None:
@@ -300,7 +298,7 @@ class Trainer:
         if stored:
             run_folder.assign_variables(self.folder, self._state(), stored)
         if 0 < progress.epoch == self.plan.best_from:
-            self.progress = replace(progress, best_nme=math.inf)
+            progress.best_nme = math.inf
 
 
 def _build_optimizer(plan: Plan, model: keras.Model) -> keras.optimizers.Optimizer:
