@@ -11,7 +11,7 @@ import math
 import signal
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,17 +19,20 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from asmnet_tf.config import ANGLES
+from asmnet_tf.config import ANGLES, HEAD_FACES, Recipe, crop_scale
 from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.patches import FacePatches
+from asmnet_tf.data.pose import angles_to_unit
+from asmnet_tf.data.readers import Sample
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.scoring import predict_faces
 from asmnet_tf.files import EXIT_INTERRUPTED, InputError, Stopped, StopSignals, make_folder
 from asmnet_tf.formats.keras_runners import compiled
-from asmnet_tf.network import checkpoints, keras
+from asmnet_tf.network import asmnet, checkpoints, keras
 from asmnet_tf.network.fast_graphs import TrainingGraph
 from asmnet_tf.network.loss import MultiTaskLoss, alpha_at
+from asmnet_tf.shape.training_shapes import shapes_of
 from asmnet_tf.training import run_folder
 from asmnet_tf.training.distribution import Replicas
 from asmnet_tf.training.run_folder import LOG_COLUMNS, Progress
@@ -38,6 +41,32 @@ from asmnet_tf.training.schedule import Plan
 STATISTICS_IMAGES = 640  # training images that batch-norm statistics are re-estimated from, before a validation
 FINAL_STATISTICS_IMAGES = 2560  # ... and after the last epoch of a phase
 TIMED_STEPS = 20  # before it says how long the run will take
+
+
+def start_model(
+    model: keras.Model,
+    start: checkpoints.StartWeights | None,
+    recipe: Recipe,
+    faces: Sequence[Sample],
+    spec: DatasetSpec,
+    fit_head: bool,
+) -> tuple[list[str], bool]:
+    """Makes a new model say the mean face, where the recipe has it so, and gives it the weights of `start`.
+
+    Args:    faces: those to train on. fit_head: fit a landmark head of other points to them.
+    Returns: the layers that received weights, and whether the landmark head is among them or was fitted.
+    """
+    if recipe.start_at_mean:
+        pose = np.zeros(3) if faces[0].pose is None else angles_to_unit([face.pose for face in faces]).mean(axis=0)
+        asmnet.start_at_mean(model, shapes_of(faces, recipe.crop)[0].mean(axis=0), pose)
+    frame, size = (recipe.crop, crop_scale(recipe.crop)), model.input_shape[1]
+    received = checkpoints.set_weights(model, start, frame) if start else []
+    has_head = "O_L" in received
+    if start and "O_L" in start.layers and not has_head and fit_head:  # of other points
+        some = FacePatches(faces[:: 1 + len(faces) // HEAD_FACES], *frame, size, margin=1.0, cache="none")
+        seen = some.batches_of_crops(64), some.landmarks_norm
+        has_head = checkpoints.fit_landmark_head(model, start, *seen, flip_map=spec.flip_map)
+    return received, has_head
 
 
 @dataclass(eq=False)
