@@ -168,22 +168,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def without_absolute_paths(value: object) -> object:
-    """Returns a JSON value in which every absolute path, also after `=`, is relative to the current folder.
-
-    One outside it is cut to its last part: /data/300w becomes 300w.
-    """
-    if isinstance(value, dict):
-        return {key: without_absolute_paths(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [without_absolute_paths(v) for v in value]
-    if not isinstance(value, str):
-        return value
-    before, equals, after = value.rpartition("=")
-    if not os.path.isabs(after):
-        return value
-    path, here = Path(os.path.normpath(after)), Path.cwd()
-    return f"{before}{equals}{path.relative_to(here) if path.is_relative_to(here) else path.name}"
+def relative_path(text: str) -> str:
+    """Returns an absolute path relative to the current folder; outside it is cut: /data/300w becomes 300w."""
+    path, here = Path(os.path.normpath(text)), Path.cwd()
+    if not path.is_absolute():
+        return text
+    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
 
 
 def make_folder(path: str | os.PathLike) -> Path:

@@ -195,6 +195,10 @@ class Progress:
     rows: list[dict] = field(default_factory=list)  # of log.csv
 
 
+_KINDS = {"epoch": int, "step": int, "sums": dict, "best_nme": float, "rows": list}  # of what state.npz has of these
+_KINDS["timed"] = lambda pair: (int(pair[0]), float(pair[1]))
+
+
 def variables_by_path(model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> dict[str, keras.Variable]:
     """Returns the variables of a model and, if there is one, its optimizer by their paths.
 
@@ -245,14 +249,7 @@ def load_state(folder: Path, epochs: int, is_chief: bool = True) -> tuple[Progre
         raise InputError(f"{path}: of an earlier version, which numbered the variables. {anew}")
     try:
         read = json.loads(str(stored.pop("progress")))
-        progress = Progress(
-            epoch=int(read["epoch"]),
-            step=int(read.get("step", 0)),
-            sums=dict(read.get("sums", {})),
-            timed=(int(read["timed"][0]), float(read["timed"][1])),
-            best_nme=float(read["best_nme"]),
-            rows=list(read["rows"]),
-        )
+        progress = Progress(**{key: kind(read[key]) for key, kind in _KINDS.items()})
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: damaged state ({str(error)[:80]}). {_AGAIN}") from error
     rows = progress.rows

@@ -261,9 +261,8 @@ class Trainer:
         if self.replicas.is_chief:
             self._save_state()
         done = f"epoch {self.progress.epoch + 1}, step {self.progress.step} of {self.batches.steps_per_epoch}"
-        why, code = "preempted", 0  # also where the signal came to another worker
-        if self.signals.received == signal.SIGINT:
-            why, code = "interrupted", EXIT_INTERRUPTED
+        is_ours = self.signals.received == signal.SIGINT  # else preempted, also where another worker was told
+        why, code = ("interrupted", EXIT_INTERRUPTED) if is_ours else ("preempted", 0)
         raise Stopped(f"{self.folder}: {why}: {done} is saved; go on with --resume", code)
 
     @contextlib.contextmanager
