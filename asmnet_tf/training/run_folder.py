@@ -269,9 +269,8 @@ def assign_variables(folder: Path, variables: dict[str, keras.Variable], stored:
     """Assigns the arrays of state.npz. Raises: InputError if it is of another model: then it names what differs."""
     differs = [f"{name} is new" for name in variables if name not in stored]
     differs += [f"{name} is not in this model" for name in stored if name not in variables]
-    for name, variable in variables.items():
-        if name in stored and stored[name].shape != tuple(variable.shape):
-            differs.append(f"{name} is {stored[name].shape}, here {tuple(variable.shape)}")
+    both = [(name, stored[name].shape, tuple(v.shape)) for name, v in variables.items() if name in stored]
+    differs += [f"{name} is {came}, here {expected}" for name, came, expected in both if came != expected]
     if differs:
         more, path = f" and {len(differs) - 3} more" if len(differs) > 3 else "", folder / "state.npz"
         raise InputError(f"{path}: state of another model or optimizer ({'; '.join(differs[:3])}{more}). {_AGAIN}")

@@ -12,7 +12,7 @@ import signal
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +107,7 @@ class Trainer:
         self.infer = compiled(self.model)
         self.progress = Progress()
         self.faces_validated = 0  # of all workers
-        self.building_s = 0.0  # what the step took that builds the graph
-        self.is_time_told = False
+        self.is_built = self.is_alone = self.is_time_told = False  # the graph; the step that builds it, in its epoch
         self.signals = StopSignals()
         self.step = tf.function(self._step, jit_compile=self.plan.xla or None)
 
@@ -160,7 +159,13 @@ class Trainer:
         Raises: InputError where loss or gradient is not finite; best.keras, last.keras and the state stay those of the
             last good epoch. Stopped after SIGTERM or Ctrl-C, the state saved with the steps done in this epoch.
         """
-        self._check_agreement()
+        # all workers are to go on from the same step with the same weights and faces
+        names = "\0".join(sample.name for sample in self.batches.patches.samples).encode(errors="surrogateescape")
+        weights = b"".join(array.tobytes() for array in self.model.get_weights())
+        flags = {"epochs": self.plan.epochs, "seed": self.batches.seed, "batch_size": self.batches.batch_size}
+        faces = {"training_faces": len(self.batches.patches), "checksum_of_their_names": zlib.crc32(names)}
+        made = {"steps_done": self.progress.step, "checksum_of_the_weights": zlib.crc32(weights)}
+        self.replicas.check_agreement(**flags, **faces, **made)
         self.replicas.part_seeds(self.model)
         if self.replicas.is_chief:
             self.writer = tf.summary.create_file_writer(str(make_folder(self.folder / "tensorboard")))
@@ -198,15 +203,6 @@ class Trainer:
             print(run_folder.epoch_line(row, self.plan.epochs), flush=True)
             run_folder.write_summaries(self.writer, row)
 
-    def _check_agreement(self) -> None:
-        """Raises: InputError unless all workers are to go on from the same step with the same weights and faces."""
-        names = "\0".join(sample.name for sample in self.batches.patches.samples).encode(errors="surrogateescape")
-        weights = b"".join(array.tobytes() for array in self.model.get_weights())
-        flags = {"epochs": self.plan.epochs, "seed": self.batches.seed, "batch_size": self.batches.batch_size}
-        faces = {"training_faces": len(self.batches.patches), "checksum_of_their_names": zlib.crc32(names)}
-        made = {"steps_done": self.progress.step, "checksum_of_the_weights": zlib.crc32(weights)}
-        self.replicas.check_agreement(**flags, **faces, **made)
-
     def _train_epoch(self, epoch: int, stream: Iterator[dict[str, tf.Tensor]]) -> dict:
         self.alpha.assign(alpha_at(epoch, self.plan.alpha_length, self.plan.recipe.alpha))
         steps = self.batches.steps_per_epoch
@@ -228,12 +224,13 @@ class Trainer:
                 self.progress.sums = {k: self.progress.sums.get(k, 0.0) + v for k, v in losses.items()}
                 self.progress.step = i + 1
                 took, now = time.perf_counter() - now, time.perf_counter()
-                if self.building_s:
-                    self.progress.timed = (self.progress.timed[0] + 1, self.progress.timed[1] + took)
-                else:
-                    self.building_s = took
-                timed, seconds = self.progress.timed
-                if not (quiet or self.is_time_told) and timed >= min(TIMED_STEPS, max(1, steps - 2)):
+                timed, seconds = (0, 0.0) if self.is_alone else self.progress.timed
+                self.is_alone = not (self.is_built or timed)
+                if self.is_built or self.is_alone:  # the step that builds the graph counts where there is no other
+                    self.progress.timed = timed, seconds = timed + 1, seconds + took
+                self.is_built = True
+                is_known = not self.is_alone and timed >= min(TIMED_STEPS, max(1, steps - 2))
+                if is_known and not (quiet or self.is_time_told):
                     self.is_time_told = True
                     bar.clear()
                     print(self.plan.time_left(epoch + (i + 1) / steps, seconds / timed * steps), flush=True)
@@ -242,7 +239,7 @@ class Trainer:
                 if i % 10 == 0:
                     bar.set_postfix(loss=f"{losses['loss']:.4f}", refresh=False)
                 bar.update()
-        timed, seconds = self._timed()
+        timed, seconds = self.progress.timed
         return {
             "epoch": epoch + 1,
             **{k: v / steps for k, v in self.progress.sums.items()},
@@ -251,10 +248,6 @@ class Trainer:
             "images_per_s": timed * self.batches.batch_size / max(seconds, 1e-9),
             "seconds": time.perf_counter() - start,
         }
-
-    def _timed(self) -> tuple[int, float]:
-        """Returns how many steps of this epoch took how many seconds; the one that builds the graph if it is alone."""
-        return self.progress.timed if self.progress.timed[0] else (1, self.building_s)
 
     def _stop(self) -> None:
         """Raises Stopped, the state saved."""
@@ -308,8 +301,7 @@ class Trainer:
                 checkpoints.save_model(self.model, self.folder / name, sidecar)
 
     def _save_state(self) -> None:
-        timed = self._timed() if self.progress.step else (0, 0.0)
-        run_folder.save_state(self.folder, replace(self.progress, timed=timed), self._state())
+        run_folder.save_state(self.folder, self.progress, self._state())
 
     def _state(self) -> dict[str, keras.Variable]:
         """Returns what state.npz holds: between two phases the model alone, for each has an optimizer of its own."""
