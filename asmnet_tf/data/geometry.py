@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -196,8 +195,7 @@ def _is_cut_png(data: bytes) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Patch:
+class Patch(NamedTuple):
     """The part of an image around one face, at no more resolution than the network can use.
 
     pixels: RGB uint8 (h, w, 3). image_to_patch: (2, 3) from image pixels to patch pixels.

@@ -38,13 +38,12 @@ from asmnet_tf.files import InputError, read_array, read_csv, replacing
 
 FOCAL = 2.4  # focal length over the longer side of the landmark box
 LABELS_VERSION = 2  # of what `estimate_pose` says of the same landmarks; 1: box and camera not turned upright
-_MEAN_FACE_FILE = Path(__file__).with_name("mean_face_68.csv")
 
 
 @functools.cache
 def mean_face() -> np.ndarray:
     """Returns the 3D mean face (68, 3), float64, read-only: head axes, outer eye corners 1 apart (fit_mean_face.py)."""
-    face = np.loadtxt(_MEAN_FACE_FILE, delimiter=",", comments="#")
+    face = np.loadtxt(Path(__file__).with_name("mean_face_68.csv"), delimiter=",", comments="#")
     face.setflags(write=False)
     return face
 
@@ -204,8 +203,6 @@ def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     `path` is a csv with the columns name, yaw, pitch, roll (degrees; see `files.read_csv`), or the release's: a folder
     of `<name>.npy` files with three numbers in [-1, 1] for +-65 degrees; sub-folders become part of the name.
-
-    Raises: InputError naming the file and line that cannot be used.
     """
     path = Path(path)
     labels: dict[str, np.ndarray] = {}

@@ -342,7 +342,7 @@ def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, ba
         table = read_dataset(file, f"phis{ending}").astype(np.float64)  # MATLAB is column-major: (87, N) here
         count = file[f"Is{ending}"].size
     rows = 3 * spec.num_landmarks
-    if table.ndim != 2 or table.shape[0] != rows or table.shape[1] != count:
+    if table.shape != (rows, count):
         raise InputError(f"{path}: phis{ending} has shape {table.shape}, expected ({rows}, {count}).")
     for i, column in enumerate(progress(table.T[:limit], path.name)):
         name = f"{source.name}/{i:04d}"

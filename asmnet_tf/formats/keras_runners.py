@@ -33,10 +33,7 @@ def open_with_tensorflow(path: Path) -> RunnableModel:
 
 
 def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = False) -> Infer:
-    """Returns the inference of a Keras model as one graph function; what it says is brought to network units.
-
-    Args: folded: run `folded_model`, about a third faster. Weights that change later are then not seen.
-    """
+    """Returns a Keras model's inference as one function; `folded`: a third faster, but blind to later weights."""
     if folded:
         model = folded_model(model)
 

@@ -182,9 +182,7 @@ def _compare(path: Path, theirs: dict[str, _Layer], outputs: list[str], model: k
 
 
 def is_release(path: str | Path, with_heads: bool = False) -> bool:
-    """Whether a model file is to be read by `load_original_model`: an `.h5` that Keras 3 did not save as a model.
-
-    A damaged or foreign `.h5` counts too: `load_original_model` says what is wrong with it.
+    """Whether `load_original_model` reads a file or says what is wrong with it: any `.h5` but a model of Keras 3.
 
     Args: with_heads: only if it holds the weights of a whole network in Keras 2's layout, not a backbone's.
     """
