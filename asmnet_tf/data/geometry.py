@@ -48,9 +48,7 @@ def crop_frame(box: np.ndarray, crop: str, scale: float | None = None) -> np.nda
     `square`: the box's centre, side `scale` (default 1.2) times its longer side. `tight`: the box itself, the
     release's crop; its aspect ratio is lost when it becomes a square image.
 
-    Args:    box: float (..., 4), image pixels.
-    Returns: float64 (..., 4): centre x, centre y, width, height.
-    Raises:  ValueError for an unknown crop.
+    Returns: float64 (..., 4): centre x, centre y, width, height, in the pixels of the boxes (..., 4).
     """
     box = np.asarray(box, np.float64)
     centre = (box[..., :2] + box[..., 2:]) / 2

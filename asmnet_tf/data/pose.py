@@ -236,8 +236,7 @@ def align_signs(
     learn nonsense, and a score would be one. So an angle that runs against the reference is negated: correlation below
     -0.5, and for fewer than 50 faces so far below that chance is no explanation (t < -4); 5 faces at least.
 
-    Args:    angles_deg, reference_deg: (N, 3); NaN where unknown. source: what the angles are of, for the line on
-             stderr that says what was negated.
+    Args:    angles_deg, reference_deg: (N, 3); NaN where unknown. source: of the angles, for the line on stderr.
     Returns: the angles, (N, 3), and the names of those that were negated.
     """
     negated = []
