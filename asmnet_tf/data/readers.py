@@ -116,9 +116,9 @@ def new_sample(name: str, path: Path, landmarks: np.ndarray, tags: Set[str], ind
     return Sample(name, path, landmarks, landmark_box(landmarks), frozenset(tags), index=index)
 
 
-def progress(items: Iterable, title: str, total: int | None = None) -> Iterable:
+def progress(items: Iterable, title: str) -> Iterable:
     """Returns the items under a progress bar, where stderr is a terminal."""
-    return tqdm(items, f"read {title}", total, unit="face", disable=None, leave=False)
+    return tqdm(items, f"read {title}", unit="face", disable=None, leave=False)
 
 
 # --- 300W -------------------------------------------------------------------------------------------------------------
@@ -199,15 +199,15 @@ def _read_list(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, ba
     lines = filter(None, map(str.strip, read_text(path, MAX_LIST_BYTES).split("\n")))
     for line in itertools.islice(lines, limit):
         with bad.catch(line):
-            image = _find_image(path, data_dir, line)
+            image, name = _find_image(path, data_dir, line)
             points, upper = image.with_suffix(".pts"), image.with_suffix(".PTS")
             landmarks = read_pts(upper if upper.is_file() and not points.is_file() else points, spec.num_landmarks)
-            yield new_sample(_name(image, data_dir), image, landmarks, {source.name})
+            yield new_sample(name, image, landmarks, {source.name})
 
 
 # --- csv, dlib XML, COCO ----------------------------------------------------------------------------------------------
-def _find_image(path: Path, data_dir: Path, name: str) -> Path:
-    """Returns the image that an annotation file names, from the file's folder or the data folder; nowhere else."""
+def _find_image(path: Path, data_dir: Path, name: str) -> tuple[Path, str]:
+    """Returns an image that an annotation file names, from its folder or the data folder alone, and the sample name."""
     if not name.strip():
         raise InputError(f"{path}: a face whose image has no name or is not listed.")
     roots = [os.path.abspath(root) for root in (path.parent, data_dir)]
@@ -218,11 +218,8 @@ def _find_image(path: Path, data_dir: Path, name: str) -> Path:
     found = next((place for place in inside if os.path.isfile(place)), None)
     if found is None:
         raise InputError(f"{path}: no image {name[:60]!r} beside it or in {data_dir}.")
-    return data_dir / os.path.relpath(found, data_dir)
-
-
-def _name(image: Path, data_dir: Path) -> str:
-    return Path(os.path.relpath(image, data_dir)).with_suffix("").as_posix()
+    relative = Path(os.path.relpath(found, data_dir))
+    return data_dir / relative, relative.with_suffix("").as_posix()
 
 
 def _csv_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
@@ -279,7 +276,7 @@ def _read_annotated(spec: DatasetSpec, data_dir: Path, source: Source, limit: in
     for at, name, points in progress(faces[:limit], path.name):
         seen[name] += 1
         with bad.catch(at.removeprefix(f"{path.parent}{os.sep}")):
-            image = _find_image(path, data_dir, name)
+            image, label = _find_image(path, data_dir, name)
             try:
                 numbers = points()
             except (ValueError, TypeError, OverflowError) as error:
@@ -288,7 +285,7 @@ def _read_annotated(spec: DatasetSpec, data_dir: Path, source: Source, limit: in
                 raise InputError(f"{at}: {len(numbers) / 2:g} points, {spec.title} has {spec.num_landmarks}.")
             if not (np.abs(numbers) <= 1e6).all():  # NaN is not
                 raise InputError(f"{at}: a point that is not a number.")
-            label = _name(image, data_dir) + (f"#{seen[name] - 1}" if times[name] > 1 else "")
+            label += f"#{seen[name] - 1}" if times[name] > 1 else ""
             yield new_sample(label, image, numbers.reshape(-1, 2), {source.name})
 
 
@@ -345,7 +342,7 @@ def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, ba
         table = read_dataset(file, f"phis{ending}").astype(np.float64)  # MATLAB is column-major: (87, N) here
         count = file[f"Is{ending}"].size
     rows = 3 * spec.num_landmarks
-    if table.ndim != 2 or table.shape[0] != rows or table.shape[1] != count:
+    if table.shape != (rows, count):
         raise InputError(f"{path}: phis{ending} has shape {table.shape}, expected ({rows}, {count}).")
     for i, column in enumerate(progress(table.T[:limit], path.name)):
         name = f"{source.name}/{i:04d}"

@@ -37,12 +37,8 @@ def write(model: keras.Model, path: Path, to: str, quantise: str, crops: np.ndar
     """Writes an export; `to`: tflite, onnx, savedmodel or h5. Args and Raises: see `to_tflite` and `export_release`."""
     if to == "tflite":
         path.write_bytes(to_tflite(model, quantise, crops))
-    elif to == "savedmodel":
-        write_saved_model(model, path)
-    elif to == "onnx":
-        write_onnx(model, path)
     else:
-        export_release(model, path)
+        {"savedmodel": write_saved_model, "onnx": write_onnx, "h5": export_release}[to](model, path)
 
 
 def describe(model: keras.Model, to: str, quantise: str, has_pose: bool = True) -> dict:

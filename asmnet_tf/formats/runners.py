@@ -104,11 +104,7 @@ def check_process() -> None:
 
 
 def runnable(
-    path: Path,
-    kind: str,
-    inputs: dict[str, Sequence],
-    outputs: dict[str, Sequence],
-    run: Callable[[np.ndarray], dict],
+    path: Path, kind: str, inputs: dict[str, Sequence], outputs: dict[str, Sequence], run: Callable[[np.ndarray], dict]
 ) -> RunnableModel:
     """Returns the model of a graph whose tensors have names and shapes (any length: no number, or below 1).
 

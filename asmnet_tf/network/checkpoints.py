@@ -161,23 +161,20 @@ def _read_layer_weights(path: Path) -> dict[str, list[np.ndarray]]:
     try:
         with h5py.File(path, "r") as file:
             root = file.get("model_weights", file)
-            keras3 = "layers" in root and "layer_names" not in root.attrs
-            return _read_keras3(root) if keras3 else read_keras2_weights(root)
+            if "layers" not in root or "layer_names" in root.attrs:
+                return read_keras2_weights(root)
+            stored: dict[str, list[np.ndarray]] = {}
+
+            def visit(_: str, entry: h5py.Group | h5py.Dataset) -> None:
+                if isinstance(entry, h5py.Group) and "name" in entry.attrs and len(entry):
+                    keys = sorted((key for key in entry if key.isdigit()), key=int)
+                    stored[str(entry.attrs["name"])] = [_float32(entry, key) for key in keys]
+
+            root.visititems(visit)
+            return stored
     except BROKEN_HDF5 as error:
         told = f"no weights can be read ({first_line(error)})"
         raise InputError(f"{path}: {told}. Expected .keras, .weights.h5 or .h5.") from error
-
-
-def _read_keras3(root: h5py.Group) -> dict[str, list[np.ndarray]]:
-    stored: dict[str, list[np.ndarray]] = {}
-
-    def visit(_: str, entry: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(entry, h5py.Group) and "name" in entry.attrs and len(entry):
-            keys = sorted((key for key in entry if key.isdigit()), key=int)
-            stored[str(entry.attrs["name"])] = [_float32(entry, key) for key in keys]
-
-    root.visititems(visit)
-    return stored
 
 
 def _float32(group: h5py.Group, name: str) -> np.ndarray:
