@@ -295,7 +295,7 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
         return array
 
 
-def read_text(path: str | os.PathLike) -> str:
+def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """Reads a text file as people's programs write it: UTF-8 or UTF-16, any line ends, which come back as `\\n`.
 
     Bytes that are no UTF-8 are taken as Windows-1252, which spreadsheets write, and that is said on stderr.
@@ -304,11 +304,11 @@ def read_text(path: str | os.PathLike) -> str:
     """
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_TEXT_BYTES + 1)
+            data = file.read(max_bytes + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Is it there, whole?") from error
-    if len(data) > MAX_TEXT_BYTES:
-        raise InputError(f"{path}: more than {MAX_TEXT_BYTES >> 20} MB of text. Is it the right file?")
+    if len(data) > max_bytes:
+        raise InputError(f"{path}: more than {max_bytes >> 20} MB of text. Is it the right file?")
     coding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
     zeros = [data[place:1000:2].count(0) for place in (0, 1)]
     if coding == "utf-8" and max(zeros) > min(len(data), 1000) // 4 > min(zeros):  # UTF-16 without a mark
