@@ -61,6 +61,17 @@ class OutputError(InputError):
 
 
 @contextlib.contextmanager
+def refusing(what: str, errors: tuple = (Exception,), then: str = "", passing: type = InputError) -> Iterator[None]:
+    """Turns one of `errors` that is not `passing` into the InputError `what (its first line). then`."""
+    try:
+        yield
+    except passing:
+        raise
+    except errors as error:
+        raise InputError(f"{what} ({first_line(error, 120)}). {then}".rstrip()) from error
+
+
+@contextlib.contextmanager
 def writing(path: str | os.PathLike, what: str = "cannot be written") -> Iterator[None]:
     """Turns an OSError into an OutputError that names `path` and the system's reason."""
     try:
@@ -251,17 +262,6 @@ def _lock(path: Path) -> TextIO | None:
     return None
 
 
-@contextlib.contextmanager
-def _expecting(path: str | os.PathLike, expected: str) -> Iterator[None]:
-    """Turns whatever numpy and zipfile raise for a file that is cut short, damaged or of another kind into one line."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path}: not a whole {expected} ({first_line(error)}).") from error
-
-
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads all arrays of an `.npz`, never unpickling; a `.npy` is not accepted.
 
@@ -269,7 +269,8 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     import numpy as np  # here, so that `--help` does not wait for it
 
-    with _expecting(path, ".npz file of plain arrays"), np.load(path, allow_pickle=False) as file:
+    told, missing = f"{path}: not a whole .npz file of plain arrays", FileNotFoundError
+    with refusing(told, passing=missing), np.load(path, allow_pickle=False) as file:
         check_archive(path)
         arrays = {name: file[name] for name in file.files}
         for name, array in arrays.items():
@@ -286,8 +287,8 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     """
     import numpy as np
 
-    # over: of a shape that no file can have
-    with _expecting(path, ".npy file of one plain array"), np.errstate(over="raise"):
+    told, missing = f"{path}: not a whole .npy file of one plain array", FileNotFoundError
+    with refusing(told, passing=missing), np.errstate(over="raise"):  # of a shape that no file can have
         array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
         if not isinstance(array, np.ndarray):
             array.close()

@@ -37,7 +37,7 @@ from asmnet_tf.config import PHOTO_ENDINGS
 from asmnet_tf.data.geometry import image_size, landmark_box, read_image
 from asmnet_tf.data.layouts import DatasetSpec, Source
 from asmnet_tf.data.pose import angles_of_300w_lp, matrix_to_angles, mean_face
-from asmnet_tf.files import InputError, first_line, parse_numbers, read_csv, read_dataset, read_text
+from asmnet_tf.files import InputError, first_line, parse_numbers, read_csv, read_dataset, read_text, refusing
 
 if TYPE_CHECKING:
     import h5py
@@ -230,10 +230,8 @@ def _csv_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple
 
 
 def _dlib_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
-    try:
+    with refusing(f"{path}: not XML", (ElementTree.ParseError, ValueError)):
         root = ElementTree.fromstring(read_text(path, MAX_LIST_BYTES))
-    except (ElementTree.ParseError, ValueError) as error:
-        raise InputError(f"{path}: not XML ({first_line(error)}).") from error
 
     def points(box: ElementTree.Element) -> np.ndarray:
         parts = {part.get("name", ""): [float(part.get(axis, "nan")) for axis in "xy"] for part in box.iter("part")}
@@ -277,10 +275,8 @@ def _read_annotated(spec: DatasetSpec, data_dir: Path, source: Source, limit: in
         seen[name] += 1
         with bad.catch(at.removeprefix(f"{path.parent}{os.sep}")):
             image, label = _find_image(path, data_dir, name)
-            try:
+            with refusing(f"{at}: not x and y of each point", (ValueError, TypeError, OverflowError)):
                 numbers = points()
-            except (ValueError, TypeError, OverflowError) as error:
-                raise InputError(f"{at}: not x and y of each point ({first_line(error)}).") from error
             if len(numbers) != 2 * spec.num_landmarks:
                 raise InputError(f"{at}: {len(numbers) / 2:g} points, {spec.title} has {spec.num_landmarks}.")
             if not (np.abs(numbers) <= 1e6).all():  # NaN is not
@@ -317,12 +313,10 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, ba
             image_name = relative.as_posix()
             name = f"{relative.with_suffix('').as_posix()}#{faces[image_name]}"
             faces[image_name] += 1
-            try:
+            with refusing(f"{at}: a column that is not a number", then="Download the list again."):
                 numbers = np.array(parse_numbers([part.strip(" ,;\t") for part in parts[:-1]]))
                 if not (np.abs(numbers) <= 1e6).all():  # NaN is not
                     raise ValueError("not finite, or beyond 1e6")
-            except ValueError as error:
-                raise InputError(f"{at}: a column that is not a number ({error}). Download the list again.") from error
             image = data_dir / "WFLW_images" / relative
             if not is_file(image):
                 absent += 1
@@ -380,11 +374,9 @@ def _open_mat(path: Path, wanted: str) -> Iterator[h5py.File]:
     """Opens a COFW file. Raises: InputError if `wanted`, what the caller reads, is damaged."""
     import h5py  # comes with Keras; only this dataset needs it
 
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except files.BROKEN_HDF5 as error:
-        raise InputError(f"{path}: {wanted} cannot be read ({str(error)[:100]}). Is it COFW's colour file?") from error
+    told = f"{path}: {wanted} cannot be read"
+    with refusing(told, files.BROKEN_HDF5, "Is it COFW's colour file?"), h5py.File(path, "r") as file:
+        yield file
 
 
 # --- AFLW2000-3D, 300W-LP, BIWI ---------------------------------------------------------------------------------------
@@ -411,12 +403,10 @@ def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns landmarks (68, 2), 0-based, and pitch, yaw, roll in radians as the file has them."""
     from scipy.io import loadmat  # only this dataset needs it
 
-    try:
+    with refusing(f"{path}: no whole file of AFLW2000-3D or 300W-LP"):  # SciPy raises whatever comes
         content = loadmat(path, variable_names=("Pose_Para", "pt3d_68", "pt2d"))
         points = np.asarray(content["pt3d_68"] if "pt3d_68" in content else content["pt2d"], np.float64)[:2].T
         angles = np.asarray(content["Pose_Para"], np.float64).reshape(-1)[:3]
-    except Exception as error:  # SciPy raises whatever comes for a damaged file
-        raise InputError(f"{path}: no whole file of AFLW2000-3D or 300W-LP ({first_line(error)}).") from error
     if points.shape != (68, 2) or angles.shape != (3,) or not (np.abs([*points.flat, *angles]) < 1e6).all():
         raise InputError(f"{path}: {points.shape[0]} points and {angles.size} angles, expected 68 and 3 finite ones.")
     return points - 1.0, angles  # MATLAB counts from 1

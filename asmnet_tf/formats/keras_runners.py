@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from asmnet_tf.data.sidecars import crop_of, read_sidecar
-from asmnet_tf.files import InputError, first_line
+from asmnet_tf.files import InputError, refusing
 from asmnet_tf.formats.release import OURS, Convention, is_release, load_original_model
 from asmnet_tf.formats.runners import Infer, RunnableModel, input_size_of, runnable
 from asmnet_tf.network import keras
@@ -70,12 +70,9 @@ def _open_saved_model(path: Path) -> RunnableModel:
     """Opens what `model.export` or `tf.saved_model.save` wrote, through its signature."""
     if not (path / "saved_model.pb").is_file():
         raise InputError(f"{path}: a folder without saved_model.pb, so no SavedModel. Give a model file inside it?")
-    try:
+    with refusing(f"{path}: not a SavedModel that TensorFlow loads", then="Export again."):
         loaded = tf.saved_model.load(str(path))
         signatures = dict(loaded.signatures)
-    except Exception as error:  # TensorFlow has many; all mean the folder is not usable
-        reason = first_line(error, 120)
-        raise InputError(f"{path}: not a SavedModel that TensorFlow loads ({reason}). Export again.") from error
     if not signatures:
         raise InputError(f"{path}: a SavedModel without signatures. Export it with model.export.")
     signature = signatures.get("serving_default", next(iter(signatures.values())))

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG
-from asmnet_tf.files import BROKEN_HDF5, InputError, first_line, replacing
+from asmnet_tf.files import BROKEN_HDF5, InputError, first_line, refusing, replacing
 from asmnet_tf.network import keras
 from asmnet_tf.network.asmnet import BUILDERS
 from asmnet_tf.network.checkpoints import as_text, read_keras2_weights, set_layer_weights
@@ -212,7 +212,8 @@ def load_original_model(path: str | Path, input_size: int | None = None) -> tupl
     """
     path = Path(path)
     architecture, stored = _read(path)
-    try:
+    broken = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
+    with refusing(f"{path}: describes no functional Keras 2 network of ours", broken):
         layers = _layers(architecture) if architecture else {}
         size = (_input_size(path, layers) if architecture else None) or input_size or INPUT_SIZE
         scale, offset = _rescaling(layers)
@@ -228,10 +229,6 @@ def load_original_model(path: str | Path, input_size: int | None = None) -> tupl
         )
         if architecture:
             _compare(path, layers, [str(output[0]) for output in architecture["output_layers"]], model)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: describes no functional Keras 2 network of ours ({first_line(error)}).") from error
     weighted = {layer.name: layer for layer in model.layers if layer.weights}
     for name, layer in weighted.items():
         if name not in stored:
