@@ -61,14 +61,16 @@ class OutputError(InputError):
 
 
 @contextlib.contextmanager
-def refusing(what: str, errors: tuple = (Exception,), then: str = "", passing: type = InputError) -> Iterator[None]:
+def refusing(
+    what: str, errors: tuple = (Exception,), then: str = "", passing: type = InputError, length: int = 120
+) -> Iterator[None]:
     """Turns one of `errors` that is not `passing` into the InputError `what (its first line). then`."""
     try:
         yield
     except passing:
         raise
     except errors as error:
-        raise InputError(f"{what} ({first_line(error, 120)}). {then}".rstrip()) from error
+        raise InputError(f"{what} ({first_line(error, length)}). {then}".rstrip()) from error
 
 
 @contextlib.contextmanager
@@ -270,7 +272,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     import numpy as np  # here, so that `--help` does not wait for it
 
     told, missing = f"{path}: not a whole .npz file of plain arrays", FileNotFoundError
-    with refusing(told, passing=missing), np.load(path, allow_pickle=False) as file:
+    with refusing(told, passing=missing, length=80), np.load(path, allow_pickle=False) as file:
         check_archive(path)
         arrays = {name: file[name] for name in file.files}
         for name, array in arrays.items():
@@ -288,7 +290,7 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     import numpy as np
 
     told, missing = f"{path}: not a whole .npy file of one plain array", FileNotFoundError
-    with refusing(told, passing=missing), np.errstate(over="raise"):  # of a shape that no file can have
+    with refusing(told, passing=missing, length=80), np.errstate(over="raise"):  # of a shape that no file can have
         array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
         if not isinstance(array, np.ndarray):
             array.close()
