@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from asmnet_tf.files import ENDINGS, EXIT_TRY_AGAIN, InputError, first_line, last_words
+from asmnet_tf.files import ENDINGS, EXIT_TRY_AGAIN, InputError, first_line, last_words, refusing
 
 if TYPE_CHECKING:
     import keras
@@ -244,7 +244,8 @@ def _tf_config() -> tuple[tf.distribute.cluster_resolver.ClusterResolver, int, l
     example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
     if "TF_CONFIG" not in os.environ:
         raise InputError(f"--strategy multiworker: TF_CONFIG is not set, in each worker to its {example}")
-    try:
+    broken = (ValueError, KeyError, TypeError, AttributeError)
+    with refusing("TF_CONFIG: cannot be used", broken, f"Expected the form of {example}"):
         config = json.loads(os.environ["TF_CONFIG"])
         jobs, task = config["cluster"], config["task"]
         kind, index = task["type"], int(task["index"])
@@ -252,6 +253,4 @@ def _tf_config() -> tuple[tf.distribute.cluster_resolver.ClusterResolver, int, l
             raise ValueError("cluster or task")
         order = [("chief", 0)] * ("chief" in jobs) + [("worker", i) for i in range(len(jobs.get("worker", [])))]
         addresses = [str(jobs[job][i]) for job, i in order]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"TF_CONFIG: cannot be used ({error}). Expected the form of {example}") from error
     return tf.distribute.cluster_resolver.TFConfigClusterResolver(), order.index((kind, index)), addresses
