@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG
-from asmnet_tf.files import BROKEN_HDF5, InputError, first_line, refusing, replacing
+from asmnet_tf.files import BROKEN_HDF5, InputError, refusing, replacing
 from asmnet_tf.network import keras
 from asmnet_tf.network.asmnet import BUILDERS
 from asmnet_tf.network.checkpoints import as_text, read_keras2_weights, set_layer_weights
@@ -246,22 +246,19 @@ def _read(path: Path) -> tuple[dict | None, dict[str, list[np.ndarray]]]:
     """Returns the `config` of the network, None in a weight-only file, and layer name -> arrays."""
     if not path.is_file():
         raise InputError(f"{path}: no such model. The release's files are called like ASMNet_300W_ASMLoss.h5.")
-    try:
-        with h5py.File(path, "r") as file:
-            keras3 = as_text(file.attrs.get("keras_version", ""))[:1] == "3"
-            if keras3 or ("layers" in file and "layer_names" not in file.attrs):
-                raise InputError(f"{path}: written by Keras 3, not by the release. Use the .keras file of that model.")
-            text = file.attrs.get("model_config")
-            root = file["model_weights"] if text is not None else file
-            if "layer_names" not in root.attrs:
-                raise InputError(f"{path}: HDF5, but no Keras 2 model or weights in it. Is it the right file?")
-            stored = {name: arrays for name, arrays in read_keras2_weights(root).items() if arrays}
-            return None if text is None else json.loads(text)["config"], stored
-    except InputError:
-        raise
-    except BROKEN_HDF5 as error:
-        what = f"a truncated or damaged HDF5 file ({first_line(error)})" if h5py.is_hdf5(path) else "not an HDF5 file"
-        raise InputError(f"{path}: {what}. Download or save the model again.") from error
+    again = "Download or save the model again."
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path}: not an HDF5 file. {again}")
+    with refusing(f"{path}: a truncated or damaged HDF5 file", BROKEN_HDF5, again), h5py.File(path, "r") as file:
+        keras3 = as_text(file.attrs.get("keras_version", ""))[:1] == "3"
+        if keras3 or ("layers" in file and "layer_names" not in file.attrs):
+            raise InputError(f"{path}: written by Keras 3, not by the release. Use the .keras file of that model.")
+        text = file.attrs.get("model_config")
+        root = file["model_weights"] if text is not None else file
+        if "layer_names" not in root.attrs:
+            raise InputError(f"{path}: HDF5, but no Keras 2 model or weights in it. Is it the right file?")
+        stored = {name: arrays for name, arrays in read_keras2_weights(root).items() if arrays}
+        return None if text is None else json.loads(text)["config"], stored
 
 
 def _input_size(path: Path, layers: dict[str, _Layer]) -> int | None:
