@@ -5,7 +5,6 @@ Figures are drawn by Agg without pyplot, so nothing depends on a display, and ev
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
 import warnings
@@ -27,10 +26,10 @@ from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.records import Faces, Measured, Method, file_names, number, one_line
 from asmnet_tf.faces.overlay import draw_axes
-from asmnet_tf.files import InputError, make_folder, read_text, replacing
+from asmnet_tf.files import replacing
+from asmnet_tf.shape.shape_model import ShapeModel
 
 DPI = 200
-PCA_MARKS = (85.0, 90.0, 95.0, 97.0, 99.0)  # of the variance curve, where the caller asks for none
 MAX_MODES = 5
 SHEET_FACES = 12
 SHEET_COLUMNS = 4
@@ -40,26 +39,23 @@ GREEN, RED = (0, 235, 0), (255, 45, 45)
 _LINES = ("-", "--", "-.", ":")
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
 _COLOURS += ("#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
-_LOG_COLUMNS = ("epoch", "loss", "loss_landmarks", "loss_asm", "loss_pose", "alpha", "lr", "val_nme_pct")
 
 
 # --- what all figures share -------------------------------------------------------------------------------------------
 
 
-def draw_face(axes, points: np.ndarray, spec: DatasetSpec | None, **style) -> None:
+def draw_face(axes, points: np.ndarray, spec: DatasetSpec, **style) -> None:
     """Draws points (L, 2) along the spec's contours, or as dots where there are none."""
-    contours = spec.contours if spec is not None and len(points) == spec.num_landmarks else ()
-    for indices, closed in contours:
+    for indices, closed in spec.contours:
         axes.plot(*points[[*indices, indices[0]] if closed else list(indices)].T, **style)
-    dots = np.delete(points, [i for indices, _ in contours for i in indices], axis=0)
+    dots = np.delete(points, [i for indices, _ in spec.contours for i in indices], axis=0)
     axes.plot(*dots.T, linestyle="none", marker=".", markersize=3, color=style.get("color"))
 
 
 def frame_face(axes, points: np.ndarray, margin: float) -> None:
     """Fits equal axes, y downwards, around points (..., 2) and removes the ticks."""
     box = landmark_box(points.reshape(-1, 2))
-    if np.isfinite(box).all():
-        axes.set(xlim=(box[0] - margin, box[2] + margin), ylim=(box[3] + margin, box[1] - margin))
+    axes.set(xlim=(box[0] - margin, box[2] + margin), ylim=(box[3] + margin, box[1] - margin))
     axes.set(aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
@@ -276,14 +272,12 @@ def _short(name: str, length: int = 26) -> str:
 # --- training and the shape model -------------------------------------------------------------------------------------
 
 
-def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
-    """Draws losses, validation NME and pose error, alpha and learning rate over the epochs of `log.csv`.
+def training_curves(rows: Sequence[dict], output_png: Path) -> None:
+    """Draws losses, validation NME and pose error, alpha and learning rate over the epochs of a run.
 
-    Args:   log_csv: columns epoch, loss, loss_landmarks, loss_asm, loss_pose, alpha, lr, images_per_s, seconds,
-                val_nme_pct, val_yaw_deg, val_pitch_deg, val_roll_deg; cells may be empty.
-    Raises: InputError for a log that cannot be read, lacks a column, holds no epoch or text for a number.
+    Args: rows: those of log.csv, one an epoch, at least one; None where a number is not known.
     """
-    log = _read_log(Path(log_csv))
+    log = {column: np.array([row[column] for row in rows], np.float64) for column in rows[0]}
     epoch = log["epoch"]
     figure = new_figure((12.0, 5.6))
     grid = figure.add_gridspec(2, 3, height_ratios=[2, 1])
@@ -294,7 +288,7 @@ def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
     def panel(place, title: str, columns: dict[str, str], *, log_axis=False, clip=False, **style) -> None:
         axes, lowest = new_axes(figure, place, title=title, xlim=span, xlabel="epoch"), []
         for j, (column, told) in enumerate(columns.items()):
-            values = log.get(column, np.full(len(epoch), np.nan))
+            values = log[column]
             known = np.isfinite(values) & ((values > 0) | (not log_axis))
             if known.any():  # validation may run every few epochs: join what is there
                 axes.plot(epoch[known], values[known], **line_style(j, 1.3), **marker, **style, label=told)
@@ -318,65 +312,25 @@ def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
     panel(grid[1, 0], "alpha, weight of the ASM term", {"alpha": "alpha"}, drawstyle="steps-mid")
     panel(grid[1, 1], "learning rate", {"lr": "learning rate"})
     panel(grid[1, 2], "speed [images / s]", {"images_per_s": "images / s"})
-    save_figure(figure, Path(output_png))
-
-
-def _read_log(path: Path) -> dict[str, np.ndarray]:
-    def wrong(came: str) -> InputError:
-        return InputError(f"{path}: {came}. Is it the log.csv of a run?")
-
-    try:
-        reader = csv.DictReader(read_text(path).split("\n"))
-        columns, rows = list(reader.fieldnames or ()), list(reader)
-    except (OSError, csv.Error) as error:
-        raise wrong(f"training log cannot be read ({error})") from error
-    for column in _LOG_COLUMNS:
-        if column not in columns:
-            raise wrong(f"no column {column}")
-    log = {}
-    for column in columns:
-        try:
-            log[column] = np.array([float(row[column] or "nan") for row in rows])
-        except ValueError as error:
-            raise wrong(f"column {column}: {error}") from error
-    known = np.isfinite(log["epoch"])
-    if not known.any():
-        raise wrong("no epoch in it")
-    return {column: values[known] for column, values in log.items()}
+    save_figure(figure, output_png)
 
 
 def shape_model_plots(
-    output_dir: str | Path,
-    prefix: str,
-    mean_shape: np.ndarray,
-    eigenvectors: np.ndarray,
-    eigenvalues: np.ndarray,
-    explained_ratio_all: np.ndarray,
-    smoothing: dict[float, np.ndarray],
-    spec: DatasetSpec | None,
-) -> list[Path]:
-    """Draws a shape model: <prefix>_modes.png, <prefix>_variance.png and, for any `smoothing`, <prefix>_smoothing.png.
+    output_dir: Path, model: ShapeModel, smoothing: dict[float, np.ndarray], spec: DatasetSpec
+) -> None:
+    """Draws a shape model of all eigen-shapes: <name of spec>_{modes,variance,smoothing}.png.
 
-    Args:
-        mean_shape: (2L,) network units, x0, y0, x1, ... eigenvectors: (2L, K), largest first. eigenvalues: (K,).
-        explained_ratio_all: (2L,) or fewer, share of the variance of every component, largest first.
-        smoothing: pca_percent -> (N,) how far ASM moves each real shape, mean over its landmarks, as a fraction of the
-            inter-ocular distance; its keys are also marked on the variance curve.
-        spec: gives the contours; None draws dots.
-    Returns: the files written. Raises: InputError if one cannot be.
+    Args: smoothing: pca_percent -> (N,) how far ASM moves each real shape, mean over its landmarks, as a fraction of
+            the inter-ocular distance; its keys are also marked on the variance curve.
     """
-    drawn = {"modes": _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, spec)}
-    drawn["variance"] = _variance_figure(explained_ratio_all, sorted(smoothing) or PCA_MARKS)
-    if smoothing:
-        drawn["smoothing"] = _smoothing_figure(smoothing)
-    files = [make_folder(output_dir) / f"{prefix}_{kind}.png" for kind in drawn]
-    for path, figure in zip(files, drawn.values()):
-        save_figure(figure, path)
-    return files
+    drawn = {"modes": _modes_figure(model, spec), "variance": _variance_figure(model.eigenvalues, sorted(smoothing))}
+    for kind, figure in (drawn | {"smoothing": _smoothing_figure(smoothing)}).items():
+        save_figure(figure, output_dir / f"{spec.name}_{kind}.png")
 
 
-def _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, spec: DatasetSpec | None) -> Figure:
-    deviations = np.sqrt(np.maximum(eigenvalues, 0.0))
+def _modes_figure(model: ShapeModel, spec: DatasetSpec) -> Figure:
+    eigenvectors, mean_shape, eigenvalues = model.eigenvectors, model.mean_shape, model.eigenvalues
+    deviations, shares = np.sqrt(np.maximum(eigenvalues, 0.0)), 100 * eigenvalues / eigenvalues.sum()
     modes, steps = min(MAX_MODES, eigenvectors.shape[1]), np.arange(-3, 4)
     figure = new_figure((1.5 * len(steps) + 0.5, 1.75 * modes + 0.5))
     moves = steps[:, None] * (eigenvectors[:, :modes] * deviations[:modes]).T[:, None]  # (modes, steps, 2L)
@@ -394,12 +348,12 @@ def _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, sp
             if k == 0:
                 axes.set_title("mean" if step == 0 else rf"{step:+d} $\sqrt{{\lambda}}$".replace("-", "−"), fontsize=9)
             if j == 0:
-                axes.set_ylabel(f"mode {k + 1}\n{100 * float(explained_ratio_all[k]):.1f} %", fontsize=9)
+                axes.set_ylabel(f"mode {k + 1}\n{shares[k]:.1f} %", fontsize=9)
     return figure
 
 
-def _variance_figure(ratios: np.ndarray, marks: Sequence[float]) -> Figure:
-    total = np.cumsum(ratios) * 100
+def _variance_figure(eigenvalues: np.ndarray, marks: Sequence[float]) -> Figure:
+    total = np.cumsum(eigenvalues / eigenvalues.sum()) * 100
     count = np.arange(1, len(total) + 1)
     figure = new_figure((7.0, 4.6))
     axes = new_axes(figure, xscale="log", xlabel="number of components K", ylabel="variance explained [%]")
