@@ -90,23 +90,15 @@ def compare(errors: dict[str, np.ndarray], subsets: dict[str, np.ndarray]) -> di
     """Compares methods in pairs on the same faces; of many methods the first with each of the others.
 
     Args:    errors: method -> NME of each face, fractions (N,). subsets: name -> bool (N,).
-    Returns: subset -> for each pair a, b, n, left_out, nme_difference_pct (A - B) with ci95, a_better_pct and
-        b_better_pct, see `metrics.paired_bootstrap`; plain values, None where no face tells.
+    Returns: subset -> for each pair a, b and what `metrics.paired_bootstrap` says of it.
     """
     pairs = list(itertools.combinations(errors, 2))
     if len(errors) > ALL_PAIRS_UP_TO:
         pairs = pairs[: len(errors) - 1]
-
-    def row(a: str, b: str, mask: np.ndarray) -> dict:
-        found = metrics.paired_bootstrap(errors[a][mask], errors[b][mask])
-        difference, *rest = (
-            None if value is None else 100 * value
-            for value in (found.difference, *found.interval, found.share_a_better, found.share_b_better)
-        )
-        told = {"a": a, "b": b, "n": int(np.sum(mask)), "left_out": found.left_out, "nme_difference_pct": difference}
-        return told | {"ci95": rest[:2], "a_better_pct": rest[2], "b_better_pct": rest[3]}
-
-    return {subset: [row(a, b, mask) for a, b in pairs] for subset, mask in subsets.items()}
+    return {
+        subset: [{"a": a, "b": b} | metrics.paired_bootstrap(errors[a][mask], errors[b][mask]) for a, b in pairs]
+        for subset, mask in subsets.items()
+    }
 
 
 def _each(scores: dict[str, dict[str, dict]]) -> list[tuple[str, str, dict]]:

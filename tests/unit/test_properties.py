@@ -163,12 +163,12 @@ def test_nme_grows_with_the_error_and_is_the_mean_of_the_points(spec, factor, da
 @given(ERRORS, numbers(0.01, 1), numbers(0.01, 1))
 def test_auc_and_failure_rate_keep_their_bounds(errors, low, high):
     low, high = sorted((low, high))
-    assert 0 <= metrics.auc(errors, low) <= metrics.auc(errors, high) <= 1
-    assert 0 <= metrics.failure_rate(errors, high) <= metrics.failure_rate(errors, low) <= 1
-    assert metrics.auc(errors, low) <= 1 - metrics.failure_rate(errors, low) + 1e-12
-    assert metrics.auc(np.zeros(len(errors)), low) == 1
+    assert 0 <= metrics.gains(errors, low).mean() <= metrics.gains(errors, high).mean() <= 1
+    assert 0 <= metrics.failures(errors, high).mean() <= metrics.failures(errors, low).mean() <= 1
+    assert metrics.gains(errors, low).mean() <= 1 - metrics.failures(errors, low).mean() + 1e-12
+    assert metrics.gains(np.zeros(len(errors)), low).mean() == 1
     steps = np.linspace(0, low, 2001)
-    assert abs(metrics.ced(errors, steps).mean() - metrics.auc(errors, low)) < 2e-3
+    assert abs(metrics.ced(errors, steps).mean() - metrics.gains(errors, low).mean()) < 2e-3
     assert np.all(np.diff(metrics.ced(errors, steps)) >= 0)
 
 
