@@ -60,11 +60,6 @@ def frame_face(axes, points: np.ndarray, margin: float) -> None:
     axes.spines[:].set_visible(False)
 
 
-def new_figure(size: tuple[float, float]) -> Figure:
-    """Returns an empty figure of `size` inches: without pyplot it is Agg that draws it, without a display."""
-    return Figure(size, layout="constrained")
-
-
 def save_figure(figure: Figure, path: Path, also: str = "png") -> None:
     """Writes a figure as PNG and beside it as `also`: pdf or svg. Raises: InputError if a file cannot be written."""
     for ending in dict.fromkeys(("png", also)):
@@ -120,7 +115,8 @@ def curves_figure(
     columns = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3}.get(count, 4)
     rows = math.ceil(count / columns)
     room = 0.2 * (len(scores) + 1)
-    figure = new_figure((7.5, 5.0 + room) if count == 1 else (4.6 * columns, (4.0 + room) * rows))
+    size = (7.5, 5.0 + room) if count == 1 else (4.6 * columns, (4.0 + room) * rows)
+    figure = Figure(size, layout="constrained")
     for k, (subset, mask) in enumerate(faces.masks.items()):
         axes = new_axes(figure, rows, columns, k + 1, title=f"{faces.spec.title} {subset}, {mask.sum()} faces")
         axes.set_xlabel("NME [% inter-ocular]" if is_ced else "threshold on the NME [% inter-ocular]")
@@ -146,19 +142,18 @@ def curves_figure(
         else:  # the differences are in the last few per cent
             axes.set(yscale="log", ylim=(min(10.0, 0.7 * lowest), 120))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        last = f", AUC@{max(thresholds):.2f}" if thresholds else ""
         rates = ", ".join(f"FR@{t:.2f}" for t in thresholds)
-        legend_below(axes, title=f"NME (faces scored / all){last} [%]" if is_ced else f"{rates} [%]" if rates else None)
+        told = f"NME (faces scored / all), AUC@{max(thresholds):.2f}" if is_ced else rates
+        legend_below(axes, title=f"{told} [%]")
     return figure
 
 
 def _legend(name: str, is_ced: bool, numbers: dict, thresholds: Sequence[float]) -> str:
+    values = [number(numbers[f"fr_pct@{t:.2f}"]) for t in thresholds]
     if is_ced:
         values = [f"{number(numbers['nme_pct'])} ({numbers['n_scored']} / {numbers['n']})"]
-        values += [number(numbers[f"auc_pct@{max(thresholds):.2f}"], 1)] if thresholds else []
-    else:
-        values = [number(numbers[f"fr_pct@{t:.2f}"]) for t in thresholds]
-    return f"{label(name)}: {', '.join(values)}" if values else label(name)
+        values.append(number(numbers[f"auc_pct@{max(thresholds):.2f}"], 1))
+    return f"{label(name)}: {', '.join(values)}"
 
 
 def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndarray], faces: Faces) -> Figure:
@@ -169,9 +164,8 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
 
     Args: means: for each method (L,), per cent of the inter-ocular distance.
     """
-    scored, spec = faces.scored, faces.spec
-    # the outline is that of some thousand faces at most: more look the same
-    truth = np.asarray(faces.landmarks[np.flatnonzero(scored)[:4096]], np.float64)
+    spec = faces.spec
+    truth = np.asarray(faces.landmarks[:4096], np.float64)  # the outline of more faces looks the same
     face = ((truth - truth.mean(axis=1, keepdims=True)) / metrics.normaliser(truth, spec)[:, None, None]).mean(axis=0)
     highest = [float(np.max(mean, where=np.isfinite(mean), initial=0.0)) for mean in means]
     positive = [value for value in highest if value] or [1.0]
@@ -179,9 +173,9 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
     top = max(value for value in positive if value <= limit)
     columns = min(4, len(measured))
     rows = math.ceil(len(measured) / columns)
-    figure = new_figure((max(9.0, 3.6 * columns), 3.8 + 3.6 * rows))
+    figure = Figure((max(9.0, 3.6 * columns), 3.8 + 3.6 * rows), layout="constrained")
     grid = figure.add_gridspec(1 + rows, columns)
-    curves = new_axes(figure, grid[0, :], title=f"{spec.title}, {scored.sum()} faces", ylim=(0, 1.05 * top))
+    curves = new_axes(figure, grid[0, :], title=f"{spec.title}, {len(faces.names)} faces", ylim=(0, 1.05 * top))
     curves.grid(False, axis="x")
     curves.set(xlim=(-0.5, len(face) - 0.5), xlabel="landmark, counted from 0 (bands: contours)")
     curves.set_ylabel("mean error [% inter-ocular]")
@@ -199,7 +193,7 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
         circles.set_clim(0, top)
         axes.add_collection(circles)
         frame_face(axes, face, top / 100)
-        over = f"{metrics.scored(one.nme[scored]).sum()} / {scored.sum()} faces"
+        over = f"{metrics.scored(one.nme).sum()} / {len(faces.names)} faces"
         axes.set_title(f"{label(one.method.name)}\nmean {number(float(mean.mean()))} % ({over})", fontsize=9)
     legend_below(curves, ncols=columns)
     extend = "max" if max(highest) > top else "neither"
@@ -218,9 +212,8 @@ def contact_sheets(
         frame = crop_frame(landmark_box(np.asarray(faces.landmarks[i], np.float64)), "square", SHEET_SCALE)
         return crop_image(image_reader(i), frame, TILE), invert(crop_to_image(frame, TILE))
 
-    scored = np.flatnonzero(faces.scored)
     for one, stem in zip(measured, file_names([one.method.name for one in measured])):
-        order = scored[np.argsort(one.nme[scored], kind="stable")]  # without a prediction (NaN): last
+        order = np.argsort(one.nme, kind="stable")  # without a prediction (NaN): last
         middle = max(0, (len(order) - SHEET_FACES) // 2)
         for kind, chosen in {"best": order, "median": order[middle:], "worst": order[::-1]}.items():
             chosen = chosen[:SHEET_FACES].tolist()
@@ -248,8 +241,7 @@ def _sheet(pictures: list[np.ndarray], captions: list[str], title: str) -> Figur
     columns = min(SHEET_COLUMNS, len(pictures))
     rows = math.ceil(len(pictures) / columns)
     page = np.full((rows * (TILE + CAPTION) + HEAD, max(columns * (TILE + GAP) + GAP, 2 * TILE), 3), 255, np.uint8)
-    figure = new_figure((page.shape[1] / DPI, page.shape[0] / DPI))  # a pixel of a tile is one of the file
-    figure.set_layout_engine("none")
+    figure = Figure((page.shape[1] / DPI, page.shape[0] / DPI))  # a pixel of a tile is one of the file
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     for k, (picture, caption) in enumerate(zip(pictures, captions)):
@@ -279,7 +271,7 @@ def training_curves(rows: Sequence[dict], output_png: Path) -> None:
     """
     log = {column: np.array([row[column] for row in rows], np.float64) for column in rows[0]}
     epoch = log["epoch"]
-    figure = new_figure((12.0, 5.6))
+    figure = Figure((12.0, 5.6), layout="constrained")
     grid = figure.add_gridspec(2, 3, height_ratios=[2, 1])
     marker = {"marker": "o", "markersize": 3} if len(epoch) < 40 else {}
     margin = max(0.5, 0.02 * np.ptp(epoch))
@@ -332,7 +324,7 @@ def _modes_figure(model: ShapeModel, spec: DatasetSpec) -> Figure:
     eigenvectors, mean_shape, eigenvalues = model.eigenvectors, model.mean_shape, model.eigenvalues
     deviations, shares = np.sqrt(np.maximum(eigenvalues, 0.0)), 100 * eigenvalues / eigenvalues.sum()
     modes, steps = min(MAX_MODES, eigenvectors.shape[1]), np.arange(-3, 4)
-    figure = new_figure((1.5 * len(steps) + 0.5, 1.75 * modes + 0.5))
+    figure = Figure((1.5 * len(steps) + 0.5, 1.75 * modes + 0.5), layout="constrained")
     moves = steps[:, None] * (eigenvectors[:, :modes] * deviations[:modes]).T[:, None]  # (modes, steps, 2L)
     shapes = (mean_shape + moves).reshape(modes, len(steps), -1, 2)
     mean = mean_shape.reshape(-1, 2)
@@ -355,7 +347,7 @@ def _modes_figure(model: ShapeModel, spec: DatasetSpec) -> Figure:
 def _variance_figure(eigenvalues: np.ndarray, marks: Sequence[float]) -> Figure:
     total = np.cumsum(eigenvalues / eigenvalues.sum()) * 100
     count = np.arange(1, len(total) + 1)
-    figure = new_figure((7.0, 4.6))
+    figure = Figure((7.0, 4.6), layout="constrained")
     axes = new_axes(figure, xscale="log", xlabel="number of components K", ylabel="variance explained [%]")
     axes.plot(count, total, color=_COLOURS[0], marker="o", markersize=3, linewidth=1.5)
     for j, percent in enumerate(marks):
@@ -370,7 +362,7 @@ def _variance_figure(eigenvalues: np.ndarray, marks: Sequence[float]) -> Figure:
 
 
 def _smoothing_figure(smoothing: dict[float, np.ndarray]) -> Figure:
-    figure = new_figure((7.0, 4.6))
+    figure = Figure((7.0, 4.6), layout="constrained")
     axes = new_axes(figure, ylabel="shapes [% per bin]")
     axes.set_xlabel("distance that ASM moves a shape [% inter-ocular, mean over landmarks]")
     moved = {percent: 100 * values[np.isfinite(values)] for percent, values in sorted(smoothing.items())}

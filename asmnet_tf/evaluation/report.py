@@ -39,18 +39,12 @@ Block = tuple[str, object]
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def score(methods: Sequence[Method], faces: Faces, thresholds: Sequence[float]) -> dict[str, dict[str, dict]]:
-    """Scores every method on every subset.
+def measure(methods: Sequence[Method], faces: Faces) -> list[Measured]:
+    """Returns the errors of every method on every face.
 
-    Args:    thresholds: of failure rate and AUC, NME as a fraction.
-    Returns: {method: {subset: metrics.summarise(...)}}, n 0 and None for an empty subset.
-    Raises:  InputError for two methods of one name, no faces, a face whose eyes are in one point, or predictions that
+    Raises: InputError for two methods of one name, no faces, a face whose eyes are in one point, or predictions that
         do not fit the ground truth.
     """
-    return _score(_measure(methods, faces), faces, thresholds)
-
-
-def _measure(methods: Sequence[Method], faces: Faces) -> list[Measured]:
     count = len(faces.names)
     if not count:
         raise InputError("no face to score. Is the data folder or the list of subsets right?")
@@ -60,28 +54,31 @@ def _measure(methods: Sequence[Method], faces: Faces) -> list[Measured]:
     lengths, pupil_lengths = (metrics.normaliser(truth, faces.spec, k) for k in ("inter-ocular", "inter-pupil"))
     for i in np.flatnonzero(np.isnan(lengths) | np.isnan(pupil_lengths))[:1]:
         raise InputError(f"{faces.names[i]}: both eyes of its true landmarks are in one point. Remove this face.")
-    measured: list[Measured] = []
+    nothing = np.full((count, 3), np.nan)
+    labels, measured = nothing if faces.pose is None else faces.pose, []
     for method in methods:
         if any(other.method.name == method.name for other in measured):
             raise InputError(f"two methods are called {method.name!r}. Give one of them another name.")
         if np.shape(method.landmarks) != truth.shape:
             told = f"landmarks of shape {np.shape(method.landmarks)}, the ground truth has {truth.shape}"
             raise InputError(f"{method.name}: {told}. Is it a model for this dataset?")
-        pose, pose_pnp = (
-            None if angles is None or faces.pose is None else metrics.pose_errors(angles, faces.pose)
-            for angles in (method.pose, method.pose_pnp)
-        )
+        poses = (nothing if angles is None else angles for angles in (method.pose, method.pose_pnp))
         points = metrics.point_errors(method.landmarks, truth, lengths)
-        nme, pupil_nme = (metrics.nme(method.landmarks, truth, each) for each in (lengths, pupil_lengths))
-        measured.append(Measured(method, points, nme, pupil_nme, pose, pose_pnp))
+        nme = points.mean(axis=1)
+        pose_errors = (metrics.pose_errors(angles, labels) for angles in poses)
+        measured.append(Measured(method, points, nme, nme * (lengths / pupil_lengths), *pose_errors))
     return measured
 
 
-def _score(measured: list[Measured], faces: Faces, thresholds: Sequence[float]) -> dict[str, dict[str, dict]]:
+def score(measured: Sequence[Measured], faces: Faces, thresholds: Sequence[float]) -> dict[str, dict[str, dict]]:
+    """Returns {method: {subset: metrics.summarise(...)}}, n 0 and None for an empty subset.
+
+    Args: thresholds: of failure rate and AUC, NME as a fraction.
+    """
+
     def summary(one: Measured, mask: np.ndarray) -> dict:
-        errors = (one.nme, one.nme_interpupil, one.pose, one.pose_pnp)
-        nme, pupil, pose, pose_pnp = (None if values is None else values[mask] for values in errors)
-        return metrics.summarise(nme, pupil, tuple(thresholds), pose, pose_pnp)
+        nme, pupil, pose, pose_pnp = (v[mask] for v in (one.nme, one.nme_interpupil, one.pose, one.pose_pnp))
+        return metrics.summarise(nme, pupil, thresholds, pose, pose_pnp)
 
     return {one.method.name: {key: summary(one, mask) for key, mask in faces.masks.items()} for one in measured}
 
@@ -154,17 +151,16 @@ def write_report(
 
     metrics.json, summary.md, report.html (one file, figures inside), per_image.csv, ced, failure_rate and
     landmark_errors as .csv and .png, and with `image_reader` the sheets <method>_{best,median,worst}.png. Landmark
-    errors and sheets are over the faces of all subsets together.
+    errors and sheets are over all faces.
 
     Args:
         protocol: plain values that say how the numbers came about (crop, pose labels, data folder, command, ...).
         image_reader: face number -> its image, RGB uint8 (H, W, 3).
         also: `pdf` or `svg`, to write each figure in this format, too.
-    Raises: InputError as `score`, for a file that cannot be written, and what `image_reader` raises.
+    Raises: InputError as `measure`, for a file that cannot be written, and what `image_reader` raises.
     """
-    output, thresholds = make_folder(output), tuple(thresholds)
-    measured = _measure(methods, faces)
-    scores = _score(measured, faces, thresholds)
+    output, measured = make_folder(output), measure(methods, faces)
+    scores = score(measured, faces, thresholds)
     compared = compare({one.method.name: one.nme for one in measured}, faces.masks) if len(measured) > 1 else {}
     document = {
         "protocol": protocol,
@@ -204,7 +200,7 @@ def _write_per_image(path: Path, measured: list[Measured], faces: Faces) -> None
 
 def _grid(thresholds: Sequence[float]) -> np.ndarray:
     """Returns NME fractions from 0 to the largest threshold, at least 10 %, rounded so that 8 % is exactly 0.08."""
-    last = max(10.0, *(100 * t for t in thresholds)) if thresholds else 10.0
+    last = max(10.0, *(100 * t for t in thresholds))
     return np.round(np.arange(math.ceil(last / CED_STEP_PCT - 1e-6) + 1) * CED_STEP_PCT / 100, 6)
 
 
@@ -235,7 +231,7 @@ def _write_figures(output: Path, measured, faces: Faces, thresholds, scores, ima
         save(stem, figures.curves_figure(stem, grid, shares, faces, scores, thresholds))
     means = []
     for one in measured:  # by `where`: a copy of the rows chosen would be as large as the table
-        rows = faces.scored & metrics.scored(one.nme)
+        rows = metrics.scored(one.nme)
         means.append(100 * np.sum(one.points, axis=0, where=rows[:, None]) / (rows.sum() or np.nan))
     header = ["landmark", *(one.method.name for one in measured)]
     write_csv(output / "landmark_errors.csv", header, ([i, *map(cell, row)] for i, row in enumerate(zip(*means))))
@@ -251,9 +247,9 @@ def _write_figures(output: Path, measured, faces: Faces, thresholds, scores, ima
 
 def _landmark_blocks(faces: Faces, thresholds: Sequence[float], protocol: dict, scores: dict) -> list[Block]:
     plural = "" if len(scores) == 1 else "s"
-    blocks: list[Block] = [("h1", f"{faces.spec.title}: {len(scores)} method{plural} on {len(faces.names)} faces")]
+    title = f"{faces.spec.title}: {len(scores)} method{plural} on {len(faces.names)} faces"
     said = {key: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for key, v in plain(protocol).items()}
-    blocks += [("list", [f"{key}: {value}" for key, value in said.items()]), ("h2", "Landmarks")]
+    blocks = [("h1", title), ("list", [f"{key}: {value}" for key, value in said.items()]), ("h2", "Landmarks")]
     keys = ["nme_pct", "nme_interpupil_pct"] + [f"{k}_pct@{t:.2f}" for t in thresholds for k in ("fr", "auc")]
     header = ["method", "subset", "faces", "scored", "NME inter-ocular %", "NME inter-pupil %"]
     header += [f"{k}@{t:.2f} %" for t in thresholds for k in ("FR", "AUC")]
@@ -308,16 +304,15 @@ def _pose_blocks(scores: dict) -> list[Block]:
 
 
 def _model_blocks(methods: Sequence[Method]) -> list[Block]:
-    titles = {"multiply_adds": "multiply-adds", "latency_ms": "latency ms", "forward_passes": "forward passes"}
-    titles["input_size"] = "input px"
-    columns = ("parameters", *titles, "crop", "format", "convention", "file")
+    titles = {"parameters": "parameters", "multiply_adds": "multiply-adds", "latency_ms": "latency ms"}
+    titles |= {"forward_passes": "forward passes", "input_size": "input px"}
+    titles |= {key: key for key in ("crop", "format", "convention", "file")}
     forms = {"parameters": lambda v: f"{v / 1e6:.3f} M", "multiply_adds": lambda v: f"{v / 1e6:.1f} M"}
     forms["latency_ms"] = "{:.2f}".format
     infos = [{key: forms.get(key, str)(v) for key, v in m.info.items() if v is not None} for m in methods]
-    present = [key for key in columns if any(key in info for info in infos)]
+    present = [key for key in titles if any(key in info for info in infos)]
     rows = [[m.name, *(info.get(key, "-") for key in present)] for m, info in zip(methods, infos)]
-    header = ["method", *(titles.get(key, key) for key in present)]
-    return [("h2", "Models"), ("table", (header, rows))] if present else []
+    return [("h2", "Models"), ("table", (["method", *map(titles.get, present)], rows))] if present else []
 
 
 def _published_blocks(faces: Faces, scores: dict) -> list[Block]:
@@ -408,26 +403,23 @@ def _markdown(blocks: Sequence[Block]) -> str:
 
 
 def _html(blocks: Sequence[Block]) -> str:
-    def text(value: object) -> str:
-        return html.escape(utf8(value))
-
-    def row(tag: str, cells: Sequence) -> str:
-        return "<tr>" + "".join(f"<{tag}>{text(value)}</{tag}>" for value in cells) + "</tr>\n"
+    def tags(name: str, values: Iterable) -> str:
+        return "".join(f"<{name}>{html.escape(utf8(value))}</{name}>" for value in values)
 
     parts = []
     for kind, content in blocks:
         if kind == "table":
-            rows = row("th", content[0]) + "".join(row("td", cells) for cells in content[1])
-            parts.append(f"<div><table>\n{rows}</table></div>")
+            rows = [tags("th", content[0]), *(tags("td", cells) for cells in content[1])]
+            parts.append("<div><table>\n" + "".join(f"<tr>{row}</tr>\n" for row in rows) + "</table></div>")
         elif kind == "list":
-            parts.append("<ul>" + "".join(f"<li>{text(item)}</li>\n" for item in content) + "</ul>")
+            parts.append("<ul>" + tags("li", content) + "</ul>")
         elif kind in ("png", "jpeg"):
             data = content.read_bytes()
             if kind == "jpeg":
                 data = cv2.imencode(".jpg", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))[1]
             data = base64.b64encode(data).decode("ascii")
-            parts.append(f'<img alt="{text(content.stem)}" src="data:image/{kind};base64,{data}">')
+            parts.append(f'<img alt="{content.stem}" src="data:image/{kind};base64,{data}">')
         else:
-            parts.append(f"<{kind}>{text(content)}</{kind}>")
-    head = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{text(blocks[0][1])}</title>\n'
+            parts.append(tags(kind, [content]))
+    head = f'<!doctype html>\n<html lang="en"><meta charset="utf-8">{tags("title", [blocks[0][1]])}\n'
     return f"{head}<style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n"

@@ -77,7 +77,7 @@ def no_figures(monkeypatch):
 def test_scores_are_those_of_metrics():
     faces = make_faces(20, full=np.ones(20), common=np.arange(20) < 12)
     method = make_method(faces)
-    scores = report.score([method], faces, THRESHOLDS)
+    scores = report.score(report.measure([method], faces), faces, THRESHOLDS)
     assert list(scores) == ["ours"]
     assert list(scores["ours"]) == ["full", "common"]  # as asked for
     errors = metrics.nme(method.landmarks, faces.landmarks, metrics.normaliser(faces.landmarks, SPEC))
@@ -172,7 +172,7 @@ def test_odd_method_names(tmp_path):
 
 def test_legend_shows_a_name_with_underscore_and_dollar(tmp_path):
     faces = make_faces(4)
-    scores = report.score([make_method(faces, "_a$b$")], faces, THRESHOLDS)
+    scores = report.score(report.measure([make_method(faces, "_a$b$")], faces), faces, THRESHOLDS)
     grid = report._grid(THRESHOLDS)
     shares = {("all", "_a$b$"): np.zeros(len(grid))}
     figure = figures.curves_figure("ced", grid, shares, faces, scores, THRESHOLDS)
@@ -289,7 +289,7 @@ def test_eyes_in_one_point_are_refused():
     faces = make_faces(3)
     faces.landmarks[1, 36:48] = 7.0
     with pytest.raises(InputError, match="image_0001: both eyes"):
-        report.score([make_method(faces, pose_pnp=None)], faces, THRESHOLDS)
+        report.measure([make_method(faces, pose_pnp=None)], faces)
 
 
 def test_worst_sheet_begins_with_the_face_that_failed():
@@ -297,7 +297,7 @@ def test_worst_sheet_begins_with_the_face_that_failed():
     method = make_method(faces)
     method.landmarks[7] = np.nan
     method.landmarks[11] = faces.landmarks[11]
-    sheets = figures.contact_sheets(report._measure([method], faces), faces, images(faces))
+    sheets = figures.contact_sheets(report.measure([method], faces), faces, images(faces))
     texts = {stem: [text.get_text() for text in figure.axes[0].texts] for stem, figure in sheets}
     captions = {stem: [text for text in of if "image_" in text] for stem, of in texts.items()}
     assert captions["ours_worst"][0].startswith("- %")
@@ -376,7 +376,7 @@ def test_one_bad_method_does_not_set_the_scale_of_the_others():
     methods = [make_method(faces, "a", 3.0), make_method(faces, "bad", 300.0), make_method(faces, "perfect", 0.0)]
 
     def top(chosen) -> float:
-        measured = report._measure(chosen, faces)
+        measured = report.measure(chosen, faces)
         figure = figures.landmark_errors_figure(measured, [100 * one.points.mean(axis=0) for one in measured], faces)
         axes = figure.axes[0]
         named = [text.get_text() for text in axes.get_legend().get_texts() if "up to" in text.get_text()]
@@ -395,7 +395,7 @@ def test_threshold_lines_are_labelled_and_legends_hide_nothing(stem):
     methods = [make_method(faces, name) for name in "abcdef"]
     grid = report._grid(THRESHOLDS)
     shares = {(subset, name): np.linspace(0, 100, len(grid)) for subset in ("full", "common") for name in "abcdef"}
-    scores = report.score(methods, faces, THRESHOLDS)
+    scores = report.score(report.measure(methods, faces), faces, THRESHOLDS)
     figure = figures.curves_figure(stem, grid, shares, faces, scores, THRESHOLDS)
     figure.draw_without_rendering()
     for axes in figure.axes:
@@ -413,18 +413,18 @@ def test_what_does_not_fit_is_refused():
     faces = make_faces(3)
     method = make_method(faces)
     with pytest.raises(InputError, match="two methods are called 'ours'"):
-        report.score([method, method], faces, THRESHOLDS)
+        report.measure([method, method], faces)
     with pytest.raises(InputError, match=r"ours: landmarks of shape \(3, 29, 2\)"):
-        report.score([replace(method, landmarks=np.zeros((3, 29, 2)))], faces, THRESHOLDS)
+        report.measure([replace(method, landmarks=np.zeros((3, 29, 2)))], faces)
     with pytest.raises(InputError, match="no face"):
-        report.score([method], replace(faces, names=[]), THRESHOLDS)
+        report.measure([method], replace(faces, names=[]))
     with pytest.raises(ValueError, match="98"):
-        report.score([method], replace(faces, spec=DATASETS["wflw"]), THRESHOLDS)
+        report.measure([method], replace(faces, spec=DATASETS["wflw"]))
 
 
 def test_json_line():
     faces = make_faces(4, full=np.ones(4), challenging=np.zeros(4))
-    line = report.json_line(report.score([make_method(faces)], faces, THRESHOLDS))
+    line = report.json_line(report.score(report.measure([make_method(faces)], faces), faces, THRESHOLDS))
     assert "\n" not in line
     numbers = read_json(line)["ours"]
     assert list(numbers["full"]) == [
@@ -440,7 +440,7 @@ def test_json_line():
 def test_text_table_is_aligned():
     faces = make_faces(6, full=np.ones(6), challenging=np.zeros(6))
     methods = [make_method(faces, "a"), make_method(faces, "a much longer name", pose=None, pose_pnp=None)]
-    lines = report.text_table(report.score(methods, faces, THRESHOLDS), THRESHOLDS).splitlines()
+    lines = report.text_table(report.score(report.measure(methods, faces), faces, THRESHOLDS), THRESHOLDS).splitlines()
     assert len(lines) == 5
     assert len({len(line) for line in lines}) == 1
     assert lines[0].split()[:3] == ["method", "subset", "faces"]
