@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     """Evaluates, as one of the workers of --strategy; raises InputError for what the user can mend."""
     from asmnet_tf.data import sidecars
     from asmnet_tf.data.annotations import BadSamples
-    from asmnet_tf.evaluation import report, truth
+    from asmnet_tf.evaluation import predictions, report, truth
     from asmnet_tf.evaluation.scoring import score_model
     from asmnet_tf.files import make_folder
     from asmnet_tf.formats.runners import needs_tensorflow
@@ -105,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
         more = {"protocol": protocol, "image_reader": reader, "also": args.figures}
         scores = report.write_report(args.output, methods, faces, thresholds, **more)
         if args.save_predictions:
-            truth.save_predictions(args.output, methods, faces)
+            predictions.save_predictions(args.output, methods, faces)
         print(report.text_table(scores, thresholds))
         print(f"{args.output / 'report.html'}: all tables and figures; {args.output / 'summary.md'}: tables to paste")
         print(report.json_line(scores))

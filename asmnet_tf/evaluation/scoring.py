@@ -20,10 +20,10 @@ from asmnet_tf.evaluation.records import Method
 from asmnet_tf.files import InputError
 from asmnet_tf.formats.runners import Infer, open_model
 
+BATCH_SIZE = 64
 
-def predict_faces(
-    infer: Infer, patches: FacePatches, batch_size: int = 64, progress: str = "predict"
-) -> tuple[np.ndarray, np.ndarray]:
+
+def predict_faces(infer: Infer, patches: FacePatches, progress: str = "predict") -> tuple[np.ndarray, np.ndarray]:
     """Predicts all faces; those to come are read by other threads while the model works on a batch.
 
     Args:    infer: images (n, size, size, 3) -> `O_L` (n, 2L), `O_P` (n, 3), L as the patches have.
@@ -33,7 +33,7 @@ def predict_faces(
     poses = np.empty((len(patches), 3))
     first = 0
     with tqdm(total=len(patches), desc=progress, unit="face", disable=None, leave=False) as bar:
-        for images in patches.batches_of_crops(batch_size):
+        for images in patches.batches_of_crops(BATCH_SIZE):
             outputs = infer(images)
             rows = slice(first, first + len(images))
             turns = patches.angles[rows]
@@ -60,11 +60,11 @@ def with_mirror(infer: Infer, flip_map: list[int]) -> Infer:
     return mirrored
 
 
-def latency_ms(infer: Infer, size: int, repeats: int = 30) -> float:
-    """Returns the median time of one call with one image, in ms, after three calls that do not count."""
+def latency_ms(infer: Infer, size: int) -> float:
+    """Returns the median time of 30 calls with one image, in ms, after three calls that do not count."""
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
     times = []
-    for _ in range(repeats + 3):
+    for _ in range(33):
         start = time.perf_counter()
         np.asarray(infer(image)[0])
         times.append(time.perf_counter() - start)

@@ -14,6 +14,7 @@ from asmnet_tf.config import CROPS
 from asmnet_tf.data import annotations, geometry, pose, sidecars
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.evaluation import metrics, predictions
+from asmnet_tf.evaluation.records import Faces, Method
 from asmnet_tf.files import plain
 from asmnet_tf.formats import release_pca
 from asmnet_tf.network import loss
@@ -265,9 +266,9 @@ def test_prediction_file_round_trip(names, with_pose, with_truth, data):
     angles = np.full((len(names), 3), 7.0) if with_pose else None
     truth = np.zeros((len(names), 68, 2)) if with_truth else None
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a.npz"
-        predictions.write_predictions(path, names, landmarks, angles, truth)
-        read = predictions.read_predictions(path)
+        faces = Faces(DATASETS["300w"], names, truth)
+        predictions.save_predictions(Path(folder), [Method("a", landmarks, angles)], faces)
+        read = predictions.read_predictions(Path(folder) / "a.npz")
     assert read.names == names
     for ours, theirs in ((landmarks, read.landmarks), (angles, read.pose), (truth, read.landmarks_gt)):
         assert (ours is None) == (theirs is None)
