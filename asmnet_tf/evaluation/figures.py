@@ -60,14 +60,15 @@ def frame_face(axes, points: np.ndarray, margin: float) -> None:
     axes.spines[:].set_visible(False)
 
 
-def save_figure(figure: Figure, path: Path, also: str = "png") -> None:
-    """Writes a figure as PNG and beside it as `also`: pdf or svg. Raises: InputError if a file cannot be written."""
+def save_figure(figure: Figure, path: Path, also: str = "png") -> Path:
+    """Writes a figure as PNG and beside it as `also`, pdf or svg; returns `path`. Raises: InputError if it cannot."""
     for ending in dict.fromkeys(("png", also)):
         undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(ending)
         fonts = rc_context({"pdf.fonttype": 42, "svg.hashsalt": "asmnet"})  # 42: publishers refuse Type 3
         with replacing(path.with_suffix(f".{ending}")) as temporary, warnings.catch_warnings(), fonts:
             warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in a script the font lacks shows boxes
             figure.savefig(temporary, dpi=DPI, format=ending, metadata=undated)
+    return path
 
 
 def new_axes(figure: Figure, *place, title: str = "", **settings):

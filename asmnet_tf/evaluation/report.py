@@ -90,8 +90,7 @@ def compare(errors: dict[str, np.ndarray], subsets: dict[str, np.ndarray]) -> di
     Returns: subset -> for each pair a, b and what `metrics.paired_bootstrap` says of it.
     """
     pairs = list(itertools.combinations(errors, 2))
-    if len(errors) > ALL_PAIRS_UP_TO:
-        pairs = pairs[: len(errors) - 1]
+    pairs = pairs if len(errors) <= ALL_PAIRS_UP_TO else pairs[: len(errors) - 1]
     return {
         subset: [{"a": a, "b": b} | metrics.paired_bootstrap(errors[a][mask], errors[b][mask]) for a, b in pairs]
         for subset, mask in subsets.items()
@@ -215,12 +214,7 @@ def _write_figures(output: Path, measured, faces: Faces, thresholds, scores, ima
         for one in measured
         if mask.any()
     }
-    drawn = []
-
-    def save(stem: str, figure: object) -> None:
-        drawn.append(output / f"{stem}.png")
-        figures.save_figure(figure, drawn[-1], also)
-
+    drawn = {}
     for stem, column in (("ced", "faces_pct"), ("failure_rate", "fr_pct")):
         rows = (
             [subset, method, f"{100 * t:.2f}", cell(value if stem == "ced" else 100 - value)]
@@ -228,18 +222,17 @@ def _write_figures(output: Path, measured, faces: Faces, thresholds, scores, ima
             for t, value in zip(grid, share)
         )
         write_csv(output / f"{stem}.csv", ["subset", "method", "threshold_pct", column], rows)
-        save(stem, figures.curves_figure(stem, grid, shares, faces, scores, thresholds))
+        drawn[stem] = figures.curves_figure(stem, grid, shares, faces, scores, thresholds)
     means = []
     for one in measured:  # by `where`: a copy of the rows chosen would be as large as the table
         rows = metrics.scored(one.nme)
         means.append(100 * np.sum(one.points, axis=0, where=rows[:, None]) / (rows.sum() or np.nan))
     header = ["landmark", *(one.method.name for one in measured)]
     write_csv(output / "landmark_errors.csv", header, ([i, *map(cell, row)] for i, row in enumerate(zip(*means))))
-    save("landmark_errors", figures.landmark_errors_figure(measured, means, faces))
-    if image_reader is not None:
-        for stem, figure in figures.contact_sheets(measured, faces, image_reader):
-            save(stem, figure)
-    return drawn
+    drawn["landmark_errors"] = figures.landmark_errors_figure(measured, means, faces)
+    sheets = () if image_reader is None else figures.contact_sheets(measured, faces, image_reader)
+    drawn = itertools.chain(drawn.items(), sheets)  # the sheets one by one, as they are written
+    return [figures.save_figure(figure, output / f"{stem}.png", also) for stem, figure in drawn]
 
 
 # --- what the report says ---------------------------------------------------------------------------------------------
@@ -272,9 +265,8 @@ def _pair_blocks(compared: dict[str, list[dict]]) -> list[Block]:
     for subset, pairs in compared.items():
         for pair in pairs:
             a, b, n, left_out, (low, high) = (pair[key] for key in ("a", "b", "n", "left_out", "ci95"))
-            better = "-"
-            if low is not None and (low > 0 or high < 0) and abs(pair["nme_difference_pct"]) > 100 * metrics.TIE:
-                better = b if low > 0 else a
+            clear = low is not None and (low > 0 or high < 0) and abs(pair["nme_difference_pct"]) > 100 * metrics.TIE
+            better = "-" if not clear else b if low > 0 else a
             difference = _with_interval(pair["nme_difference_pct"], pair["ci95"], "+.2f")
             shares = [number(pair[key], 1) for key in ("a_better_pct", "b_better_pct")]
             rows.append([subset, a, b, n - left_out, difference, *shares, better])
@@ -296,8 +288,7 @@ def _pose_blocks(scores: dict) -> list[Block]:
     for *names, numbers in _each(scores):
         for source, key in (("O_P", "pose"), ("PnP on landmarks", "pose_pnp")):
             if mae := numbers[f"{key}_mae_deg"]:
-                intervals = numbers["ci95"][f"{key}_mae_deg"]
-                cells = [_with_interval(mae[angle], intervals[angle]) for angle in ANGLES]
+                cells = [_with_interval(mae[angle], numbers["ci95"][f"{key}_mae_deg"][angle]) for angle in ANGLES]
                 rows.append([*names, numbers["n"], numbers[f"{key}_n_scored"], source, *cells])
     header = ["method", "subset", "faces", "scored", "pose from", *(f"{angle} MAE deg" for angle in ANGLES)]
     return [("h2", "Head pose"), ("table", (header, rows))] if rows else []
@@ -337,8 +328,7 @@ def _published_blocks(faces: Faces, scores: dict) -> list[Block]:
     if columns:
         rows = [[f"{name} (published)", *(number(row.get(s)) for s in columns)] for name, row in nme_table.items()]
         for name, subsets in scores.items():
-            ours = [subsets[subset] for subset in columns]
-            rows.append([name, *(number(each["nme_pct"]) + _of_faces(each, "n_scored") for each in ours)])
+            rows.append([name, *(number(subsets[s]["nme_pct"]) + _of_faces(subsets[s], "n_scored") for s in columns)])
         blocks.append(("p", "NME, % inter-ocular, over all faces of the subset where no number is given."))
         blocks.append(("table", (["method", *columns], rows)))
     rows, ours = [], []
