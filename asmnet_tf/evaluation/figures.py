@@ -228,7 +228,7 @@ def _annotated(pixels: np.ndarray, image_to_tile: np.ndarray, method: Method, fa
     picture = pixels.copy()
     for landmarks, colour in ((faces.landmarks[i], GREEN), (method.landmarks[i], RED)):
         points = transform(image_to_tile, np.asarray(landmarks, np.float64))
-        points = points[np.isfinite(points).all(axis=1) & (np.abs(points) < 2 * TILE).all(axis=1)]
+        points = points[(np.abs(points) < 2 * TILE).all(axis=1)]  # NaN is not
         for x, y in np.round(points * 16).astype(int).tolist():  # 4 fractional bits
             cv2.circle(picture, (x, y), 21, colour, -1, cv2.LINE_AA, shift=4)
     predicted = method.pose if method.pose is not None else method.pose_pnp
@@ -322,14 +322,11 @@ def shape_model_plots(
 
 
 def _modes_figure(model: ShapeModel, spec: DatasetSpec) -> Figure:
-    eigenvectors, mean_shape, eigenvalues = model.eigenvectors, model.mean_shape, model.eigenvalues
-    deviations, shares = np.sqrt(np.maximum(eigenvalues, 0.0)), 100 * eigenvalues / eigenvalues.sum()
-    modes, steps = min(MAX_MODES, eigenvectors.shape[1]), np.arange(-3, 4)
+    mean, shares = model.mean_shape.reshape(-1, 2), 100 * model.eigenvalues / model.eigenvalues.sum()
+    modes, steps = min(MAX_MODES, model.num_components), np.arange(-3, 4)
     figure = Figure((1.5 * len(steps) + 0.5, 1.75 * modes + 0.5), layout="constrained")
-    moves = steps[:, None] * (eigenvectors[:, :modes] * deviations[:modes]).T[:, None]  # (modes, steps, 2L)
-    shapes = (mean_shape + moves).reshape(modes, len(steps), -1, 2)
-    mean = mean_shape.reshape(-1, 2)
-    around = np.concatenate([shapes.reshape(-1, 2), mean])  # one scale for all drawings
+    moves = (model.eigenvectors * np.sqrt(model.eigenvalues)).T[:modes, None] * steps[:, None]  # (modes, steps, 2L)
+    shapes = (model.mean_shape + moves).reshape(modes, len(steps), -1, 2)
     for k in range(modes):
         for j, step in enumerate(steps):
             axes = figure.add_subplot(modes, len(steps), k * len(steps) + j + 1)
@@ -337,7 +334,7 @@ def _modes_figure(model: ShapeModel, spec: DatasetSpec) -> Figure:
                 draw_face(axes, mean, spec, color="0.82", linewidth=0.7)
             colour = "black" if step == 0 else _COLOURS[0] if step < 0 else _COLOURS[1]
             draw_face(axes, shapes[k, j], spec, color=colour, linewidth=1.0)
-            frame_face(axes, around, 0.02)
+            frame_face(axes, shapes, 0.02)  # one scale for all drawings
             if k == 0:
                 axes.set_title("mean" if step == 0 else rf"{step:+d} $\sqrt{{\lambda}}$".replace("-", "−"), fontsize=9)
             if j == 0:
@@ -366,14 +363,13 @@ def _smoothing_figure(smoothing: dict[float, np.ndarray]) -> Figure:
     figure = Figure((7.0, 4.6), layout="constrained")
     axes = new_axes(figure, ylabel="shapes [% per bin]")
     axes.set_xlabel("distance that ASM moves a shape [% inter-ocular, mean over landmarks]")
-    moved = {percent: 100 * values[np.isfinite(values)] for percent, values in sorted(smoothing.items())}
-    everything = np.concatenate(list(moved.values()))
+    known = {percent: values[np.isfinite(values)] for percent, values in sorted(smoothing.items())}
+    moved = {percent: 100 * values for percent, values in known.items() if len(values)}
+    everything = np.concatenate([*moved.values(), np.empty(0)])
     # the few odd shapes far out would squeeze the rest; they are counted in the last bin
     last = max(float(np.quantile(everything, 0.998)) * 1.05, 1e-3) if len(everything) else 1.0
     bins = np.linspace(0, last, 61)
     for j, (percent, values) in enumerate(moved.items()):
-        if not len(values):
-            continue
         mean = values.mean()
         told = f"{percent:g} %: mean {mean:.2f}, median {np.median(values):.2f}, max {values.max():.2f}"
         shares, values = np.full(len(values), 100 / len(values)), np.minimum(values, last * (1 - 1e-9))

@@ -45,9 +45,6 @@ def normaliser(landmarks_gt: np.ndarray, spec: DatasetSpec, kind: str = "inter-o
 
 def point_errors(landmarks_pred: np.ndarray, landmarks_gt: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Returns |error| / normaliser of every landmark: (N, L) from (N, L, 2), (N, L, 2) and (N,)."""
-    landmarks_pred, landmarks_gt = np.asarray(landmarks_pred), np.asarray(landmarks_gt)
-    if landmarks_pred.shape != landmarks_gt.shape:
-        raise ValueError(f"landmarks of shape {landmarks_pred.shape}, ground truth of {landmarks_gt.shape}")
     errors = np.empty(landmarks_gt.shape[:2])
     for first in range(0, len(errors), 4096):  # what is computed on the way need not be there for all faces at once
         part = slice(first, first + 4096)
@@ -141,7 +138,6 @@ def paired_bootstrap(errors_a: np.ndarray, errors_b: np.ndarray) -> dict:
         and b_better_pct of the n faces, the rest are ties: within TIE of each other. None where no face tells.
     Raises:  ValueError if their shapes differ.
     """
-    errors_a, errors_b = (np.asarray(errors, np.float64) for errors in (errors_a, errors_b))
     if errors_a.ndim != 1 or errors_a.shape != errors_b.shape:
         raise ValueError(f"errors of shape {errors_a.shape} and {errors_b.shape}; expected (N,) of the same faces")
     known = scored(errors_a) & scored(errors_b)

@@ -161,21 +161,15 @@ def write_report(
     output, measured = make_folder(output), measure(methods, faces)
     scores = score(measured, faces, thresholds)
     compared = compare({one.method.name: one.nme for one in measured}, faces.masks) if len(measured) > 1 else {}
-    document = {
-        "protocol": protocol,
-        "thresholds": list(thresholds),
-        "methods": {method.name: method.info for method in methods},
-        "scores": scores,
-        "comparisons": compared,
-    }
+    document = {"protocol": protocol, "thresholds": thresholds, "methods": {m.name: m.info for m in methods}}
+    document |= {"scores": scores, "comparisons": compared}
     write_text(output / "metrics.json", json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
     _write_per_image(output / "per_image.csv", measured, faces)
     first = _landmark_blocks(faces, thresholds, protocol, scores)
     rest = _pair_blocks(compared) + _pose_blocks(scores) + _model_blocks(methods) + _published_blocks(faces, scores)
     write_text(output / "summary.md", _markdown(first + rest))
     pictures = _write_figures(output, measured, faces, thresholds, scores, image_reader, also)
-    curves = [("png", path) for path in pictures[:3]]
-    sheets = [("jpeg", path) for path in pictures[3:]]  # photographs: a fifth of the bytes
+    curves, sheets = (("png", path) for path in pictures[:3]), (("jpeg", path) for path in pictures[3:])
     write_text(output / "report.html", _html([*first, *curves, *rest, *sheets]))
     return scores
 
@@ -405,7 +399,7 @@ def _html(blocks: Sequence[Block]) -> str:
             parts.append("<ul>" + tags("li", content) + "</ul>")
         elif kind in ("png", "jpeg"):
             data = content.read_bytes()
-            if kind == "jpeg":
+            if kind == "jpeg":  # photographs: a fifth of the bytes
                 data = cv2.imencode(".jpg", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))[1]
             data = base64.b64encode(data).decode("ascii")
             parts.append(f'<img alt="{content.stem}" src="data:image/{kind};base64,{data}">')

@@ -29,18 +29,15 @@ def predict_faces(infer: Infer, patches: FacePatches, progress: str = "predict")
     Args:    infer: images (n, size, size, 3) -> `O_L` (n, 2L), `O_P` (n, 3), L as the patches have.
     Returns: landmarks float64 (N, L, 2), image pixels; pose float64 (N, 3), yaw, pitch, roll in degrees.
     """
-    landmarks = np.empty((len(patches), patches.landmarks_norm.shape[1] // 2, 2))
-    poses = np.empty((len(patches), 3))
-    first = 0
-    with tqdm(total=len(patches), desc=progress, unit="face", disable=None, leave=False) as bar:
-        for images in patches.batches_of_crops(BATCH_SIZE):
-            outputs = infer(images)
-            rows = slice(first, first + len(images))
-            turns = patches.angles[rows]
-            landmarks[rows] = denormalise(np.asarray(outputs[0], np.float64), patches.frames[rows], turns)
-            poses[rows] = unit_to_angles(np.asarray(outputs[1], np.float64), turns)
-            first += len(images)
-            bar.update(len(images))
+    count = len(patches)
+    landmarks, poses = np.empty((count, patches.landmarks_norm.shape[1] // 2, 2)), np.empty((count, 3))
+    starts = range(0, count, BATCH_SIZE)
+    starts = tqdm(starts, progress, unit_scale=BATCH_SIZE, unit="face", disable=None, leave=False)
+    for first, images in zip(starts, patches.batches_of_crops(BATCH_SIZE), strict=True):
+        outputs, rows = infer(images), slice(first, first + BATCH_SIZE)
+        turns = patches.angles[rows]
+        landmarks[rows] = denormalise(np.asarray(outputs[0], np.float64), patches.frames[rows], turns)
+        poses[rows] = unit_to_angles(np.asarray(outputs[1], np.float64), turns)
     return landmarks, poses
 
 
@@ -111,8 +108,7 @@ def score_model(
     info = {"file": str(path), "crop": f"{crop} {scale:g}" + ("" if boxes is None else ", detector's boxes")}
     info |= {key: getattr(model, key) for key in ("format", "input_size", "parameters")}
     info["multiply_adds"] = model.multiply_adds and model.multiply_adds * (2 if flip else 1)
-    info["latency_ms"] = latency_ms(infer, model.input_size)
-    info |= {"forward_passes": 2} if flip else {}
+    info |= {"latency_ms": latency_ms(infer, model.input_size)} | ({"forward_passes": 2} if flip else {})
     told = ("recipe", "loss", "dataset", "epoch", "seed", "commit", "convention")
     info |= {key: sidecar[key] for key in told if key in sidecar}
     return Method(f"{name} + mirrored" if flip else name, landmarks, pose, estimate_pose(landmarks, spec), info)
