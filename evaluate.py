@@ -101,9 +101,8 @@ def main(args: argparse.Namespace) -> None:
         thresholds = tuple(args.thresholds or faces.spec.thresholds)
         protocol = truth.protocol(split=args.split, samples=samples, faces=faces, methods=methods, boxes=boxes)
         protocol |= {"faces_skipped": len(bad.reasons), "thresholds": thresholds, "commit": cli.commit()}
-        reader = (lambda i: samples[i].read_image()) if samples else None
-        more = {"protocol": protocol, "image_reader": reader, "also": args.figures}
-        scores = report.write_report(args.output, methods, faces, thresholds, **more)
+        more = {"protocol": protocol, "image_reader": (lambda i: samples[i].read_image()) if samples else None}
+        scores = report.write_report(args.output, methods, faces, thresholds, also=args.figures, **more)
         if args.save_predictions:
             predictions.save_predictions(args.output, methods, faces)
         print(report.text_table(scores, thresholds))

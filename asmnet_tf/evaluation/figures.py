@@ -101,12 +101,7 @@ def line_style(j: int, width: float = 1.6) -> dict:
 
 
 def curves_figure(
-    stem: str,
-    grid: np.ndarray,
-    shares: dict[tuple[str, str], np.ndarray],
-    faces: Faces,
-    scores: dict[str, dict[str, dict]],
-    thresholds: Sequence[float],
+    stem: str, grid: np.ndarray, shares: dict, faces: Faces, scores: dict, thresholds: Sequence[float]
 ) -> Figure:
     """Draws the CED curves (stem `ced`) or failure rates of all methods, one panel for each subset.
 

@@ -94,6 +94,7 @@ def compare(errors: dict[str, np.ndarray], subsets: dict[str, np.ndarray]) -> di
     return {
         subset: [{"a": a, "b": b} | metrics.paired_bootstrap(errors[a][mask], errors[b][mask]) for a, b in pairs]
         for subset, mask in subsets.items()
+        if pairs
     }
 
 
@@ -160,7 +161,7 @@ def write_report(
     """
     output, measured = make_folder(output), measure(methods, faces)
     scores = score(measured, faces, thresholds)
-    compared = compare({one.method.name: one.nme for one in measured}, faces.masks) if len(measured) > 1 else {}
+    compared = compare({one.method.name: one.nme for one in measured}, faces.masks)
     document = {"protocol": protocol, "thresholds": thresholds, "methods": {m.name: m.info for m in methods}}
     document |= {"scores": scores, "comparisons": compared}
     write_text(output / "metrics.json", json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
@@ -233,8 +234,7 @@ def _write_figures(output: Path, measured, faces: Faces, thresholds, scores, ima
 
 
 def _landmark_blocks(faces: Faces, thresholds: Sequence[float], protocol: dict, scores: dict) -> list[Block]:
-    plural = "" if len(scores) == 1 else "s"
-    title = f"{faces.spec.title}: {len(scores)} method{plural} on {len(faces.names)} faces"
+    title = f"{faces.spec.title}: {len(scores)} method{'s' * (len(scores) > 1)} on {len(faces.names)} faces"
     said = {key: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for key, v in plain(protocol).items()}
     blocks = [("h1", title), ("list", [f"{key}: {value}" for key, value in said.items()]), ("h2", "Landmarks")]
     keys = ["nme_pct", "nme_interpupil_pct"] + [f"{k}_pct@{t:.2f}" for t in thresholds for k in ("fr", "auc")]
@@ -252,8 +252,6 @@ def _landmark_blocks(faces: Faces, thresholds: Sequence[float], protocol: dict, 
 
 
 def _pair_blocks(compared: dict[str, list[dict]]) -> list[Block]:
-    if not compared:
-        return []
     header = ["subset", "A", "B", "faces", "NME A - B", "A better on %", "B better on %", "lower NME"]
     rows, lost = [], []
     for subset, pairs in compared.items():
@@ -274,7 +272,8 @@ def _pair_blocks(compared: dict[str, list[dict]]) -> list[Block]:
         f"faces ({metrics.BOOTSTRAP_SAMPLES} draws), for each pair by itself. The lower NME is open where the interval "
         f"holds 0. Neither is better on faces whose errors differ by less than {100 * metrics.TIE:g} points."
     )
-    return [("h2", "In pairs, on the same faces"), ("table", (header, rows)), ("p", note), ("list", lost)]
+    blocks = [("h2", "In pairs, on the same faces"), ("table", (header, rows)), ("p", note), ("list", lost)]
+    return blocks if rows else []
 
 
 def _pose_blocks(scores: dict) -> list[Block]:

@@ -152,9 +152,7 @@ def detected_boxes(samples: list[Sample], spec: DatasetSpec, models: Sequence[Pa
     return boxes
 
 
-def protocol(
-    split: str, samples: list[Sample], faces: Faces, methods: list[Method], boxes: np.ndarray | None = None
-) -> dict:
+def protocol(split: str, samples: list[Sample], faces: Faces, methods: list[Method], boxes=None) -> dict:
     """Returns, in words, how the numbers come about: data, boxes, normaliser, what the pose is measured against."""
     negated = [f"{' and '.join(m.info['pose_negated'])} of {m.name}" for m in methods if m.info.get("pose_negated")]
     told = {"dataset": faces.spec.name if samples else None, "split": split if samples else None}
