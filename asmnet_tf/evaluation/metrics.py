@@ -5,6 +5,8 @@ NME is a fraction here and per cent in tables. Nothing else in this project comp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from asmnet_tf.config import ANGLES
@@ -149,16 +151,12 @@ def paired_bootstrap(errors_a: np.ndarray, errors_b: np.ndarray) -> dict:
 
 
 def summarise(
-    errors: np.ndarray,
-    errors_interpupil: np.ndarray | None,
-    thresholds: tuple[float, ...],
-    pose_error_deg: np.ndarray | None,
-    pose_pnp_error_deg: np.ndarray | None,
+    errors: np.ndarray, errors_interpupil: np.ndarray, thresholds: Sequence[float], pose: np.ndarray, pnp: np.ndarray
 ) -> dict:
     """Returns the metrics of one method on one subset, as plain JSON values; what is not there is None, never NaN.
 
     Args:
-        errors, errors_interpupil: NME fractions (N,). pose_error_deg, pose_pnp_error_deg: (N, 3), rows may be NaN.
+        errors, errors_interpupil: NME fractions (N,), NaN where unknown. pose, pnp: errors in degrees (N, 3), likewise.
     Returns: n, n_scored (faces with a prediction: NME is over these), nme_pct, nme_interpupil_pct, fr_pct@T, auc_pct@T,
         pose_mae_deg and pose_pnp_mae_deg with pose_n_scored and pose_pnp_n_scored (faces with both angles and labels:
         the mean is over these), and ci95 with an interval [low, high] under the same keys.
@@ -166,12 +164,11 @@ def summarise(
     result: dict = {"n": len(errors), "n_scored": int(scored(errors).sum())}
     intervals: dict = {}
     for key, values in (("nme_pct", errors), ("nme_interpupil_pct", errors_interpupil)):
-        result[key], intervals[key] = _mean(np.empty(0) if values is None else values[scored(values)])
+        result[key], intervals[key] = _mean(values[scored(values)])
     for threshold in thresholds:
         for key, of_each in ((f"fr_pct@{threshold:.2f}", failures), (f"auc_pct@{threshold:.2f}", gains)):
             result[key], intervals[key] = _mean(of_each(errors, threshold))
-    for key, table in (("pose", pose_error_deg), ("pose_pnp", pose_pnp_error_deg)):
-        table = np.empty((0, 3)) if table is None else table
+    for key, table in (("pose", pose), ("pose_pnp", pnp)):
         given = np.isfinite(table).any(axis=0)  # a method may have no roll, say
         table = table[np.isfinite(table[:, given]).all(axis=1) & given.any()]
         columns = [_mean(table[:, i] if given[i] else np.empty(0), scale=1.0) for i in range(3)]

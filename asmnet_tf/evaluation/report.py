@@ -77,8 +77,8 @@ def score(measured: Sequence[Measured], faces: Faces, thresholds: Sequence[float
     """
 
     def summary(one: Measured, mask: np.ndarray) -> dict:
-        nme, pupil, pose, pose_pnp = (v[mask] for v in (one.nme, one.nme_interpupil, one.pose, one.pose_pnp))
-        return metrics.summarise(nme, pupil, thresholds, pose, pose_pnp)
+        nme, pupil, pose, pnp = (errors[mask] for errors in (one.nme, one.nme_interpupil, one.pose, one.pose_pnp))
+        return metrics.summarise(nme, pupil, thresholds, pose, pnp)
 
     return {one.method.name: {key: summary(one, mask) for key, mask in faces.masks.items()} for one in measured}
 
@@ -150,8 +150,7 @@ def write_report(
     """Writes everything about an evaluation into folder `output` and returns the scores (see `score`).
 
     metrics.json, summary.md, report.html (one file, figures inside), per_image.csv, ced, failure_rate and
-    landmark_errors as .csv and .png, and with `image_reader` the sheets <method>_{best,median,worst}.png. Landmark
-    errors and sheets are over all faces.
+    landmark_errors as .csv and .png, and with `image_reader` the sheets <method>_{best,median,worst}.png.
 
     Args:
         protocol: plain values that say how the numbers came about (crop, pose labels, data folder, command, ...).

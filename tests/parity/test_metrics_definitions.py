@@ -112,7 +112,7 @@ def test_auc_is_not_that_of_a_grid():
 def test_summary_in_per_cent():
     errors = errors_with_gaps()
     finite = [e for e in errors.tolist() if math.isfinite(e)]
-    summary = metrics.summarise(errors, 1.4 * errors, THRESHOLDS, None, None)
+    summary = metrics.summarise(errors, 1.4 * errors, THRESHOLDS, *np.full((2, 200, 3), np.nan))
     assert summary["n"] == 200
     assert summary["nme_pct"] == pytest.approx(100 * counted(finite))
     assert summary["nme_interpupil_pct"] == pytest.approx(140 * counted(finite))
@@ -130,7 +130,7 @@ def test_pose_mae():
         turns = [[abs(a - b + 360 * k) for k in (-1, 0, 1)] for a, b in zip(p, q)]
         table.append([min(turn) for turn in turns])
     assert errors == pytest.approx(np.array(table), abs=1e-9)
-    summary = metrics.summarise(np.zeros(60), None, (), errors, None)
+    summary = metrics.summarise(np.zeros(60), np.full(60, np.nan), (), errors, np.full((60, 3), np.nan))
     for i, angle in enumerate(("yaw", "pitch", "roll")):
         assert summary["pose_mae_deg"][angle] == pytest.approx(counted(row[i] for row in table))
 

@@ -27,6 +27,10 @@ def faces_68(count: int = 1) -> np.ndarray:
     return points
 
 
+def unknown(*shape: int) -> np.ndarray:
+    return np.full(shape, np.nan)
+
+
 def test_normaliser_68_by_hand():
     # pupils: x = 5 * 20 / 6 = 16.667 and (5 * 80 + 100) / 6 = 83.333
     assert metrics.normaliser(faces_68(2), S300W) == pytest.approx([100.0, 100.0])
@@ -153,7 +157,7 @@ def test_paired_bootstrap_counts_faces_without_a_prediction():
 def test_summarise_by_hand():
     errors = np.array([0.02, 0.06, 0.09, 0.11])
     pose = np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0], [np.nan] * 3, [2.0, 3.0, 4.0]])
-    result = metrics.summarise(errors, errors * 1.5, (0.08, 0.10), pose, None)
+    result = metrics.summarise(errors, errors * 1.5, (0.08, 0.10), pose, unknown(4, 3))
     assert list(result) == SUMMARY_KEYS
     assert list(result["ci95"]) == [key for key in SUMMARY_KEYS if key not in ("n", "ci95") and "scored" not in key]
     assert (result["n"], result["n_scored"]) == (4, 4)
@@ -175,7 +179,7 @@ def test_one_definition_of_a_missing_prediction():
     """FR, AUC and CED count it as a failure, each by itself and in the summary; NME is over the others."""
     errors = np.random.default_rng(0).exponential(0.06, 40)
     errors[[3, 9, 30]] = np.nan, np.inf, np.nan
-    result = metrics.summarise(errors, None, (0.08,), None, None)
+    result = metrics.summarise(errors, unknown(40), (0.08,), unknown(40, 3), unknown(40, 3))
     assert (result["n"], result["n_scored"]) == (40, 37)
     assert result["nme_pct"] == pytest.approx(100 * errors[metrics.scored(errors)].mean())
     assert result["fr_pct@0.08"] == 100 * metrics.failures(errors, 0.08).mean()
@@ -194,7 +198,7 @@ def test_one_definition_of_a_missing_prediction():
 def test_pose_of_some_angles_or_faces():
     """An angle that a method never gives is left out; a face that lacks another is not scored."""
     pose = np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan], [5.0, 6.0, np.nan]])
-    result = metrics.summarise(np.zeros(3), None, (), pose, np.full((3, 3), np.nan))
+    result = metrics.summarise(np.zeros(3), unknown(3), (), pose, unknown(3, 3))
     assert result["pose_mae_deg"] == {"yaw": 3.0, "pitch": 4.0, "roll": None}
     assert (result["pose_n_scored"], result["pose_pnp_n_scored"]) == (2, 0)
     assert result["pose_pnp_mae_deg"] is None
@@ -203,7 +207,7 @@ def test_pose_of_some_angles_or_faces():
 
 def test_a_face_without_a_number_is_a_failure_and_never_nan():
     errors = np.array([0.02, np.nan, np.inf, 0.04])
-    result = metrics.summarise(errors, None, (0.08, 0.10), np.full((4, 3), np.nan), None)
+    result = metrics.summarise(errors, unknown(4), (0.08, 0.10), unknown(4, 3), unknown(4, 3))
     assert result["nme_pct"] == pytest.approx(3.0)  # over the two known faces
     assert result["nme_interpupil_pct"] is None
     assert result["fr_pct@0.08"] == 50.0
@@ -214,7 +218,7 @@ def test_a_face_without_a_number_is_a_failure_and_never_nan():
 
 @pytest.mark.parametrize("errors", [np.empty(0), np.full(3, np.nan)])
 def test_summarise_of_nothing(errors):
-    result = metrics.summarise(errors, errors, (0.08,), np.empty((len(errors), 3)) * np.nan, None)
+    result = metrics.summarise(errors, errors, (0.08,), *unknown(2, len(errors), 3))
     assert (result["n"], result["n_scored"]) == (len(errors), 0)
     assert result["nme_pct"] is None
     assert result["fr_pct@0.08"] == (100.0 if len(errors) else None)
