@@ -104,11 +104,10 @@ def _each(scores: dict[str, dict[str, dict]]) -> list[tuple[str, str, dict]]:
 
 def json_line(scores: dict[str, dict[str, dict]]) -> str:
     """Returns the scores without their intervals as one line of JSON, numbers rounded to 6 decimals, never NaN."""
-    short = {
-        method: {subset: {k: v for k, v in numbers.items() if k != "ci95"} for subset, numbers in subsets.items()}
-        for method, subsets in scores.items()
-    }
-    return json.dumps(plain(short, decimals=6), allow_nan=False)
+    short = plain(scores, decimals=6)
+    for _, _, numbers in _each(short):
+        del numbers["ci95"]
+    return json.dumps(short, allow_nan=False)
 
 
 def text_table(scores: dict[str, dict[str, dict]], thresholds: Sequence[float]) -> str:
@@ -127,11 +126,9 @@ def text_table(scores: dict[str, dict[str, dict]], thresholds: Sequence[float]) 
             mae = numbers[f"{key}_mae_deg"]
             row.append("/".join(map(number, mae.values())) + _of_faces(numbers, f"{key}_n_scored") if mae else "-")
         rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(text.ljust(width) if i < 2 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths)))
-        for row in rows
-    )
+    columns = (f"{{:{'<' if i < 2 else '>'}{max(map(len, column))}}}" for i, column in enumerate(zip(*rows)))
+    line = "  ".join(columns)
+    return "\n".join(line.format(*row) for row in rows)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -202,13 +199,10 @@ def _write_figures(output: Path, measured, faces: Faces, thresholds, scores, ima
     from asmnet_tf.evaluation import figures  # Matplotlib: not for those who only want scores
 
     grid = _grid(thresholds)
-    shares = {
-        (subset, one.method.name): metrics.ced(one.nme[mask], grid) * 100
-        for subset, mask in faces.masks.items()
-        for one in measured
-        if mask.any()
-    }
-    drawn = {}
+    shares, drawn = {}, {}
+    for subset, mask in faces.masks.items():
+        if mask.any():
+            shares |= {(subset, one.method.name): metrics.ced(one.nme[mask], grid) * 100 for one in measured}
     for stem, column in (("ced", "faces_pct"), ("failure_rate", "fr_pct")):
         rows = (
             [subset, method, f"{100 * t:.2f}", cell(value if stem == "ced" else 100 - value)]
@@ -262,10 +256,8 @@ def _pair_blocks(compared: dict[str, list[dict]]) -> list[Block]:
             shares = [number(pair[key], 1) for key in ("a_better_pct", "b_better_pct")]
             rows.append([subset, a, b, n - left_out, difference, *shares, better])
             if left_out:
-                lost.append(
-                    f"{a} and {b}, {subset}: {left_out} of {n} faces have no landmarks of one or both. They are not in "
-                    "the difference; in the shares the method that found the face is better."
-                )
+                told = "They are not in the difference; in the shares the method that found the face is better."
+                lost.append(f"{a} and {b}, {subset}: {left_out} of {n} faces have no landmarks of one or both. {told}")
     note = (
         "NME A - B in percentage points: below 0, A is better. In brackets its 95 % interval, a paired bootstrap over "
         f"faces ({metrics.BOOTSTRAP_SAMPLES} draws), for each pair by itself. The lower NME is open where the interval "
