@@ -109,8 +109,7 @@ def curves_figure(
     """
     is_ced, count = stem == "ced", len(faces.masks)
     columns = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3}.get(count, 4)
-    rows = math.ceil(count / columns)
-    room = 0.2 * (len(scores) + 1)
+    rows, room = math.ceil(count / columns), 0.2 * (len(scores) + 1)
     size = (7.5, 5.0 + room) if count == 1 else (4.6 * columns, (4.0 + room) * rows)
     figure = Figure(size, layout="constrained")
     for k, (subset, mask) in enumerate(faces.masks.items()):
@@ -198,9 +197,7 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
     return figure
 
 
-def contact_sheets(
-    measured: Sequence[Measured], faces: Faces, image_reader: Callable[[int], np.ndarray]
-) -> Iterator[tuple[str, Figure]]:
+def contact_sheets(measured: Sequence[Measured], faces: Faces, image_reader: Callable) -> Iterator[tuple[str, Figure]]:
     """Yields (<method>_{best,median,worst}, the picture of these faces) for every method."""
 
     @functools.cache  # methods often share their worst faces
@@ -303,9 +300,7 @@ def training_curves(rows: Sequence[dict], output_png: Path) -> None:
     save_figure(figure, output_png)
 
 
-def shape_model_plots(
-    output_dir: Path, model: ShapeModel, smoothing: dict[float, np.ndarray], spec: DatasetSpec
-) -> None:
+def shape_model_plots(output_dir: Path, model: ShapeModel, smoothing: dict, spec: DatasetSpec) -> None:
     """Draws a shape model of all eigen-shapes: <name of spec>_{modes,variance,smoothing}.png.
 
     Args: smoothing: pca_percent -> (N,) how far ASM moves each real shape, mean over its landmarks, as a fraction of
@@ -339,10 +334,9 @@ def _modes_figure(model: ShapeModel, spec: DatasetSpec) -> Figure:
 
 def _variance_figure(eigenvalues: np.ndarray, marks: Sequence[float]) -> Figure:
     total = np.cumsum(eigenvalues / eigenvalues.sum()) * 100
-    count = np.arange(1, len(total) + 1)
     figure = Figure((7.0, 4.6), layout="constrained")
     axes = new_axes(figure, xscale="log", xlabel="number of components K", ylabel="variance explained [%]")
-    axes.plot(count, total, color=_COLOURS[0], marker="o", markersize=3, linewidth=1.5)
+    axes.plot(np.arange(1, len(total) + 1), total, color=_COLOURS[0], marker="o", markersize=3, linewidth=1.5)
     for j, percent in enumerate(marks):
         needed = min(int(np.searchsorted(total, percent - 1e-7)) + 1, len(total))
         told = f"{percent:g} %: {needed} component{'' if needed == 1 else 's'}"
