@@ -254,6 +254,7 @@ def load_state(folder: Path, epochs: int, is_chief: bool = True) -> tuple[Progre
         raise InputError(f"{path}: damaged state ({str(error)[:80]}). {_AGAIN}") from error
     rows = progress.rows
     fits = all(isinstance(row, dict) and set(row) == set(LOG_COLUMNS) for row in rows)
+    fits = fits and all(value is None or isinstance(value, int | float) for row in rows for value in row.values())
     fits = fits and [row["epoch"] for row in rows if row["epoch"] != 0] == [*range(1, progress.epoch + 1)]
     if not fits or not all(v.dtype.kind in "fiu" and np.isfinite(v).all() for v in stored.values()):
         raise InputError(f"{path}: damaged state. {_AGAIN}")
@@ -288,7 +289,7 @@ def write_log(folder: Path, rows: Sequence[dict], draw: bool) -> None:
     lines = [",".join("" if row[column] is None else str(row[column]) for column in LOG_COLUMNS) for row in rows]
     write_text(folder / "log.csv", "\n".join([",".join(LOG_COLUMNS), *lines, ""]))
     if draw:
-        figures.training_curves(folder / "log.csv", folder / "curves.png")
+        figures.training_curves(rows, folder / "curves.png")
 
 
 def write_summaries(writer: tf.summary.SummaryWriter, row: dict) -> None:
