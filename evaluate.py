@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     """Evaluates, as one of the workers of --strategy; raises InputError for what the user can mend."""
     from asmnet_tf.data import sidecars
     from asmnet_tf.data.annotations import BadSamples
-    from asmnet_tf.evaluation import report, truth
+    from asmnet_tf.evaluation import predictions, report, truth
     from asmnet_tf.evaluation.scoring import score_model
     from asmnet_tf.files import make_folder
     from asmnet_tf.formats.runners import needs_tensorflow
@@ -101,11 +101,10 @@ def main(args: argparse.Namespace) -> None:
         thresholds = tuple(args.thresholds or faces.spec.thresholds)
         protocol = truth.protocol(split=args.split, samples=samples, faces=faces, methods=methods, boxes=boxes)
         protocol |= {"faces_skipped": len(bad.reasons), "thresholds": thresholds, "commit": cli.commit()}
-        reader = (lambda i: samples[i].read_image()) if samples else None
-        more = {"protocol": protocol, "image_reader": reader, "also": args.figures}
-        scores = report.write_report(args.output, methods, faces, thresholds, **more)
+        more = {"protocol": protocol, "image_reader": (lambda i: samples[i].read_image()) if samples else None}
+        scores = report.write_report(args.output, methods, faces, thresholds, also=args.figures, **more)
         if args.save_predictions:
-            truth.save_predictions(args.output, methods, faces)
+            predictions.save_predictions(args.output, methods, faces)
         print(report.text_table(scores, thresholds))
         print(f"{args.output / 'report.html'}: all tables and figures; {args.output / 'summary.md'}: tables to paste")
         print(report.json_line(scores))

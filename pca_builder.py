@@ -77,10 +77,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"{path}: {kept}, {args.crop} crop; {far}")
 
     # 4. Pictures.
-    share = full.eigenvalues / full.eigenvalues.sum()
-    figures.shape_model_plots(
-        args.output, spec.name, full.mean_shape, full.eigenvectors, full.eigenvalues, share, moved, spec
-    )
+    figures.shape_model_plots(args.output, model=full, smoothing=moved, spec=spec)
 
 
 if __name__ == "__main__":

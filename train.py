@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 from dataclasses import replace
 
 from asmnet_tf import cli
-from asmnet_tf.config import AUGMENTATIONS, HEAD_FACES, crop_scale
+from asmnet_tf.config import AUGMENTATIONS, crop_scale
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,12 +32,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Trains, as one of the workers of --strategy; raises InputError for what the user can mend."""
-    import numpy as np
-
     from asmnet_tf.data.annotations import BadSamples, faces_of_run
-    from asmnet_tf.data.pose import angles_to_unit
     from asmnet_tf.faces.detector import with_detector_box
-    from asmnet_tf.shape.training_shapes import load_for, shapes_of
+    from asmnet_tf.shape.training_shapes import load_for
     from asmnet_tf.training import distribution, run_folder, schedule
 
     if args.strategy == "multiworker":  # it connects first; else what is wrong with the data is told before the wait
@@ -67,35 +63,25 @@ def main(args: argparse.Namespace) -> None:
         from asmnet_tf.formats.keras_runners import read_start_weights
         from asmnet_tf.network import asmnet, checkpoints
         from asmnet_tf.network.loss import MultiTaskLoss
-        from asmnet_tf.training.trainer import Trainer
+        from asmnet_tf.training.trainer import Trainer, start_model
 
         distribution.prepare(args.seed, args.deterministic, args.threads, args.mixed_precision)
         start = None if args.weights == "none" else read_start_weights(args.weights, recipe.input_range)
-        pixels, received = start.input_range if start else recipe.input_range, []
-        built = {"dropout": args.dropout, "l2_heads": args.l2_heads, "input_range": pixels, "head": args.head}
+        built = {"dropout": args.dropout, "l2_heads": args.l2_heads, "head": args.head}
+        built["input_range"] = (start or recipe).input_range
 
         def build(input_size: int) -> asmnet.keras.Model:
             with replicas.strategy.scope():
                 return asmnet.BUILDERS[args.arch](spec.num_landmarks, input_size, **built)
 
-        size, frame = args.phases[0].input_size, {"crop": args.crop, "crop_scale": crop_scale(args.crop)}
-        model = build(size)
-        if recipe.start_at_mean:
-            pose = angles_to_unit([face.pose for face in faces]).mean(axis=0) if has_pose else np.zeros(3)
-            asmnet.start_at_mean(model, shapes_of(faces, args.crop)[0].mean(axis=0), pose)
-        if start:
-            received = checkpoints.set_weights(model, start, (args.crop, crop_scale(args.crop)))
-        is_whole = has_head = "O_L" in received
-        if start and "O_L" in start.layers and not is_whole and not args.resume:  # of other points
-            some = FacePatches(faces[:: 1 + len(faces) // HEAD_FACES], **frame, size=size, margin=1.0, cache="none")
-            has_head = checkpoints.fit_landmark_head(
-                model, start, some.batches_of_crops(64), some.landmarks_norm, flip_map=spec.flip_map
-            )
+        model = build(args.phases[0].input_size)
+        received, has_head = start_model(model, start, recipe, faces, spec, fit_head=not args.resume)
+        if has_head and "O_L" not in received:  # fitted
             replicas.take_from_chief(model.get_layer("O_L").weights)
 
         # 4. The phases that are left.
-        scale, gently = replicas.count if args.scale_lr else 1, args.lr is None and args.recipe != "finetune"
-        phases = schedule.phases_of_run(args.phases, fine_tuning=is_whole and gently, scale=scale)
+        gently = "O_L" in received and args.lr is None and args.recipe != "finetune"
+        phases = schedule.phases_of_run(args.phases, gently, scale=replicas.count if args.scale_lr else 1)
         recipe, flags = replace(recipe, phases=phases), vars(args) | schedule.as_flags(phases)
         sidecar = run_folder.make_sidecar(flags, spec, commit=cli.commit(), has_pose=has_pose)
         content = run_folder.content_hashes([*faces, *validation], args.pose_labels, shape_model, args.weights)
@@ -108,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
             return
 
         # 5. In each of them: augmented batches, the multi-task loss and the schedules; train.
-        patches_of = functools.partial(FacePatches, **frame, cache=args.cache, cache_dir=args.cache_dir)
+        kept = {key: flags[key] for key in ("crop", "cache", "cache_dir")} | {"crop_scale": crop_scale(args.crop)}
         how = {key: flags[key] for key in ("alpha_schedule", "validate_every", "mixed_precision", "xla")}
         more = {"part": replicas.part, "extra": len(extra), "extra_weight": args.extra_weight}
         part, patches = validation[replicas.part(len(validation))], None
@@ -119,8 +105,8 @@ def main(args: argparse.Namespace) -> None:
             if phase.freeze_batch_norm:
                 asmnet.freeze_batch_norm(model, [layer.name for layer in model.layers] if number else received)
             if patches is None or patches.size != phase.input_size:
-                patches = patches_of(faces, size=phase.input_size)
-                held_out = patches_of(part, size=phase.input_size, margin=1.0) if part else None
+                patches = FacePatches(faces, size=phase.input_size, **kept)
+                held_out = FacePatches(part, size=phase.input_size, margin=1.0, **kept) if part else None
             batches = TrainingBatches(patches, AUGMENTATIONS[phase.augment], args.batch_size, args.seed, **more)
             loss = MultiTaskLoss(spec.flip_map, shape_model, args.landmark_loss, phase.pose_weight * has_pose)
             plan = schedule.Plan(recipe, number, batches.steps_per_epoch, **how)

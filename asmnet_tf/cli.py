@@ -20,9 +20,10 @@ from asmnet_tf import config
 from asmnet_tf.config import RECIPES, Recipe
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, find_spec
 from asmnet_tf.data.sidecars import default_shape_model
-from asmnet_tf.files import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Stopped, first_line, read_json
+from asmnet_tf.files import ENDINGS, EXIT_BAD_INPUT, InputError, first_line, last_words, read_json
 
 EXIT_PIPE = 141  # as of a program that the signal of a closed pipe ends
+_TALKATIVE = ("0", "1")  # $TF_CPP_MIN_LOG_LEVEL where all that TensorFlow says is wanted
 # what TensorFlow says to stderr whatever its log level, by default 2, errors
 _NOTE = re.compile(
     rb"WARNING: All log messages before absl|[IWE]\d{4} |\d{4}-\d\d-\d\d [\d:.]+: [IWE] "
@@ -47,15 +48,9 @@ def run(main: Callable[[argparse.Namespace], None], parse_args: Callable[[], arg
         main(parse_args())
     except SystemExit as end:
         code = end.code
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = EXIT_BAD_INPUT
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        code = stopped.code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = EXIT_INTERRUPTED
+    except ENDINGS as error:
+        message, code = last_words(error)
+        print(message, file=sys.stderr)
     except OSError as error:
         code = _output_lost(error)
     try:
@@ -86,7 +81,7 @@ def start_tensorflow(user: str = "this program") -> None:
     Args:   user: what needs it, for the error.
     Raises: InputError where it is not installed, and for settings that Keras itself does not take.
     """
-    if not _wants_notes():  # 2: errors only; that there is no GPU is one to TensorFlow
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") not in _TALKATIVE:  # 2: errors; that there is no GPU is one to TensorFlow
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2" if glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg") else "3"
     home = os.environ.get("KERAS_HOME") or "~/.keras"
     asked = {}
@@ -111,15 +106,11 @@ def start_tensorflow(user: str = "this program") -> None:
         print(f"Keras: this program computes with {', '.join(config.KERAS.values())}, not with {told}", file=sys.stderr)
 
 
-def _wants_notes() -> bool:
-    return os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1")
-
-
 @contextlib.contextmanager
 def without_notes() -> Iterator[None]:
     """Keeps back what comes to stderr meanwhile, then writes what is no note of TensorFlow; all where that fails."""
     try:
-        if _wants_notes():
+        if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in _TALKATIVE:
             raise OSError
         notes, stderr = tempfile.TemporaryFile(), os.dup(2)  # noqa: SIM115
     except OSError:  # or no place for it, or no stderr

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from asmnet_tf import cli
 from asmnet_tf.data import sidecars
-from asmnet_tf.files import InputError, replacing, replacing_folder, without_absolute_paths, write_text
+from asmnet_tf.files import InputError, relative_path, replacing, replacing_folder, write_text
 
 ENDINGS = {"tflite": ".tflite", "onnx": ".onnx", "savedmodel": "", "h5": ".h5"}
 LIMITS = {"none": 1e-3, "float16": 2e-2, "int8": float("inf")}  # how far landmarks may be off, network units
@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
     facts |= {"source_model": source.name, "export_commit": cli.commit(), "compared": away}
     if args.quantise == "int8":
         facts.pop("quality", None)  # was fitted to the errors of the float network
-        facts["calibration"] = without_absolute_paths(args.calibrate)
+        facts["calibration"] = relative_path(args.calibrate)
     write_text(sidecars.sidecar_path(output), json.dumps(facts, indent=2) + "\n")
     size = facts["input_size"]
     print(

@@ -59,12 +59,29 @@ class InputError(ValueError):
 class OutputError(InputError):
     """A file or folder cannot be written."""
 
-    @classmethod
-    def of(cls, path: str | os.PathLike, error: OSError, what: str = "cannot be written") -> OutputError:
-        """Returns the error that names `path` and the system's reason."""
-        told = cls(f"{path}: {what} ({error.strerror or error}). Choose another output.")
+
+@contextlib.contextmanager
+def refusing(
+    what: str, errors: tuple = (Exception,), then: str = "", passing: type = InputError, length: int = 120
+) -> Iterator[None]:
+    """Turns one of `errors` that is not `passing` into the InputError `what (its first line). then`."""
+    try:
+        yield
+    except passing:
+        raise
+    except errors as error:
+        raise InputError(f"{what} ({first_line(error, length)}). {then}".rstrip()) from error
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike, what: str = "cannot be written") -> Iterator[None]:
+    """Turns an OSError into an OutputError that names `path` and the system's reason."""
+    try:
+        yield
+    except OSError as error:
+        told = OutputError(f"{path}: {what} ({error.strerror or error}). Choose another output.")
         told.disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return told
+        raise told from error
 
 
 def printable(text: str) -> str:
@@ -108,23 +125,18 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     Raises: OutputError if the folder or file cannot be written.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}{path.suffix}"
     try:
-        make_folder(path.parent)
-        temporary.touch()
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())  # else a machine that loses power may keep the new name without the content
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError.of(path, error) from error
+        with writing(path):
+            make_folder(path.parent)
+            temporary.touch()
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # else a machine that loses power may keep the new name without the content
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def _temporary(path: Path) -> Path:
-    return path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}{path.suffix}"
 
 
 def sweep(folder: str | os.PathLike) -> None:
@@ -143,18 +155,18 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
     Raises: InputError if the folder cannot be written, or something else stands there.
     """
     path = Path(path)
-    new, old = _temporary(path), _temporary(path)
+    new, old = (path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}" for _ in range(2))
     try:
-        make_folder(path.parent)
-        if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / known_by).is_file())):
-            raise InputError(f"{path}: holds something else, no {known_by}, is not replaced. Choose another output.")
-        new.mkdir()
-        yield new
-        if path.exists():
-            os.rename(path, old)
-        os.rename(new, path)
-    except OSError as error:
-        raise OutputError.of(path, error) from error
+        with writing(path):
+            make_folder(path.parent)
+            if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / known_by).is_file())):
+                told = f"holds something else, no {known_by}, is not replaced. Choose another output."
+                raise InputError(f"{path}: {told}")
+            new.mkdir()
+            yield new
+            if path.exists():
+                os.rename(path, old)
+            os.rename(new, path)
     finally:
         with contextlib.suppress(OSError):  # else it would hide what went wrong before
             if old.exists() and not path.exists():  # the last rename failed
@@ -169,31 +181,19 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def without_absolute_paths(value: object) -> object:
-    """Returns a JSON value in which every absolute path, also after `=`, is relative to the current folder.
-
-    One outside it is cut to its last part: /data/300w becomes 300w.
-    """
-    if isinstance(value, dict):
-        return {key: without_absolute_paths(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [without_absolute_paths(v) for v in value]
-    if not isinstance(value, str):
-        return value
-    before, equals, after = value.rpartition("=")
-    if not os.path.isabs(after):
-        return value
-    path, here = Path(os.path.normpath(after)), Path.cwd()
-    return f"{before}{equals}{path.relative_to(here) if path.is_relative_to(here) else path.name}"
+def relative_path(text: str) -> str:
+    """Returns an absolute path relative to the current folder; outside it is cut: /data/300w becomes 300w."""
+    path, here = Path(os.path.normpath(text)), Path.cwd()
+    if not path.is_absolute():
+        return text
+    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
 
 
 def make_folder(path: str | os.PathLike) -> Path:
     """Makes a folder with its parents. Raises: OutputError if it cannot be made or written to."""
     path = Path(path)
-    try:
+    with writing(path, "this folder cannot be made"):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError.of(path, error, "this folder cannot be made") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: this folder cannot be written to. Choose another output.")
     return path
@@ -211,7 +211,7 @@ def owned(folder: str | Path, hint: str = "another output", waiting: str = "", p
     """
     folder = Path(folder)
     path, made, tries = folder / f"{_LOCK}{part}", not folder.exists(), 0
-    try:
+    with writing(path):
         while not (file := _lock(path)):
             tries += 1
             if tries == 3 and not waiting:  # it may just have ended, or be about to write who it is
@@ -226,8 +226,6 @@ def owned(folder: str | Path, hint: str = "another output", waiting: str = "", p
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
-    except OSError as error:
-        raise OutputError.of(path, error) from error
     try:
         yield folder
     finally:
@@ -266,17 +264,6 @@ def _lock(path: Path) -> TextIO | None:
     return None
 
 
-@contextlib.contextmanager
-def _expecting(path: str | os.PathLike, expected: str) -> Iterator[None]:
-    """Turns whatever numpy and zipfile raise for a file that is cut short, damaged or of another kind into one line."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path}: not a whole {expected} ({first_line(error)}).") from error
-
-
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads all arrays of an `.npz`, never unpickling; a `.npy` is not accepted.
 
@@ -284,7 +271,8 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     import numpy as np  # here, so that `--help` does not wait for it
 
-    with _expecting(path, ".npz file of plain arrays"), np.load(path, allow_pickle=False) as file:
+    told, missing = f"{path}: not a whole .npz file of plain arrays", FileNotFoundError
+    with refusing(told, passing=missing, length=80), np.load(path, allow_pickle=False) as file:
         check_archive(path)
         arrays = {name: file[name] for name in file.files}
         for name, array in arrays.items():
@@ -301,8 +289,8 @@ def read_array(path: str | os.PathLike, mapped: bool = False) -> np.ndarray:
     """
     import numpy as np
 
-    # over: of a shape that no file can have
-    with _expecting(path, ".npy file of one plain array"), np.errstate(over="raise"):
+    told, missing = f"{path}: not a whole .npy file of one plain array", FileNotFoundError
+    with refusing(told, passing=missing, length=80), np.errstate(over="raise"):  # of a shape that no file can have
         array = np.load(path, allow_pickle=False, mmap_mode="r" if mapped else None)
         if not isinstance(array, np.ndarray):
             array.close()
@@ -399,11 +387,9 @@ def read_dataset(group: h5py.Group, name: str | h5py.Reference) -> np.ndarray:
 
 def plain(value, decimals: int | None = None):
     """Returns a value as JSON has it: NumPy numbers and arrays, paths and tuples converted, NaN and infinity null."""
-    import numpy as np
-
     if isinstance(value, dict):
         return {str(key): plain(item, decimals) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):
         return [plain(item, decimals) for item in value]
@@ -491,6 +477,17 @@ class Stopped(Exception):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+ENDINGS = (InputError, Stopped, KeyboardInterrupt)
+
+
+def last_words(error: BaseException) -> tuple[str, int]:
+    """Returns the line and the exit code with which one of ENDINGS ends a program."""
+    if isinstance(error, Stopped):
+        return str(error), error.code
+    bad = isinstance(error, InputError)
+    return (f"error: {error}", EXIT_BAD_INPUT) if bad else ("interrupted", EXIT_INTERRUPTED)
 
 
 class StopSignals:

@@ -201,8 +201,6 @@ def pose_of(
 
     It is from `labels` (see `pose.read_pose_labels`), else by PnP, cached. Synthetic data brings its exact pose in
     `pose.csv`, which is used where `labels` is None. Labels of another sign convention are brought to ours.
-
-    Raises: InputError if a sample has no label in `labels`.
     """
     if labels is None and not spec.has_pose:
         return np.full((len(samples), 3), np.nan), f"none: {spec.title} has no six rigid points"

@@ -75,14 +75,11 @@ def draw_motion(augmentation: Augmentation, frame: np.ndarray, rng: np.random.Ge
     )
 
 
-def render(patch: Patch, frame: np.ndarray, moved: Motion | None, size: int) -> np.ndarray:
-    """Returns the network input of one face, RGB uint8 (size, size, 3); un-augmented where `moved` is None."""
-    to_image = crop_to_image(frame, size)
-    if moved is not None:
-        centre = (size - 1) / 2
-        to_crop = np.array([[size, 0.0, centre], [0.0, size, centre]])
-        to_image = compose(to_image, compose(to_crop, compose(invert(moved.affine), invert(to_crop))))
-    return warp_patch(patch, to_image, size)
+def render(patch: Patch, frame: np.ndarray, moved: Motion, size: int) -> np.ndarray:
+    """Returns the network input of one moved face, RGB uint8 (size, size, 3)."""
+    to_crop = np.array([[size, 0.0, (size - 1) / 2], [0.0, size, (size - 1) / 2]])
+    to_moved = compose(to_crop, compose(invert(moved.affine), invert(to_crop)))
+    return warp_patch(patch, compose(crop_to_image(frame, size), to_moved), size)
 
 
 def change_pixels(image: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:

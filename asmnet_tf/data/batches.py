@@ -16,14 +16,6 @@ from asmnet_tf.data.pose import angles_to_unit
 from asmnet_tf.files import InputError
 
 
-@functools.lru_cache(4)
-def _draw_order(seed: int, own: int, extra: int, extra_used: int, epoch: int) -> np.ndarray:
-    """Returns the order of the samples in an epoch; kept, for a draw costs as much as they are many."""
-    rng = np.random.default_rng([seed, epoch])
-    some = own + np.resize(rng.permutation(extra), extra_used) if extra else ()
-    return rng.permutation(np.concatenate([np.arange(own), some]).astype(int))
-
-
 class TrainingBatches:
     """Augmented training batches, endless, a pure function of (seed, epoch, step): a resumed run sees the same ones.
 
@@ -52,7 +44,14 @@ class TrainingBatches:
         self.part = part(self.batch_size)
         self.steps_per_epoch = (own + extra_used) // self.batch_size  # without the last incomplete batch
         self.error: InputError | None = None
-        self._order = functools.partial(_draw_order, seed, own, extra, extra_used)
+
+        @functools.lru_cache(4)  # a draw costs as much as the samples are many
+        def order(epoch: int) -> np.ndarray:
+            rng = np.random.default_rng([seed, epoch])
+            some = own + np.resize(rng.permutation(extra), extra_used) if extra else ()
+            return rng.permutation(np.concatenate([np.arange(own), some]).astype(int))
+
+        self._order = order
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, ...]:
         """Returns image, landmarks_norm, affine, flip, pose of this worker's part of one batch."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -49,9 +48,7 @@ def crop_frame(box: np.ndarray, crop: str, scale: float | None = None) -> np.nda
     `square`: the box's centre, side `scale` (default 1.2) times its longer side. `tight`: the box itself, the
     release's crop; its aspect ratio is lost when it becomes a square image.
 
-    Args:    box: float (..., 4), image pixels.
-    Returns: float64 (..., 4): centre x, centre y, width, height.
-    Raises:  ValueError for an unknown crop.
+    Returns: float64 (..., 4): centre x, centre y, width, height, in the pixels of the boxes (..., 4).
     """
     box = np.asarray(box, np.float64)
     centre = (box[..., :2] + box[..., 2:]) / 2
@@ -196,8 +193,7 @@ def _is_cut_png(data: bytes) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Patch:
+class Patch(NamedTuple):
     """The part of an image around one face, at no more resolution than the network can use.
 
     pixels: RGB uint8 (h, w, 3). image_to_patch: (2, 3) from image pixels to patch pixels.

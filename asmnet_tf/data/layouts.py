@@ -33,7 +33,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from asmnet_tf.files import InputError, first_line, read_text
+from asmnet_tf.files import InputError, read_text, refusing
 
 FOLDER = Path(__file__).with_name("descriptions")
 REAL = ("300w", "wflw", "cofw")  # what a number of points stands for, where nothing else is known
@@ -261,10 +261,8 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
 
 def _table(path: Path) -> dict:
     text = read_text(path)
-    try:
+    with refusing(f"{path}: not TOML", (ValueError, RecursionError)):
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not TOML ({first_line(error, 120)}).") from error
 
 
 def _source(split: str, item: object, need: Callable[[object, str, object, str], None]) -> Source:

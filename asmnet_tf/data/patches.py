@@ -28,14 +28,14 @@ import numpy as np
 from tqdm import tqdm
 
 from asmnet_tf.config import CACHES
-from asmnet_tf.data import augmentation as aug
 from asmnet_tf.data import geometry
 from asmnet_tf.data.pose import cache_folder
 from asmnet_tf.data.readers import Sample
-from asmnet_tf.files import OutputError, first_line, free_memory, owned, read_array, read_json
+from asmnet_tf.files import OutputError, first_line, free_memory, owned, read_array, read_json, writing
 
 FORMAT = 3  # 1: images as stored, whatever their EXIF orientation; 2: TFRecord files
 MEMORY_LIMIT_BYTES = 4 << 30  # --cache auto keeps patches in memory up to this, and up to half of what is free
+Read = Callable[[int], geometry.Patch | None]
 _BATCHES_AHEAD = 2  # that `batches_of_crops` prepares while the caller works on one
 _MANIFEST, _INDEX, _PIXELS = "manifest.json", "index.npy", "patches.npy"
 
@@ -76,7 +76,7 @@ class FacePatches:
             row[:] = geometry.normalise(sample.landmarks.astype(np.float64), frame)
         self.poses = np.stack([np.full(3, np.nan) if s.pose is None else s.pose for s in self.samples])
         self.angles = np.zeros(len(self.samples)) if angles is None else angles
-        self._kept: Callable[[int], geometry.Patch | None] = {}.get  # nothing is
+        self._kept: Read = {}.get  # nothing is
         self.cache = cache
         if cache == "auto":
             self.cache = "memory" if self._bytes() <= min(MEMORY_LIMIT_BYTES, free_memory() // 2) else "disk"
@@ -84,7 +84,7 @@ class FacePatches:
             self._kept = _for_each(self._decode, len(self), "images").__getitem__
         elif self.cache == "disk":
             try:
-                self._kept = self._open_disk(cache_dir or cache_folder() / "patches", crop, crop_scale).read
+                self._kept = self._open_disk(cache_dir or cache_folder() / "patches", crop, crop_scale)
             except OutputError as error:
                 if cache == "disk":
                     raise OutputError(f"{error} See --cache-dir, or use --cache none.") from error
@@ -115,7 +115,7 @@ class FacePatches:
     def _crop(self, i: int) -> np.ndarray:
         if self.angles[i]:
             return geometry.crop_image(self.samples[i].read_image(), self.frames[i], self.size, self.angles[i])
-        return aug.render(self.patch(i), self.frames[i], None, self.size)
+        return geometry.warp_patch(self.patch(i), geometry.crop_to_image(self.frames[i], self.size), self.size)
 
     def crops(self) -> np.ndarray:
         """Returns the un-augmented network inputs of all samples, RGB uint8 (N, size, size, 3)."""
@@ -137,7 +137,7 @@ class FacePatches:
                 pool.shutdown(cancel_futures=True)
 
     # --- the cache on disk --------------------------------------------------------------------------------------------
-    def _open_disk(self, root: Path, crop: str, crop_scale: float) -> _DiskCache:
+    def _open_disk(self, root: Path, crop: str, crop_scale: float) -> Read:
         """Opens the cache of these samples below `root`; writes it first where it is absent, outdated or damaged."""
         settings = {"crop": crop, "crop_scale": crop_scale, "size": self.size, "margin": self.margin}
         settings |= {"detail": geometry.PATCH_DETAIL, "opencv": cv2.__version__, "format": FORMAT}  # as do decoders
@@ -151,7 +151,8 @@ class FacePatches:
             cached, reason = _open(folder, manifest, row)
             if cached is None:
                 print(f"{folder}: {reason}; written anew", file=sys.stderr) if reason else _say_others(folder, manifest)
-                try:
+                with contextlib.ExitStack() as stack, writing(folder):
+                    stack.callback(shutil.rmtree, new, ignore_errors=True)
                     for left in (new, folder):  # of a run that was killed; runs that have it open can still read it
                         shutil.rmtree(left, ignore_errors=True)
                     free = shutil.disk_usage(root).free
@@ -160,10 +161,6 @@ class FacePatches:
                     new.mkdir()
                     self._write(new, manifest, row)
                     os.rename(new, folder)
-                except OSError as error:
-                    raise OutputError.of(folder, error) from error
-                finally:
-                    shutil.rmtree(new, ignore_errors=True)
                 cached, reason = _open(folder, manifest, row)
         with contextlib.suppress(OSError):
             own.rmdir()  # a killed run has left it
@@ -217,50 +214,42 @@ class FacePatches:
         (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-class _DiskCache:
-    """An open cache folder; may be read by many threads.
+def _open(folder: Path, expected: dict, row: int) -> tuple[Read | None, str]:
+    """Returns what reads patch i of a cache, or None and why it does not serve; no reason where there is no cache.
 
-    A patch that fails its checksum is said once and the manifest removed, so that the next run writes the cache anew.
+    It may be called by many threads and returns None for a patch that fails its checksum: that is said once and the
+    manifest removed, so that the next run writes the cache anew.
     """
-
-    def __init__(self, folder: Path, expected: dict, row: int) -> None:
-        """Raises: OSError, ValueError, KeyError or TypeError if the folder is not what its manifest says."""
-        self.folder = folder
-        self._said = False
+    try:
         manifest = read_json(folder / _MANIFEST)
         if manifest["fingerprint"] != expected["fingerprint"]:
             raise ValueError("the images or boxes have changed since it was written")
-        self.index = read_array(folder / _INDEX)
-        self.pixels = np.asarray(read_array(folder / _PIXELS, mapped=True))  # the memory map itself slices slowly
-        for name, array, form in ((_INDEX, self.index, (9, "f8")), (_PIXELS, self.pixels, (row, "u1"))):
+        index = read_array(folder / _INDEX)
+        pixels = np.asarray(read_array(folder / _PIXELS, mapped=True))  # the memory map itself slices slowly
+        for name, array, form in ((_INDEX, index, (9, "f8")), (_PIXELS, pixels, (row, "u1"))):
             if array.shape != (expected["faces"], form[0]) or array.dtype != form[1]:
                 raise ValueError(f"damaged: {name} is {array.dtype} {array.shape}")
-        if zlib.crc32(np.ascontiguousarray(self.index)) != manifest["checksum"]:
+        if zlib.crc32(np.ascontiguousarray(index)) != manifest["checksum"]:
             raise ValueError(f"damaged: {_INDEX} has another checksum")
-
-    def read(self, i: int) -> geometry.Patch | None:
-        """Returns patch i, its pixels read-only; None if it is damaged."""
-        height, width, checksum = (int(v) for v in self.index[i, :3])
-        data = np.ascontiguousarray(self.pixels[i, : 3 * height * width])
-        if zlib.crc32(data) == checksum:
-            return geometry.Patch(data.reshape(height, width, 3), self.index[i, 3:].reshape(2, 3))
-        if not self._said:
-            self._said = True
-            what = "such faces are read from their images, and the next run writes the cache anew"
-            print(f"{self.folder}: damaged at face {i}; {what}", file=sys.stderr)
-            with contextlib.suppress(OSError):
-                (self.folder / _MANIFEST).unlink()
-        return None
-
-
-def _open(folder: Path, expected: dict, row: int) -> tuple[_DiskCache | None, str]:
-    """Returns the cache, or None and the reason why it does not serve; no reason where there is none."""
-    try:
-        return _DiskCache(folder, expected, row), ""
     except (FileNotFoundError, NotADirectoryError) as error:
         return None, f"{Path(error.filename).name} is missing" if folder.exists() else ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         return None, first_line(error, 200)
+    said = threading.Lock()
+
+    def read(i: int) -> geometry.Patch | None:
+        height, width, checksum = (int(v) for v in index[i, :3])
+        data = np.ascontiguousarray(pixels[i, : 3 * height * width])  # read-only
+        if zlib.crc32(data) == checksum:
+            return geometry.Patch(data.reshape(height, width, 3), index[i, 3:].reshape(2, 3))
+        if said.acquire(blocking=False):  # by the first one, for good
+            what = "such faces are read from their images, and the next run writes the cache anew"
+            print(f"{folder}: damaged at face {i}; {what}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                (folder / _MANIFEST).unlink()
+        return None
+
+    return read, ""
 
 
 def _say_others(folder: Path, manifest: dict) -> None:
@@ -276,10 +265,5 @@ def _say_others(folder: Path, manifest: dict) -> None:
 
 def _for_each(work: Callable[[int], object], count: int, title: str) -> list:
     """Returns what `work` returns for 0, 1, ..., by several threads: OpenCV decodes outside the interpreter lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(work, range(count))
-        try:
-            return list(tqdm(done, title, count, unit="face", disable=None, leave=False))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # thousands of further images need not be read to say so
-            raise
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # after an error, `map` lets no other image be read
+        return list(tqdm(pool.map(work, range(count)), title, count, unit="face", disable=None, leave=False))

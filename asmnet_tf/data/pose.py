@@ -38,13 +38,12 @@ from asmnet_tf.files import InputError, read_array, read_csv, replacing
 
 FOCAL = 2.4  # focal length over the longer side of the landmark box
 LABELS_VERSION = 2  # of what `estimate_pose` says of the same landmarks; 1: box and camera not turned upright
-_MEAN_FACE_FILE = Path(__file__).with_name("mean_face_68.csv")
 
 
 @functools.cache
 def mean_face() -> np.ndarray:
     """Returns the 3D mean face (68, 3), float64, read-only: head axes, outer eye corners 1 apart (fit_mean_face.py)."""
-    face = np.loadtxt(_MEAN_FACE_FILE, delimiter=",", comments="#")
+    face = np.loadtxt(Path(__file__).with_name("mean_face_68.csv"), delimiter=",", comments="#")
     face.setflags(write=False)
     return face
 
@@ -204,8 +203,6 @@ def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     `path` is a csv with the columns name, yaw, pitch, roll (degrees; see `files.read_csv`), or the release's: a folder
     of `<name>.npy` files with three numbers in [-1, 1] for +-65 degrees; sub-folders become part of the name.
-
-    Raises: InputError naming the file and line that cannot be used.
     """
     path = Path(path)
     labels: dict[str, np.ndarray] = {}
@@ -239,8 +236,7 @@ def align_signs(
     learn nonsense, and a score would be one. So an angle that runs against the reference is negated: correlation below
     -0.5, and for fewer than 50 faces so far below that chance is no explanation (t < -4); 5 faces at least.
 
-    Args:    angles_deg, reference_deg: (N, 3); NaN where unknown. source: what the angles are of, for the line on
-             stderr that says what was negated.
+    Args:    angles_deg, reference_deg: (N, 3); NaN where unknown. source: of the angles, for the line on stderr.
     Returns: the angles, (N, 3), and the names of those that were negated.
     """
     negated = []

@@ -37,7 +37,7 @@ from asmnet_tf.config import PHOTO_ENDINGS
 from asmnet_tf.data.geometry import image_size, landmark_box, read_image
 from asmnet_tf.data.layouts import DatasetSpec, Source
 from asmnet_tf.data.pose import angles_of_300w_lp, matrix_to_angles, mean_face
-from asmnet_tf.files import InputError, first_line, parse_numbers, read_csv, read_dataset, read_text
+from asmnet_tf.files import InputError, first_line, parse_numbers, read_csv, read_dataset, read_text, refusing
 
 if TYPE_CHECKING:
     import h5py
@@ -116,9 +116,9 @@ def new_sample(name: str, path: Path, landmarks: np.ndarray, tags: Set[str], ind
     return Sample(name, path, landmarks, landmark_box(landmarks), frozenset(tags), index=index)
 
 
-def progress(items: Iterable, title: str, total: int | None = None) -> Iterable:
+def progress(items: Iterable, title: str) -> Iterable:
     """Returns the items under a progress bar, where stderr is a terminal."""
-    return tqdm(items, f"read {title}", total, unit="face", disable=None, leave=False)
+    return tqdm(items, f"read {title}", unit="face", disable=None, leave=False)
 
 
 # --- 300W -------------------------------------------------------------------------------------------------------------
@@ -199,15 +199,15 @@ def _read_list(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, ba
     lines = filter(None, map(str.strip, read_text(path, MAX_LIST_BYTES).split("\n")))
     for line in itertools.islice(lines, limit):
         with bad.catch(line):
-            image = _find_image(path, data_dir, line)
+            image, name = _find_image(path, data_dir, line)
             points, upper = image.with_suffix(".pts"), image.with_suffix(".PTS")
             landmarks = read_pts(upper if upper.is_file() and not points.is_file() else points, spec.num_landmarks)
-            yield new_sample(_name(image, data_dir), image, landmarks, {source.name})
+            yield new_sample(name, image, landmarks, {source.name})
 
 
 # --- csv, dlib XML, COCO ----------------------------------------------------------------------------------------------
-def _find_image(path: Path, data_dir: Path, name: str) -> Path:
-    """Returns the image that an annotation file names, from the file's folder or the data folder; nowhere else."""
+def _find_image(path: Path, data_dir: Path, name: str) -> tuple[Path, str]:
+    """Returns an image that an annotation file names, from its folder or the data folder alone, and the sample name."""
     if not name.strip():
         raise InputError(f"{path}: a face whose image has no name or is not listed.")
     roots = [os.path.abspath(root) for root in (path.parent, data_dir)]
@@ -218,11 +218,8 @@ def _find_image(path: Path, data_dir: Path, name: str) -> Path:
     found = next((place for place in inside if os.path.isfile(place)), None)
     if found is None:
         raise InputError(f"{path}: no image {name[:60]!r} beside it or in {data_dir}.")
-    return data_dir / os.path.relpath(found, data_dir)
-
-
-def _name(image: Path, data_dir: Path) -> str:
-    return Path(os.path.relpath(image, data_dir)).with_suffix("").as_posix()
+    relative = Path(os.path.relpath(found, data_dir))
+    return data_dir / relative, relative.with_suffix("").as_posix()
 
 
 def _csv_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
@@ -233,10 +230,8 @@ def _csv_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple
 
 
 def _dlib_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
-    try:
+    with refusing(f"{path}: not XML", (ElementTree.ParseError, ValueError)):
         root = ElementTree.fromstring(read_text(path, MAX_LIST_BYTES))
-    except (ElementTree.ParseError, ValueError) as error:
-        raise InputError(f"{path}: not XML ({first_line(error)}).") from error
 
     def points(box: ElementTree.Element) -> np.ndarray:
         parts = {part.get("name", ""): [float(part.get(axis, "nan")) for axis in "xy"] for part in box.iter("part")}
@@ -279,16 +274,14 @@ def _read_annotated(spec: DatasetSpec, data_dir: Path, source: Source, limit: in
     for at, name, points in progress(faces[:limit], path.name):
         seen[name] += 1
         with bad.catch(at.removeprefix(f"{path.parent}{os.sep}")):
-            image = _find_image(path, data_dir, name)
-            try:
+            image, label = _find_image(path, data_dir, name)
+            with refusing(f"{at}: not x and y of each point", (ValueError, TypeError, OverflowError)):
                 numbers = points()
-            except (ValueError, TypeError, OverflowError) as error:
-                raise InputError(f"{at}: not x and y of each point ({first_line(error)}).") from error
             if len(numbers) != 2 * spec.num_landmarks:
                 raise InputError(f"{at}: {len(numbers) / 2:g} points, {spec.title} has {spec.num_landmarks}.")
             if not (np.abs(numbers) <= 1e6).all():  # NaN is not
                 raise InputError(f"{at}: a point that is not a number.")
-            label = _name(image, data_dir) + (f"#{seen[name] - 1}" if times[name] > 1 else "")
+            label += f"#{seen[name] - 1}" if times[name] > 1 else ""
             yield new_sample(label, image, numbers.reshape(-1, 2), {source.name})
 
 
@@ -320,12 +313,10 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, ba
             image_name = relative.as_posix()
             name = f"{relative.with_suffix('').as_posix()}#{faces[image_name]}"
             faces[image_name] += 1
-            try:
+            with refusing(f"{at}: a column that is not a number", then="Download the list again."):
                 numbers = np.array(parse_numbers([part.strip(" ,;\t") for part in parts[:-1]]))
                 if not (np.abs(numbers) <= 1e6).all():  # NaN is not
                     raise ValueError("not finite, or beyond 1e6")
-            except ValueError as error:
-                raise InputError(f"{at}: a column that is not a number ({error}). Download the list again.") from error
             image = data_dir / "WFLW_images" / relative
             if not is_file(image):
                 absent += 1
@@ -345,7 +336,7 @@ def _read_cofw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, ba
         table = read_dataset(file, f"phis{ending}").astype(np.float64)  # MATLAB is column-major: (87, N) here
         count = file[f"Is{ending}"].size
     rows = 3 * spec.num_landmarks
-    if table.ndim != 2 or table.shape[0] != rows or table.shape[1] != count:
+    if table.shape != (rows, count):
         raise InputError(f"{path}: phis{ending} has shape {table.shape}, expected ({rows}, {count}).")
     for i, column in enumerate(progress(table.T[:limit], path.name)):
         name = f"{source.name}/{i:04d}"
@@ -383,11 +374,9 @@ def _open_mat(path: Path, wanted: str) -> Iterator[h5py.File]:
     """Opens a COFW file. Raises: InputError if `wanted`, what the caller reads, is damaged."""
     import h5py  # comes with Keras; only this dataset needs it
 
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except files.BROKEN_HDF5 as error:
-        raise InputError(f"{path}: {wanted} cannot be read ({str(error)[:100]}). Is it COFW's colour file?") from error
+    told = f"{path}: {wanted} cannot be read"
+    with refusing(told, files.BROKEN_HDF5, "Is it COFW's colour file?"), h5py.File(path, "r") as file:
+        yield file
 
 
 # --- AFLW2000-3D, 300W-LP, BIWI ---------------------------------------------------------------------------------------
@@ -414,12 +403,10 @@ def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns landmarks (68, 2), 0-based, and pitch, yaw, roll in radians as the file has them."""
     from scipy.io import loadmat  # only this dataset needs it
 
-    try:
+    with refusing(f"{path}: no whole file of AFLW2000-3D or 300W-LP"):  # SciPy raises whatever comes
         content = loadmat(path, variable_names=("Pose_Para", "pt3d_68", "pt2d"))
         points = np.asarray(content["pt3d_68"] if "pt3d_68" in content else content["pt2d"], np.float64)[:2].T
         angles = np.asarray(content["Pose_Para"], np.float64).reshape(-1)[:3]
-    except Exception as error:  # SciPy raises whatever comes for a damaged file
-        raise InputError(f"{path}: no whole file of AFLW2000-3D or 300W-LP ({first_line(error)}).") from error
     if points.shape != (68, 2) or angles.shape != (3,) or not (np.abs([*points.flat, *angles]) < 1e6).all():
         raise InputError(f"{path}: {points.shape[0]} points and {angles.size} angles, expected 68 and 3 finite ones.")
     return points - 1.0, angles  # MATLAB counts from 1

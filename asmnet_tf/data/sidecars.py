@@ -20,8 +20,8 @@ def pretrained_names() -> list[str]:
 
 def pretrained_path(name: str) -> Path:
     """Returns the file of a shipped model. Raises: InputError that lists the names, for another one."""
-    if name not in pretrained_names():
-        raise InputError(f"{name}: no model of this name ships with the package. {_there_are(pretrained_names())}")
+    if name not in (names := pretrained_names()):
+        raise InputError(f"{name}: no model of this name ships with the package. There are: {', '.join(names)}.")
     return FOLDER / f"{name}.keras"
 
 
@@ -110,9 +110,5 @@ def _find(source: str | Path, shipped: dict[str, Path], kind: str) -> Path:
     if os.path.exists(path) or len(path.parts) != 1 or path.suffix:
         return path
     if path.name not in shipped:
-        raise InputError(f"{path}: no such {kind}, neither a file nor shipped. {_there_are(shipped)}")
+        raise InputError(f"{path}: no such {kind}, neither a file nor shipped. There are: {', '.join(shipped)}.")
     return shipped[path.name]
-
-
-def _there_are(names: list[str] | dict[str, Path]) -> str:
-    return f"There are: {', '.join(names) or 'none'}."

@@ -5,7 +5,6 @@ Figures are drawn by Agg without pyplot, so nothing depends on a display, and ev
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
 import warnings
@@ -27,10 +26,10 @@ from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.records import Faces, Measured, Method, file_names, number, one_line
 from asmnet_tf.faces.overlay import draw_axes
-from asmnet_tf.files import InputError, make_folder, read_text, replacing
+from asmnet_tf.files import replacing
+from asmnet_tf.shape.shape_model import ShapeModel
 
 DPI = 200
-PCA_MARKS = (85.0, 90.0, 95.0, 97.0, 99.0)  # of the variance curve, where the caller asks for none
 MAX_MODES = 5
 SHEET_FACES = 12
 SHEET_COLUMNS = 4
@@ -40,43 +39,36 @@ GREEN, RED = (0, 235, 0), (255, 45, 45)
 _LINES = ("-", "--", "-.", ":")
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
 _COLOURS += ("#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
-_LOG_COLUMNS = ("epoch", "loss", "loss_landmarks", "loss_asm", "loss_pose", "alpha", "lr", "val_nme_pct")
 
 
 # --- what all figures share -------------------------------------------------------------------------------------------
 
 
-def draw_face(axes, points: np.ndarray, spec: DatasetSpec | None, **style) -> None:
+def draw_face(axes, points: np.ndarray, spec: DatasetSpec, **style) -> None:
     """Draws points (L, 2) along the spec's contours, or as dots where there are none."""
-    contours = spec.contours if spec is not None and len(points) == spec.num_landmarks else ()
-    for indices, closed in contours:
+    for indices, closed in spec.contours:
         axes.plot(*points[[*indices, indices[0]] if closed else list(indices)].T, **style)
-    dots = np.delete(points, [i for indices, _ in contours for i in indices], axis=0)
+    dots = np.delete(points, [i for indices, _ in spec.contours for i in indices], axis=0)
     axes.plot(*dots.T, linestyle="none", marker=".", markersize=3, color=style.get("color"))
 
 
 def frame_face(axes, points: np.ndarray, margin: float) -> None:
     """Fits equal axes, y downwards, around points (..., 2) and removes the ticks."""
     box = landmark_box(points.reshape(-1, 2))
-    if np.isfinite(box).all():
-        axes.set(xlim=(box[0] - margin, box[2] + margin), ylim=(box[3] + margin, box[1] - margin))
+    axes.set(xlim=(box[0] - margin, box[2] + margin), ylim=(box[3] + margin, box[1] - margin))
     axes.set(aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
 
-def new_figure(size: tuple[float, float]) -> Figure:
-    """Returns an empty figure of `size` inches: without pyplot it is Agg that draws it, without a display."""
-    return Figure(size, layout="constrained")
-
-
-def save_figure(figure: Figure, path: Path, also: str = "png") -> None:
-    """Writes a figure as PNG and beside it as `also`: pdf or svg. Raises: InputError if a file cannot be written."""
+def save_figure(figure: Figure, path: Path, also: str = "png") -> Path:
+    """Writes a figure as PNG and beside it as `also`, pdf or svg; returns `path`. Raises: InputError if it cannot."""
     for ending in dict.fromkeys(("png", also)):
         undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(ending)
         fonts = rc_context({"pdf.fonttype": 42, "svg.hashsalt": "asmnet"})  # 42: publishers refuse Type 3
         with replacing(path.with_suffix(f".{ending}")) as temporary, warnings.catch_warnings(), fonts:
             warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in a script the font lacks shows boxes
             figure.savefig(temporary, dpi=DPI, format=ending, metadata=undated)
+    return path
 
 
 def new_axes(figure: Figure, *place, title: str = "", **settings):
@@ -109,12 +101,7 @@ def line_style(j: int, width: float = 1.6) -> dict:
 
 
 def curves_figure(
-    stem: str,
-    grid: np.ndarray,
-    shares: dict[tuple[str, str], np.ndarray],
-    faces: Faces,
-    scores: dict[str, dict[str, dict]],
-    thresholds: Sequence[float],
+    stem: str, grid: np.ndarray, shares: dict, faces: Faces, scores: dict, thresholds: Sequence[float]
 ) -> Figure:
     """Draws the CED curves (stem `ced`) or failure rates of all methods, one panel for each subset.
 
@@ -122,9 +109,9 @@ def curves_figure(
     """
     is_ced, count = stem == "ced", len(faces.masks)
     columns = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3}.get(count, 4)
-    rows = math.ceil(count / columns)
-    room = 0.2 * (len(scores) + 1)
-    figure = new_figure((7.5, 5.0 + room) if count == 1 else (4.6 * columns, (4.0 + room) * rows))
+    rows, room = math.ceil(count / columns), 0.2 * (len(scores) + 1)
+    size = (7.5, 5.0 + room) if count == 1 else (4.6 * columns, (4.0 + room) * rows)
+    figure = Figure(size, layout="constrained")
     for k, (subset, mask) in enumerate(faces.masks.items()):
         axes = new_axes(figure, rows, columns, k + 1, title=f"{faces.spec.title} {subset}, {mask.sum()} faces")
         axes.set_xlabel("NME [% inter-ocular]" if is_ced else "threshold on the NME [% inter-ocular]")
@@ -150,19 +137,18 @@ def curves_figure(
         else:  # the differences are in the last few per cent
             axes.set(yscale="log", ylim=(min(10.0, 0.7 * lowest), 120))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        last = f", AUC@{max(thresholds):.2f}" if thresholds else ""
         rates = ", ".join(f"FR@{t:.2f}" for t in thresholds)
-        legend_below(axes, title=f"NME (faces scored / all){last} [%]" if is_ced else f"{rates} [%]" if rates else None)
+        told = f"NME (faces scored / all), AUC@{max(thresholds):.2f}" if is_ced else rates
+        legend_below(axes, title=f"{told} [%]")
     return figure
 
 
 def _legend(name: str, is_ced: bool, numbers: dict, thresholds: Sequence[float]) -> str:
+    values = [number(numbers[f"fr_pct@{t:.2f}"]) for t in thresholds]
     if is_ced:
         values = [f"{number(numbers['nme_pct'])} ({numbers['n_scored']} / {numbers['n']})"]
-        values += [number(numbers[f"auc_pct@{max(thresholds):.2f}"], 1)] if thresholds else []
-    else:
-        values = [number(numbers[f"fr_pct@{t:.2f}"]) for t in thresholds]
-    return f"{label(name)}: {', '.join(values)}" if values else label(name)
+        values.append(number(numbers[f"auc_pct@{max(thresholds):.2f}"], 1))
+    return f"{label(name)}: {', '.join(values)}"
 
 
 def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndarray], faces: Faces) -> Figure:
@@ -173,9 +159,8 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
 
     Args: means: for each method (L,), per cent of the inter-ocular distance.
     """
-    scored, spec = faces.scored, faces.spec
-    # the outline is that of some thousand faces at most: more look the same
-    truth = np.asarray(faces.landmarks[np.flatnonzero(scored)[:4096]], np.float64)
+    spec = faces.spec
+    truth = np.asarray(faces.landmarks[:4096], np.float64)  # the outline of more faces looks the same
     face = ((truth - truth.mean(axis=1, keepdims=True)) / metrics.normaliser(truth, spec)[:, None, None]).mean(axis=0)
     highest = [float(np.max(mean, where=np.isfinite(mean), initial=0.0)) for mean in means]
     positive = [value for value in highest if value] or [1.0]
@@ -183,9 +168,9 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
     top = max(value for value in positive if value <= limit)
     columns = min(4, len(measured))
     rows = math.ceil(len(measured) / columns)
-    figure = new_figure((max(9.0, 3.6 * columns), 3.8 + 3.6 * rows))
+    figure = Figure((max(9.0, 3.6 * columns), 3.8 + 3.6 * rows), layout="constrained")
     grid = figure.add_gridspec(1 + rows, columns)
-    curves = new_axes(figure, grid[0, :], title=f"{spec.title}, {scored.sum()} faces", ylim=(0, 1.05 * top))
+    curves = new_axes(figure, grid[0, :], title=f"{spec.title}, {len(faces.names)} faces", ylim=(0, 1.05 * top))
     curves.grid(False, axis="x")
     curves.set(xlim=(-0.5, len(face) - 0.5), xlabel="landmark, counted from 0 (bands: contours)")
     curves.set_ylabel("mean error [% inter-ocular]")
@@ -203,7 +188,7 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
         circles.set_clim(0, top)
         axes.add_collection(circles)
         frame_face(axes, face, top / 100)
-        over = f"{metrics.scored(one.nme[scored]).sum()} / {scored.sum()} faces"
+        over = f"{metrics.scored(one.nme).sum()} / {len(faces.names)} faces"
         axes.set_title(f"{label(one.method.name)}\nmean {number(float(mean.mean()))} % ({over})", fontsize=9)
     legend_below(curves, ncols=columns)
     extend = "max" if max(highest) > top else "neither"
@@ -212,9 +197,7 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
     return figure
 
 
-def contact_sheets(
-    measured: Sequence[Measured], faces: Faces, image_reader: Callable[[int], np.ndarray]
-) -> Iterator[tuple[str, Figure]]:
+def contact_sheets(measured: Sequence[Measured], faces: Faces, image_reader: Callable) -> Iterator[tuple[str, Figure]]:
     """Yields (<method>_{best,median,worst}, the picture of these faces) for every method."""
 
     @functools.cache  # methods often share their worst faces
@@ -222,9 +205,8 @@ def contact_sheets(
         frame = crop_frame(landmark_box(np.asarray(faces.landmarks[i], np.float64)), "square", SHEET_SCALE)
         return crop_image(image_reader(i), frame, TILE), invert(crop_to_image(frame, TILE))
 
-    scored = np.flatnonzero(faces.scored)
     for one, stem in zip(measured, file_names([one.method.name for one in measured])):
-        order = scored[np.argsort(one.nme[scored], kind="stable")]  # without a prediction (NaN): last
+        order = np.argsort(one.nme, kind="stable")  # without a prediction (NaN): last
         middle = max(0, (len(order) - SHEET_FACES) // 2)
         for kind, chosen in {"best": order, "median": order[middle:], "worst": order[::-1]}.items():
             chosen = chosen[:SHEET_FACES].tolist()
@@ -238,7 +220,7 @@ def _annotated(pixels: np.ndarray, image_to_tile: np.ndarray, method: Method, fa
     picture = pixels.copy()
     for landmarks, colour in ((faces.landmarks[i], GREEN), (method.landmarks[i], RED)):
         points = transform(image_to_tile, np.asarray(landmarks, np.float64))
-        points = points[np.isfinite(points).all(axis=1) & (np.abs(points) < 2 * TILE).all(axis=1)]
+        points = points[(np.abs(points) < 2 * TILE).all(axis=1)]  # NaN is not
         for x, y in np.round(points * 16).astype(int).tolist():  # 4 fractional bits
             cv2.circle(picture, (x, y), 21, colour, -1, cv2.LINE_AA, shift=4)
     predicted = method.pose if method.pose is not None else method.pose_pnp
@@ -252,8 +234,7 @@ def _sheet(pictures: list[np.ndarray], captions: list[str], title: str) -> Figur
     columns = min(SHEET_COLUMNS, len(pictures))
     rows = math.ceil(len(pictures) / columns)
     page = np.full((rows * (TILE + CAPTION) + HEAD, max(columns * (TILE + GAP) + GAP, 2 * TILE), 3), 255, np.uint8)
-    figure = new_figure((page.shape[1] / DPI, page.shape[0] / DPI))  # a pixel of a tile is one of the file
-    figure.set_layout_engine("none")
+    figure = Figure((page.shape[1] / DPI, page.shape[0] / DPI))  # a pixel of a tile is one of the file
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     for k, (picture, caption) in enumerate(zip(pictures, captions)):
@@ -276,16 +257,14 @@ def _short(name: str, length: int = 26) -> str:
 # --- training and the shape model -------------------------------------------------------------------------------------
 
 
-def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
-    """Draws losses, validation NME and pose error, alpha and learning rate over the epochs of `log.csv`.
+def training_curves(rows: Sequence[dict], output_png: Path) -> None:
+    """Draws losses, validation NME and pose error, alpha and learning rate over the epochs of a run.
 
-    Args:   log_csv: columns epoch, loss, loss_landmarks, loss_asm, loss_pose, alpha, lr, images_per_s, seconds,
-                val_nme_pct, val_yaw_deg, val_pitch_deg, val_roll_deg; cells may be empty.
-    Raises: InputError for a log that cannot be read, lacks a column, holds no epoch or text for a number.
+    Args: rows: those of log.csv, one an epoch, at least one; None where a number is not known.
     """
-    log = _read_log(Path(log_csv))
+    log = {column: np.array([row[column] for row in rows], np.float64) for column in rows[0]}
     epoch = log["epoch"]
-    figure = new_figure((12.0, 5.6))
+    figure = Figure((12.0, 5.6), layout="constrained")
     grid = figure.add_gridspec(2, 3, height_ratios=[2, 1])
     marker = {"marker": "o", "markersize": 3} if len(epoch) < 40 else {}
     margin = max(0.5, 0.02 * np.ptp(epoch))
@@ -294,7 +273,7 @@ def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
     def panel(place, title: str, columns: dict[str, str], *, log_axis=False, clip=False, **style) -> None:
         axes, lowest = new_axes(figure, place, title=title, xlim=span, xlabel="epoch"), []
         for j, (column, told) in enumerate(columns.items()):
-            values = log.get(column, np.full(len(epoch), np.nan))
+            values = log[column]
             known = np.isfinite(values) & ((values > 0) | (not log_axis))
             if known.any():  # validation may run every few epochs: join what is there
                 axes.plot(epoch[known], values[known], **line_style(j, 1.3), **marker, **style, label=told)
@@ -318,71 +297,26 @@ def training_curves(log_csv: str | Path, output_png: str | Path) -> None:
     panel(grid[1, 0], "alpha, weight of the ASM term", {"alpha": "alpha"}, drawstyle="steps-mid")
     panel(grid[1, 1], "learning rate", {"lr": "learning rate"})
     panel(grid[1, 2], "speed [images / s]", {"images_per_s": "images / s"})
-    save_figure(figure, Path(output_png))
+    save_figure(figure, output_png)
 
 
-def _read_log(path: Path) -> dict[str, np.ndarray]:
-    def wrong(came: str) -> InputError:
-        return InputError(f"{path}: {came}. Is it the log.csv of a run?")
+def shape_model_plots(output_dir: Path, model: ShapeModel, smoothing: dict, spec: DatasetSpec) -> None:
+    """Draws a shape model of all eigen-shapes: <name of spec>_{modes,variance,smoothing}.png.
 
-    try:
-        reader = csv.DictReader(read_text(path).split("\n"))
-        columns, rows = list(reader.fieldnames or ()), list(reader)
-    except (OSError, csv.Error) as error:
-        raise wrong(f"training log cannot be read ({error})") from error
-    for column in _LOG_COLUMNS:
-        if column not in columns:
-            raise wrong(f"no column {column}")
-    log = {}
-    for column in columns:
-        try:
-            log[column] = np.array([float(row[column] or "nan") for row in rows])
-        except ValueError as error:
-            raise wrong(f"column {column}: {error}") from error
-    known = np.isfinite(log["epoch"])
-    if not known.any():
-        raise wrong("no epoch in it")
-    return {column: values[known] for column, values in log.items()}
-
-
-def shape_model_plots(
-    output_dir: str | Path,
-    prefix: str,
-    mean_shape: np.ndarray,
-    eigenvectors: np.ndarray,
-    eigenvalues: np.ndarray,
-    explained_ratio_all: np.ndarray,
-    smoothing: dict[float, np.ndarray],
-    spec: DatasetSpec | None,
-) -> list[Path]:
-    """Draws a shape model: <prefix>_modes.png, <prefix>_variance.png and, for any `smoothing`, <prefix>_smoothing.png.
-
-    Args:
-        mean_shape: (2L,) network units, x0, y0, x1, ... eigenvectors: (2L, K), largest first. eigenvalues: (K,).
-        explained_ratio_all: (2L,) or fewer, share of the variance of every component, largest first.
-        smoothing: pca_percent -> (N,) how far ASM moves each real shape, mean over its landmarks, as a fraction of the
-            inter-ocular distance; its keys are also marked on the variance curve.
-        spec: gives the contours; None draws dots.
-    Returns: the files written. Raises: InputError if one cannot be.
+    Args: smoothing: pca_percent -> (N,) how far ASM moves each real shape, mean over its landmarks, as a fraction of
+            the inter-ocular distance; its keys are also marked on the variance curve.
     """
-    drawn = {"modes": _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, spec)}
-    drawn["variance"] = _variance_figure(explained_ratio_all, sorted(smoothing) or PCA_MARKS)
-    if smoothing:
-        drawn["smoothing"] = _smoothing_figure(smoothing)
-    files = [make_folder(output_dir) / f"{prefix}_{kind}.png" for kind in drawn]
-    for path, figure in zip(files, drawn.values()):
-        save_figure(figure, path)
-    return files
+    drawn = {"modes": _modes_figure(model, spec), "variance": _variance_figure(model.eigenvalues, sorted(smoothing))}
+    for kind, figure in (drawn | {"smoothing": _smoothing_figure(smoothing)}).items():
+        save_figure(figure, output_dir / f"{spec.name}_{kind}.png")
 
 
-def _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, spec: DatasetSpec | None) -> Figure:
-    deviations = np.sqrt(np.maximum(eigenvalues, 0.0))
-    modes, steps = min(MAX_MODES, eigenvectors.shape[1]), np.arange(-3, 4)
-    figure = new_figure((1.5 * len(steps) + 0.5, 1.75 * modes + 0.5))
-    moves = steps[:, None] * (eigenvectors[:, :modes] * deviations[:modes]).T[:, None]  # (modes, steps, 2L)
-    shapes = (mean_shape + moves).reshape(modes, len(steps), -1, 2)
-    mean = mean_shape.reshape(-1, 2)
-    around = np.concatenate([shapes.reshape(-1, 2), mean])  # one scale for all drawings
+def _modes_figure(model: ShapeModel, spec: DatasetSpec) -> Figure:
+    mean, shares = model.mean_shape.reshape(-1, 2), 100 * model.eigenvalues / model.eigenvalues.sum()
+    modes, steps = min(MAX_MODES, model.num_components), np.arange(-3, 4)
+    figure = Figure((1.5 * len(steps) + 0.5, 1.75 * modes + 0.5), layout="constrained")
+    moves = (model.eigenvectors * np.sqrt(model.eigenvalues)).T[:modes, None] * steps[:, None]  # (modes, steps, 2L)
+    shapes = (model.mean_shape + moves).reshape(modes, len(steps), -1, 2)
     for k in range(modes):
         for j, step in enumerate(steps):
             axes = figure.add_subplot(modes, len(steps), k * len(steps) + j + 1)
@@ -390,20 +324,19 @@ def _modes_figure(mean_shape, eigenvectors, eigenvalues, explained_ratio_all, sp
                 draw_face(axes, mean, spec, color="0.82", linewidth=0.7)
             colour = "black" if step == 0 else _COLOURS[0] if step < 0 else _COLOURS[1]
             draw_face(axes, shapes[k, j], spec, color=colour, linewidth=1.0)
-            frame_face(axes, around, 0.02)
+            frame_face(axes, shapes, 0.02)  # one scale for all drawings
             if k == 0:
                 axes.set_title("mean" if step == 0 else rf"{step:+d} $\sqrt{{\lambda}}$".replace("-", "−"), fontsize=9)
             if j == 0:
-                axes.set_ylabel(f"mode {k + 1}\n{100 * float(explained_ratio_all[k]):.1f} %", fontsize=9)
+                axes.set_ylabel(f"mode {k + 1}\n{shares[k]:.1f} %", fontsize=9)
     return figure
 
 
-def _variance_figure(ratios: np.ndarray, marks: Sequence[float]) -> Figure:
-    total = np.cumsum(ratios) * 100
-    count = np.arange(1, len(total) + 1)
-    figure = new_figure((7.0, 4.6))
+def _variance_figure(eigenvalues: np.ndarray, marks: Sequence[float]) -> Figure:
+    total = np.cumsum(eigenvalues / eigenvalues.sum()) * 100
+    figure = Figure((7.0, 4.6), layout="constrained")
     axes = new_axes(figure, xscale="log", xlabel="number of components K", ylabel="variance explained [%]")
-    axes.plot(count, total, color=_COLOURS[0], marker="o", markersize=3, linewidth=1.5)
+    axes.plot(np.arange(1, len(total) + 1), total, color=_COLOURS[0], marker="o", markersize=3, linewidth=1.5)
     for j, percent in enumerate(marks):
         needed = min(int(np.searchsorted(total, percent - 1e-7)) + 1, len(total))
         told = f"{percent:g} %: {needed} component{'' if needed == 1 else 's'}"
@@ -416,17 +349,16 @@ def _variance_figure(ratios: np.ndarray, marks: Sequence[float]) -> Figure:
 
 
 def _smoothing_figure(smoothing: dict[float, np.ndarray]) -> Figure:
-    figure = new_figure((7.0, 4.6))
+    figure = Figure((7.0, 4.6), layout="constrained")
     axes = new_axes(figure, ylabel="shapes [% per bin]")
     axes.set_xlabel("distance that ASM moves a shape [% inter-ocular, mean over landmarks]")
-    moved = {percent: 100 * values[np.isfinite(values)] for percent, values in sorted(smoothing.items())}
-    everything = np.concatenate(list(moved.values()))
+    known = {percent: values[np.isfinite(values)] for percent, values in sorted(smoothing.items())}
+    moved = {percent: 100 * values for percent, values in known.items() if len(values)}
+    everything = np.concatenate([*moved.values(), np.empty(0)])
     # the few odd shapes far out would squeeze the rest; they are counted in the last bin
     last = max(float(np.quantile(everything, 0.998)) * 1.05, 1e-3) if len(everything) else 1.0
     bins = np.linspace(0, last, 61)
     for j, (percent, values) in enumerate(moved.items()):
-        if not len(values):
-            continue
         mean = values.mean()
         told = f"{percent:g} %: mean {mean:.2f}, median {np.median(values):.2f}, max {values.max():.2f}"
         shares, values = np.full(len(values), 100 / len(values)), np.minimum(values, last * (1 - 1e-9))

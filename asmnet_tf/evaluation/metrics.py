@@ -5,7 +5,7 @@ NME is a fraction here and per cent in tables. Nothing else in this project comp
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -47,11 +47,9 @@ def normaliser(landmarks_gt: np.ndarray, spec: DatasetSpec, kind: str = "inter-o
 
 def point_errors(landmarks_pred: np.ndarray, landmarks_gt: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Returns |error| / normaliser of every landmark: (N, L) from (N, L, 2), (N, L, 2) and (N,)."""
-    landmarks_pred, landmarks_gt = np.asarray(landmarks_pred), np.asarray(landmarks_gt)
-    if landmarks_pred.shape != landmarks_gt.shape:
-        raise ValueError(f"landmarks of shape {landmarks_pred.shape}, ground truth of {landmarks_gt.shape}")
     errors = np.empty(landmarks_gt.shape[:2])
-    for part in _parts(len(errors)):
+    for first in range(0, len(errors), 4096):  # what is computed on the way need not be there for all faces at once
+        part = slice(first, first + 4096)
         difference = landmarks_pred[part].astype(np.float64) - landmarks_gt[part]
         errors[part] = np.sqrt(difference[..., 0] ** 2 + difference[..., 1] ** 2) / lengths[part, None]
     return errors
@@ -59,14 +57,7 @@ def point_errors(landmarks_pred: np.ndarray, landmarks_gt: np.ndarray, lengths: 
 
 def nme(landmarks_pred: np.ndarray, landmarks_gt: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Returns the NME of every face, a fraction: float64 (N,)."""
-    parts = _parts(len(landmarks_gt))
-    means = [point_errors(landmarks_pred[p], landmarks_gt[p], lengths[p]).mean(axis=1) for p in parts]
-    return np.concatenate(means) if means else np.empty(0)
-
-
-def _parts(count: int) -> list[slice]:
-    """Returns slices of some thousand faces: what is computed on the way need not be there for all of them at once."""
-    return [slice(first, first + 4096) for first in range(0, count, 4096)]
+    return point_errors(landmarks_pred, landmarks_gt, lengths).mean(axis=1)
 
 
 def smoothing_distance(model: ShapeModel, shapes: np.ndarray, frames: np.ndarray, spec: DatasetSpec) -> np.ndarray:
@@ -91,27 +82,17 @@ def scored(errors: np.ndarray) -> np.ndarray:
 
 
 def failures(errors: np.ndarray, threshold: float) -> np.ndarray:
-    """Returns which faces have NME > threshold or no prediction, bool (N,)."""
-    return ~(scored(errors) & (errors <= threshold))
-
-
-def failure_rate(errors: np.ndarray, threshold: float) -> float:
-    """Returns FR@threshold: the share of failures."""
-    return float(np.mean(failures(errors, threshold)))
+    """Returns which faces have NME > threshold or no prediction, bool (N,); their share is FR@threshold."""
+    return ~(errors <= threshold)
 
 
 def gains(errors: np.ndarray, threshold: float) -> np.ndarray:
-    """Returns what each face adds to AUC@threshold, (N,): max(0, 1 - NME / threshold), 0 without a prediction."""
-    return np.maximum(0.0, 1.0 - np.where(scored(errors), errors, np.inf) / threshold)
+    """Returns max(0, 1 - NME / threshold) of each face, (N,), 0 without a prediction; their mean is AUC@threshold.
 
-
-def auc(errors: np.ndarray, threshold: float) -> float:
-    """Returns AUC@threshold: the exact area under the CED curve from 0 to threshold, divided by threshold.
-
-    The CED is a step function, so its area is the mean of the gains; no grid is involved, and a perfect prediction
-    scores exactly 1.
+    AUC is the area under the CED curve from 0 to threshold, divided by threshold. The CED is a step function, so this
+    mean is exact; no grid is involved, and a perfect prediction scores exactly 1.
     """
-    return float(np.mean(gains(errors, threshold)))
+    return np.fmax(0.0, 1.0 - errors / threshold)
 
 
 def ced(errors: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -124,8 +105,8 @@ def pose_errors(pose_pred_deg: np.ndarray, pose_gt_deg: np.ndarray) -> np.ndarra
     return np.abs(signed(np.asarray(pose_pred_deg, np.float64) - np.asarray(pose_gt_deg, np.float64)))
 
 
-def bootstrap_interval(values: np.ndarray, confidence: float = 0.95) -> list[float | None]:
-    """Returns the percentile bootstrap interval [low, high] of the mean of values (N,); [None, None] below two values.
+def bootstrap_interval(values: np.ndarray) -> list[float | None]:
+    """Returns the 95 % bootstrap interval [low, high] of the mean of values (N,); [None, None] below two values.
 
     Every number here is a mean over faces (FR of indicators, AUC of clipped gains), so this one function serves all.
     """
@@ -138,79 +119,59 @@ def bootstrap_interval(values: np.ndarray, confidence: float = 0.95) -> list[flo
     for start in range(0, BOOTSTRAP_SAMPLES, block):
         picks = rng.integers(0, len(values), (min(block, BOOTSTRAP_SAMPLES - start), len(values)))
         means[start : start + len(picks)] = values[picks].mean(axis=1)
-    tail = (1 - confidence) / 2
-    return [float(v) for v in np.quantile(means, [tail, 1 - tail])]
+    return np.quantile(means, [0.025, 0.975]).tolist()
 
 
-class PairedDifference(NamedTuple):
-    """How the errors of method A differ from those of B on the same faces; fractions, None where no face tells."""
-
-    difference: float | None  # mean of A - B over the faces on which both have an error: below 0, A is better
-    interval: list[float | None]  # [low, high] of it
-    share_a_better: float | None  # of all faces
-    share_b_better: float | None  # the rest are ties: errors within TIE of each other
-    left_out: int  # faces without an error of A or B: not in the difference
+def _mean(values: np.ndarray, scale: float = 100.0) -> tuple[float | None, list[float | None]]:
+    """Returns the mean of values (N,) and its interval, times `scale`; None where there are too few values."""
+    interval = [None if v is None else v * scale for v in bootstrap_interval(values)]
+    return float(values.mean() * scale) if len(values) else None, interval
 
 
-def paired_bootstrap(errors_a: np.ndarray, errors_b: np.ndarray, confidence: float = 0.95) -> PairedDifference:
+def paired_bootstrap(errors_a: np.ndarray, errors_b: np.ndarray) -> dict:
     """Compares two methods on the same faces, by the percentile bootstrap of the mean difference of their errors.
 
     Faces are drawn, each with both errors, so that what makes a face hard for both does not widen the interval. A face
     on which one method has no error (NaN, infinite: no prediction) cannot enter the difference and is counted in
     `left_out`; in the shares the other method is better on it. Without an error on either side it is a tie.
 
-    Args:   errors_a, errors_b: (N,), the same faces in the same order.
-    Raises: ValueError if their shapes differ.
+    Args:    errors_a, errors_b: (N,), fractions, the same faces in the same order.
+    Returns: n; left_out; nme_difference_pct, the mean of A - B: below 0, A is better; its interval ci95; a_better_pct
+        and b_better_pct of the n faces, the rest are ties: within TIE of each other. None where no face tells.
+    Raises:  ValueError if their shapes differ.
     """
-    errors_a, errors_b = (np.asarray(errors, np.float64) for errors in (errors_a, errors_b))
     if errors_a.ndim != 1 or errors_a.shape != errors_b.shape:
         raise ValueError(f"errors of shape {errors_a.shape} and {errors_b.shape}; expected (N,) of the same faces")
     known = scored(errors_a) & scored(errors_b)
-    differences = errors_a[known] - errors_b[known]
-    ranked_a, ranked_b = (np.where(scored(errors), errors, np.inf) for errors in (errors_a, errors_b))
-    return PairedDifference(
-        float(differences.mean()) if len(differences) else None,
-        bootstrap_interval(differences, confidence),
-        float(np.mean(ranked_a < ranked_b - TIE)) if len(known) else None,
-        float(np.mean(ranked_b < ranked_a - TIE)) if len(known) else None,
-        int(np.sum(~known)),
-    )
+    difference, interval = _mean(errors_a[known] - errors_b[known])
+    a, b = (np.where(scored(errors), errors, np.inf) for errors in (errors_a, errors_b))
+    a_better, b_better = (100 * float(np.mean(won)) if len(won) else None for won in (a < b - TIE, b < a - TIE))
+    result = {"n": len(known), "left_out": int(np.sum(~known)), "nme_difference_pct": difference, "ci95": interval}
+    return result | {"a_better_pct": a_better, "b_better_pct": b_better}
 
 
 def summarise(
-    errors: np.ndarray,
-    errors_interpupil: np.ndarray | None,
-    thresholds: tuple[float, ...],
-    pose_error_deg: np.ndarray | None,
-    pose_pnp_error_deg: np.ndarray | None,
+    errors: np.ndarray, errors_interpupil: np.ndarray, thresholds: Sequence[float], pose: np.ndarray, pnp: np.ndarray
 ) -> dict:
     """Returns the metrics of one method on one subset, as plain JSON values; what is not there is None, never NaN.
 
     Args:
-        errors, errors_interpupil: NME fractions (N,). pose_error_deg, pose_pnp_error_deg: (N, 3), rows may be NaN.
+        errors, errors_interpupil: NME fractions (N,), NaN where unknown. pose, pnp: errors in degrees (N, 3), likewise.
     Returns: n, n_scored (faces with a prediction: NME is over these), nme_pct, nme_interpupil_pct, fr_pct@T, auc_pct@T,
         pose_mae_deg and pose_pnp_mae_deg with pose_n_scored and pose_pnp_n_scored (faces with both angles and labels:
         the mean is over these), and ci95 with an interval [low, high] under the same keys.
     """
     result: dict = {"n": len(errors), "n_scored": int(scored(errors).sum())}
     intervals: dict = {}
-
-    def mean(values: np.ndarray, scale: float) -> tuple[float | None, list[float | None]]:
-        interval = [None if v is None else v * scale for v in bootstrap_interval(values)]
-        return float(values.mean() * scale) if len(values) else None, interval
-
     for key, values in (("nme_pct", errors), ("nme_interpupil_pct", errors_interpupil)):
-        result[key], intervals[key] = mean(np.empty(0) if values is None else values[scored(values)], 100.0)
+        result[key], intervals[key] = _mean(values[scored(values)])
     for threshold in thresholds:
-        for key, rate, of_each in (("fr", failure_rate, failures), ("auc", auc, gains)):
-            key = f"{key}_pct@{threshold:.2f}"
-            result[key] = 100.0 * rate(errors, threshold) if len(errors) else None
-            intervals[key] = mean(of_each(errors, threshold), 100.0)[1]
-    for key, table in (("pose", pose_error_deg), ("pose_pnp", pose_pnp_error_deg)):
-        table = np.empty((0, 3)) if table is None else table
+        for key, of_each in ((f"fr_pct@{threshold:.2f}", failures), (f"auc_pct@{threshold:.2f}", gains)):
+            result[key], intervals[key] = _mean(of_each(errors, threshold))
+    for key, table in (("pose", pose), ("pose_pnp", pnp)):
         given = np.isfinite(table).any(axis=0)  # a method may have no roll, say
         table = table[np.isfinite(table[:, given]).all(axis=1) & given.any()]
-        columns = [mean(table[:, i] if given[i] else np.empty(0), 1.0) for i in range(3)]
+        columns = [_mean(table[:, i] if given[i] else np.empty(0), scale=1.0) for i in range(3)]
         for k, place in enumerate((result, intervals)):
             place[f"{key}_mae_deg"] = dict(zip(ANGLES, [column[k] for column in columns])) if len(table) else None
         result[f"{key}_n_scored"] = len(table)

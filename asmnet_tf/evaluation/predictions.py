@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from asmnet_tf.data.annotations import Sample, match_names
-from asmnet_tf.evaluation.records import Faces
+from asmnet_tf.evaluation.records import Faces, Method, file_names
 from asmnet_tf.files import InputError, read_arrays, replacing
 
 FRAME_PX = 1.0  # two truths that differ by more are not of the same image
@@ -35,19 +35,13 @@ class Predictions:
     image_size: np.ndarray | None = None
 
 
-def write_predictions(
-    path: str | Path,
-    names: list[str],
-    landmarks: np.ndarray,
-    pose: np.ndarray | None,
-    landmarks_gt: np.ndarray | None = None,
-    pose_gt: np.ndarray | None = None,
-) -> None:
-    """Writes a prediction file; arrays that are None are left out."""
-    arrays = {"names": np.array(names, np.str_), "landmarks": landmarks, "pose": pose}
-    arrays |= {"landmarks_gt": landmarks_gt, "pose_gt": pose_gt}
-    with replacing(path) as temporary:
-        np.savez_compressed(temporary, **{key: array for key, array in arrays.items() if array is not None})
+def save_predictions(output: Path, methods: list[Method], faces: Faces) -> None:
+    """Writes every method's landmarks and pose beside the truth as <name>.npz; arrays that are None are left out."""
+    for method, stem in zip(methods, file_names([m.name for m in methods])):
+        arrays = {"names": np.array(faces.names, np.str_), "landmarks": method.landmarks, "pose": method.pose}
+        arrays |= {"landmarks_gt": faces.landmarks, "pose_gt": faces.pose}
+        with replacing(output / f"{stem}.npz") as temporary:
+            np.savez_compressed(temporary, **{key: array for key, array in arrays.items() if array is not None})
 
 
 def read_predictions(path: str | Path) -> Predictions:

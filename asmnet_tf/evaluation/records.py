@@ -50,12 +50,6 @@ class Faces:
         """Name -> bool (N,) of every subset, at least one."""
         return self.subsets or {"all": np.ones(len(self.names), bool)}
 
-    @property
-    def scored(self) -> np.ndarray:
-        """Bool (N,): the faces of any subset asked for, all of them if those are empty."""
-        chosen = np.any(list(self.masks.values()), axis=0)
-        return chosen if chosen.any() else np.ones(len(self.names), bool)
-
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -65,8 +59,8 @@ class Measured:
     points: np.ndarray  # (N, L)
     nme: np.ndarray  # (N,)
     nme_interpupil: np.ndarray  # (N,)
-    pose: np.ndarray | None  # (N, 3)
-    pose_pnp: np.ndarray | None  # (N, 3)
+    pose: np.ndarray  # (N, 3)
+    pose_pnp: np.ndarray  # (N, 3)
 
 
 def number(value: float | None, decimals: int = 2) -> str:

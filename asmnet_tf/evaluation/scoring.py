@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import timeit
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,27 +20,24 @@ from asmnet_tf.evaluation.records import Method
 from asmnet_tf.files import InputError
 from asmnet_tf.formats.runners import Infer, open_model
 
+BATCH_SIZE = 64
 
-def predict_faces(
-    infer: Infer, patches: FacePatches, batch_size: int = 64, progress: str = "predict"
-) -> tuple[np.ndarray, np.ndarray]:
+
+def predict_faces(infer: Infer, patches: FacePatches, progress: str = "predict") -> tuple[np.ndarray, np.ndarray]:
     """Predicts all faces; those to come are read by other threads while the model works on a batch.
 
     Args:    infer: images (n, size, size, 3) -> `O_L` (n, 2L), `O_P` (n, 3), L as the patches have.
     Returns: landmarks float64 (N, L, 2), image pixels; pose float64 (N, 3), yaw, pitch, roll in degrees.
     """
-    landmarks = np.empty((len(patches), patches.landmarks_norm.shape[1] // 2, 2))
-    poses = np.empty((len(patches), 3))
-    first = 0
-    with tqdm(total=len(patches), desc=progress, unit="face", disable=None, leave=False) as bar:
-        for images in patches.batches_of_crops(batch_size):
-            outputs = infer(images)
-            rows = slice(first, first + len(images))
-            turns = patches.angles[rows]
-            landmarks[rows] = denormalise(np.asarray(outputs[0], np.float64), patches.frames[rows], turns)
-            poses[rows] = unit_to_angles(np.asarray(outputs[1], np.float64), turns)
-            first += len(images)
-            bar.update(len(images))
+    count = len(patches)
+    landmarks, poses = np.empty((count, patches.landmarks_norm.shape[1] // 2, 2)), np.empty((count, 3))
+    starts = range(0, count, BATCH_SIZE)
+    starts = tqdm(starts, progress, unit_scale=BATCH_SIZE, unit="face", disable=None, leave=False)
+    for first, images in zip(starts, patches.batches_of_crops(BATCH_SIZE), strict=True):
+        outputs, rows = infer(images), slice(first, first + BATCH_SIZE)
+        turns = patches.angles[rows]
+        landmarks[rows] = denormalise(np.asarray(outputs[0], np.float64), patches.frames[rows], turns)
+        poses[rows] = unit_to_angles(np.asarray(outputs[1], np.float64), turns)
     return landmarks, poses
 
 
@@ -60,14 +57,10 @@ def with_mirror(infer: Infer, flip_map: list[int]) -> Infer:
     return mirrored
 
 
-def latency_ms(infer: Infer, size: int, repeats: int = 30) -> float:
-    """Returns the median time of one call with one image, in ms, after three calls that do not count."""
+def latency_ms(infer: Infer, size: int) -> float:
+    """Returns the median time of 30 calls with one image, in ms, after three calls that do not count."""
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
-    times = []
-    for _ in range(repeats + 3):
-        start = time.perf_counter()
-        np.asarray(infer(image)[0])
-        times.append(time.perf_counter() - start)
+    times = timeit.repeat(lambda: np.asarray(infer(image)[0]), number=1, repeat=33)
     return float(np.median(times[3:]) * 1000)
 
 
@@ -111,8 +104,7 @@ def score_model(
     info = {"file": str(path), "crop": f"{crop} {scale:g}" + ("" if boxes is None else ", detector's boxes")}
     info |= {key: getattr(model, key) for key in ("format", "input_size", "parameters")}
     info["multiply_adds"] = model.multiply_adds and model.multiply_adds * (2 if flip else 1)
-    info["latency_ms"] = latency_ms(infer, model.input_size)
-    info |= {"forward_passes": 2} if flip else {}
+    info |= {"latency_ms": latency_ms(infer, model.input_size)} | ({"forward_passes": 2} if flip else {})
     told = ("recipe", "loss", "dataset", "epoch", "seed", "commit", "convention")
     info |= {key: sidecar[key] for key in told if key in sidecar}
     return Method(f"{name} + mirrored" if flip else name, landmarks, pose, estimate_pose(landmarks, spec), info)

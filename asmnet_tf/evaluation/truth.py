@@ -16,8 +16,8 @@ from asmnet_tf.data.layouts import DatasetSpec, read_spec, spec_of
 from asmnet_tf.data.pose import align_signs, estimate_pose
 from asmnet_tf.data.sidecars import find_model, read_sidecar, sidecar_path
 from asmnet_tf.evaluation import metrics
-from asmnet_tf.evaluation.predictions import Predictions, align, check_frame, read_predictions, write_predictions
-from asmnet_tf.evaluation.records import Faces, Method, file_names
+from asmnet_tf.evaluation.predictions import Predictions, align, check_frame, read_predictions
+from asmnet_tf.evaluation.records import Faces, Method
 from asmnet_tf.faces.detector import detect_faces, overlaps, place_boxes
 from asmnet_tf.files import InputError, numbered
 from asmnet_tf.formats.release_pca import to_units
@@ -62,9 +62,9 @@ def find_truth(
             if file.landmarks_gt is None:
                 raise InputError(f"{file.path}: no landmarks_gt, no true landmarks. Name the --dataset of these faces.")
         ignored = {"--data-dir": data_dir, "--subset": subsets, "--pose-labels": pose_labels}
+        told = "the prediction files bring their own faces. Name a --dataset to use its faces."
         for flag, value in (ignored | {"--split": None if split == "test" else split}).items():
             if value is not None:
-                told = "the prediction files bring their own faces. Name a --dataset to use its faces."
                 raise InputError(f"{flag}: {told}")
         return [], truth_of_files(next(iter(files.values())), limit)
     if split == "val":
@@ -95,9 +95,8 @@ def held_out_fraction(models: Sequence[Path], spec: DatasetSpec) -> float:
     fractions = {}
     for path in models:
         sidecar = read_sidecar(find_model(path))
-        how = sidecar.get("hold_out")
-        by = how.get("by") if isinstance(how, dict) else None
-        value = how.get("fraction") if by in ("photograph", "description") else None
+        how = sidecar.get("hold_out") if isinstance(sidecar.get("hold_out"), dict) else {}
+        value = how.get("fraction") if how.get("by") in ("photograph", "description") else None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
             told = "does not say which photographs were held out in training"
             advice = "so --split val may hold faces that this model was trained on. Train it again with train.py."
@@ -153,23 +152,15 @@ def detected_boxes(samples: list[Sample], spec: DatasetSpec, models: Sequence[Pa
     return boxes
 
 
-def protocol(
-    split: str, samples: list[Sample], faces: Faces, methods: list[Method], boxes: np.ndarray | None = None
-) -> dict:
+def protocol(split: str, samples: list[Sample], faces: Faces, methods: list[Method], boxes=None) -> dict:
     """Returns, in words, how the numbers come about: data, boxes, normaliser, what the pose is measured against."""
     negated = [f"{' and '.join(m.info['pose_negated'])} of {m.name}" for m in methods if m.info.get("pose_negated")]
-    where = "of the landmarks"
+    told = {"dataset": faces.spec.name if samples else None, "split": split if samples else None}
+    told |= {"faces": len(faces.names), "boxes": "of the landmarks"}
     if boxes is not None:
-        where = f"face detector's: {np.isfinite(boxes[:, 0]).sum()} of {len(boxes)} faces found"
-    return {
-        "dataset": faces.spec.name if samples else None,
-        "split": split if samples else None,
-        "faces": len(faces.names),
-        "boxes": where,
-        "normaliser": "inter-ocular (outer eye corners); inter-pupil beside it",
-        "pose_labels": faces.pose_from,
-        **({"pose_negated": "; ".join(negated)} if negated else {}),
-    }
+        told["boxes"] = f"face detector's: {np.isfinite(boxes[:, 0]).sum()} of {len(boxes)} faces found"
+    told |= {"normaliser": "inter-ocular (outer eye corners); inter-pupil beside it", "pose_labels": faces.pose_from}
+    return told | ({"pose_negated": "; ".join(negated)} if negated else {})
 
 
 def methods_of_files(files: dict[str, Predictions], faces: Faces, samples: list[Sample]) -> list[Method]:
@@ -190,13 +181,6 @@ def methods_of_files(files: dict[str, Predictions], faces: Faces, samples: list[
         info = {"file": str(file.path), "pose_negated": negated}
         methods.append(Method(name, chosen.landmarks, pose, estimate_pose(chosen.landmarks, faces.spec), info))
     return methods
-
-
-def save_predictions(output: Path, methods: list[Method], faces: Faces) -> None:
-    """Writes every method's landmarks and pose as <name>.npz, which --predictions reads."""
-    for method, stem in zip(methods, file_names([m.name for m in methods])):
-        path = output / f"{stem}.npz"
-        write_predictions(path, faces.names, method.landmarks, method.pose, faces.landmarks, faces.pose)
 
 
 def mean_shape_method(path: Path, spec: DatasetSpec, landmarks_gt: np.ndarray) -> Method:

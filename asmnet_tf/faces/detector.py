@@ -25,7 +25,7 @@ from asmnet_tf.data.geometry import crop_image, crop_to_image, rotation, transfo
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.pose import signed
 from asmnet_tf.data.readers import Sample
-from asmnet_tf.files import InputError, first_line
+from asmnet_tf.files import refusing
 
 DETECTOR_FILE = Path(__file__).parents[1] / "assets" / "centerface.onnx.xz"
 MIN_SCORE = 0.5
@@ -193,11 +193,10 @@ def overlaps(boxes: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.nd
 
 @functools.cache
 def _network() -> cv2.dnn.Net:
-    try:
+    broken = (OSError, lzma.LZMAError, EOFError, cv2.error)
+    advice = "Install the package again, or give boxes of your own."
+    with refusing(f"{DETECTOR_FILE}: no readable face detector", broken, advice):
         return cv2.dnn.readNetFromONNX(np.frombuffer(lzma.decompress(DETECTOR_FILE.read_bytes()), np.uint8))
-    except (OSError, lzma.LZMAError, EOFError, cv2.error) as error:
-        advice = "Install the package again, or give boxes of your own."
-        raise InputError(f"{DETECTOR_FILE}: no readable face detector ({first_line(error)}). {advice}") from error
 
 
 def _pass(image: np.ndarray, size: int, min_score: float) -> Found:

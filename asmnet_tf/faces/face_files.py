@@ -19,7 +19,7 @@ from asmnet_tf.config import ANGLES, FACE_FORMATS, PHOTO_ENDINGS
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.readers import pts_text
 from asmnet_tf.faces.aligner import Face
-from asmnet_tf.files import InputError, OutputError, plain, read_csv, replacing, utf8, write_csv, write_text
+from asmnet_tf.files import InputError, plain, read_csv, replacing, utf8, write_csv, write_text, writing
 
 BOX_COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 
@@ -47,11 +47,9 @@ class ResultFiles:
         if images is not None and earlier:
             with replacing(self._journal) as temporary, open(temporary, "wb") as file:
                 file.writelines(self._kept(earlier, {utf8(path) for path in images}))
-        try:
+        with writing(self._journal):
             self._file = open(self._journal, "ab", buffering=0)  # noqa: SIM115
             self._file.truncate(0 if images is None else None)
-        except OSError as error:
-            raise OutputError.of(self._journal, error) from error
 
     def _kept(self, path: Path, images: set[str]) -> Iterator[bytes]:
         others = 0
@@ -90,12 +88,13 @@ class ResultFiles:
                 raise InputError(f"{path}: would be the annotation of the photo beside it. Choose another output.")
             write_text(path, pts_text(face.landmarks))
         line, before = memoryview(f"{json.dumps(plain(entry, 4))}\n".encode()), os.fstat(self._file.fileno()).st_size
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            self._file.truncate(before)
-            raise OutputError.of(self._journal, error) from error
+        with writing(self._journal):
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError:
+                self._file.truncate(before)
+                raise
         self.done.add(utf8(image))
 
     def write(self, model: str, failed: Sequence[dict[str, str]] = (), unfinished: bool = False) -> list[Path]:
@@ -110,15 +109,13 @@ class ResultFiles:
                 stack.callback(self._write_csv)
             if "json" in self.formats:
                 stack.callback(self._write_json, model, failed)
-        try:
+        with writing(self.paths["jsonl"]):
             os.fsync(self._file.fileno())
             self._file.close()
             if "jsonl" in self.formats:
                 self._journal.replace(self.paths["jsonl"])
             elif not unfinished:
                 self._journal.unlink()
-        except OSError as error:
-            raise OutputError.of(self.paths["jsonl"], error) from error
         return [path for form, path in self.paths.items() if form in self.formats]
 
     def _write_json(self, model: str, failed: Sequence[dict[str, str]]) -> None:

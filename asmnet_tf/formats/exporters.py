@@ -19,7 +19,7 @@ from asmnet_tf.data.geometry import crop_frame, crop_image, landmark_box, read_i
 from asmnet_tf.data.layouts import DATASETS, REAL, spec_of
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.sidecars import crop_of
-from asmnet_tf.files import InputError, first_line
+from asmnet_tf.files import InputError, refusing
 from asmnet_tf.formats.keras_runners import compiled
 from asmnet_tf.formats.release import OUTPUTS, RELEASE, export_release
 from asmnet_tf.formats.runners import open_model
@@ -37,12 +37,8 @@ def write(model: keras.Model, path: Path, to: str, quantise: str, crops: np.ndar
     """Writes an export; `to`: tflite, onnx, savedmodel or h5. Args and Raises: see `to_tflite` and `export_release`."""
     if to == "tflite":
         path.write_bytes(to_tflite(model, quantise, crops))
-    elif to == "savedmodel":
-        write_saved_model(model, path)
-    elif to == "onnx":
-        write_onnx(model, path)
     else:
-        export_release(model, path)
+        {"savedmodel": write_saved_model, "onnx": write_onnx, "h5": export_release}[to](model, path)
 
 
 def describe(model: keras.Model, to: str, quantise: str, has_pose: bool = True) -> dict:
@@ -119,11 +115,8 @@ def to_tflite(model: keras.Model, quantise: str = "none", crops: np.ndarray | No
             converter.representative_dataset = lambda: ([image[None]] for image in images)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = tf.uint8
-        try:
+        with refusing(f"{model.name}: TFLite cannot express this model", then="Use --to savedmodel."):
             return converter.convert()
-        except Exception as error:  # ConverterError, RuntimeError and more; all mean the same
-            told = f"TFLite cannot express this model ({first_line(error, 120)})"
-            raise InputError(f"{model.name}: {told}. Use --to savedmodel.") from error
 
     with tempfile.TemporaryDirectory() as folder:
         content = convert(f"{folder}/plain")

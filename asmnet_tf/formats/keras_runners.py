@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from asmnet_tf.data.sidecars import crop_of, read_sidecar
-from asmnet_tf.files import InputError, first_line
-from asmnet_tf.formats.release import OURS, Convention, holds_heads, is_release, load_original_model
+from asmnet_tf.files import InputError, refusing
+from asmnet_tf.formats.release import OURS, Convention, is_release, load_original_model
 from asmnet_tf.formats.runners import Infer, RunnableModel, input_size_of, runnable
 from asmnet_tf.network import keras
 from asmnet_tf.network.asmnet import count_multiply_adds
@@ -33,17 +33,14 @@ def open_with_tensorflow(path: Path) -> RunnableModel:
 
 
 def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = False) -> Infer:
-    """Returns the inference of a Keras model as one graph function; what it says is brought to network units.
-
-    Args: folded: run `folded_model`, about a third faster. Weights that change later are then not seen.
-    """
+    """Returns a Keras model's inference as one function; `folded`: a third faster, but blind to later weights."""
     if folded:
         model = folded_model(model)
 
     @tf.function(input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)])
     def infer(images: tf.Tensor) -> list[tf.Tensor]:
         outputs = model(convention.to_network_input(tf.cast(images, tf.float32)), training=False)
-        return [convention.landmarks_to_network_units(outputs[0]), convention.pose_to_network_units(outputs[1])]
+        return [convention.landmarks_to_network_units(outputs[0]), outputs[1]]
 
     if not folded:
         return infer
@@ -58,12 +55,11 @@ def read_start_weights(source: str, input_range: tuple[float, float]) -> StartWe
     Args and Raises: see `checkpoints.read_weights`.
     """
     path = Path(source)
-    if source == "imagenet" or not (is_release(path) and holds_heads(path)):  # or a backbone, or weights of Keras 3
+    if not is_release(path, with_heads=True):  # a name, a backbone, weights of Keras 3
         return read_weights(source, input_range)
     model, convention = load_original_model(path)
     stored = {layer.name: layer.get_weights() for layer in model.layers}
     stored["O_L"] = [convention.landmarks_to_network_units(array) for array in stored["O_L"]]
-    stored["O_P"] = [convention.pose_to_network_units(array) for array in stored["O_P"]]
     scaling = model.get_layer("rescaling")
     scale = 255.0 * scaling.scale / convention.input_divisor
     crop = crop_of(path, {"crop": convention.crop} | read_sidecar(path))
@@ -74,12 +70,9 @@ def _open_saved_model(path: Path) -> RunnableModel:
     """Opens what `model.export` or `tf.saved_model.save` wrote, through its signature."""
     if not (path / "saved_model.pb").is_file():
         raise InputError(f"{path}: a folder without saved_model.pb, so no SavedModel. Give a model file inside it?")
-    try:
+    with refusing(f"{path}: not a SavedModel that TensorFlow loads", then="Export again."):
         loaded = tf.saved_model.load(str(path))
         signatures = dict(loaded.signatures)
-    except Exception as error:  # TensorFlow has many; all mean the folder is not usable
-        reason = first_line(error, 120)
-        raise InputError(f"{path}: not a SavedModel that TensorFlow loads ({reason}). Export again.") from error
     if not signatures:
         raise InputError(f"{path}: a SavedModel without signatures. Export it with model.export.")
     signature = signatures.get("serving_default", next(iter(signatures.values())))

@@ -16,8 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG, crop_scale
-from asmnet_tf.files import BROKEN_HDF5, InputError, first_line, replacing
+from asmnet_tf.config import DROPOUT, INPUT_SIZE, POSE_RANGE_DEG
+from asmnet_tf.files import BROKEN_HDF5, InputError, refusing, replacing
 from asmnet_tf.network import keras
 from asmnet_tf.network.asmnet import BUILDERS
 from asmnet_tf.network.checkpoints import as_text, read_keras2_weights, set_layer_weights
@@ -34,25 +34,19 @@ class Convention:
 
     input_divisor: the model is fed RGB pixels 0..255 over this number.
     landmark_sign: the model's landmarks times this are (p - centre) / size of the crop, our network units.
-    pose_unit_deg: the model's yaw, pitch, roll times this are degrees; the signs are HopeNet's, as ours (`pose.py`).
     crop:          the crop frame the model was trained in; of our own models the side-car says it.
 
-    Methods take NumPy arrays and TensorFlow tensors alike. Half pixels: the release measures landmarks from the left
-    edge of the box, 0..S, minus S / 2; ours are pixel indices, -0.5..S - 0.5, minus (S - 1) / 2 (`geometry.py`): the
-    box's edges are at +-0.5 in both, so no shift is due. Not undone: the release cuts its crops at whole pixels, which
-    moves the image by up to half a source pixel against the landmarks, differently for every face.
+    Pose is the same in both: yaw, pitch, roll over 65 degrees, with HopeNet's signs (`pose.py`). Methods take NumPy
+    arrays and TensorFlow tensors alike. Half pixels: the release measures landmarks from the left edge of the box,
+    0..S, minus S / 2; ours are pixel indices, -0.5..S - 0.5, minus (S - 1) / 2 (`geometry.py`): the box's edges are at
+    +-0.5 in both, so no shift is due. Not undone: the release cuts its crops at whole pixels, which moves the image by
+    up to half a source pixel against the landmarks, differently for every face.
     """
 
     name: str
     input_divisor: float
     landmark_sign: float
-    pose_unit_deg: float
     crop: str
-
-    @property
-    def crop_scale(self) -> float:
-        """Side of the crop over the side of the landmark box."""
-        return crop_scale(self.crop)
 
     def to_network_input(self, images: Any) -> Any:
         """RGB pixels 0..255 (..., S, S, 3) -> what the model is fed; float32 for an uint8 array."""
@@ -62,20 +56,15 @@ class Convention:
         """The model's `O_L` (..., 2L) -> our network units (p - centre) / size."""
         return outputs if self.landmark_sign == 1.0 else outputs * np.float32(self.landmark_sign)
 
-    def pose_to_network_units(self, outputs: Any) -> Any:
-        """The model's `O_P` (..., 3) -> yaw, pitch, roll over 65 degrees."""
-        factor = self.pose_unit_deg / POSE_RANGE_DEG
-        return outputs if factor == 1.0 else outputs * np.float32(factor)
-
     def describe(self) -> str:
         """Returns one line for a report."""
         pixels = "pixels" if self.input_divisor == 1.0 else f"pixels / {self.input_divisor:g}"
         landmarks = "(p - centre) / size" if self.landmark_sign > 0 else "(centre - p) / size"
-        return f"{self.name}: input {pixels}, landmarks {landmarks}, pose x {self.pose_unit_deg:g} degrees"
+        return f"{self.name}: input {pixels}, landmarks {landmarks}, pose x {POSE_RANGE_DEG:g} degrees"
 
 
-OURS = Convention("ours", 1.0, 1.0, POSE_RANGE_DEG, "square")
-RELEASE = Convention("release", 255.0, -1.0, 65.0, "tight")
+OURS = Convention("ours", 1.0, 1.0, "square")
+RELEASE = Convention("release", 255.0, -1.0, "tight")
 
 # --- the network as a list of layers ----------------------------------------------------------------------------------
 
@@ -192,28 +181,21 @@ def _compare(path: Path, theirs: dict[str, _Layer], outputs: list[str], model: k
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def is_release(path: str | Path) -> bool:
-    """Whether a model file is to be read by `load_original_model`: an `.h5` that Keras 3 did not save as a model.
+def is_release(path: str | Path, with_heads: bool = False) -> bool:
+    """Whether `load_original_model` reads a file or says what is wrong with it: any `.h5` but a model of Keras 3.
 
-    A damaged or foreign `.h5` counts too: `load_original_model` says what is wrong with it.
+    Args: with_heads: only if it holds the weights of a whole network in Keras 2's layout, not a backbone's.
     """
     if Path(path).suffix not in SUFFIXES:
         return False
     try:
         with h5py.File(path, "r") as file:
-            return "model_config" not in file.attrs or as_text(file.attrs.get("keras_version", ""))[:1] != "3"
-    except BROKEN_HDF5:
-        return True
-
-
-def holds_heads(path: str | Path) -> bool:
-    """Whether a file that `is_release` holds the weights of a whole network in Keras 2's layout, not a backbone's."""
-    try:
-        with h5py.File(path, "r") as file:
+            if "model_config" in file.attrs and as_text(file.attrs.get("keras_version", ""))[:1] == "3":
+                return False
             root = file.get("model_weights", file)
-            return "layer_names" in root.attrs and set(OUTPUTS) <= set(root)
+            return not with_heads or ("layer_names" in root.attrs and set(OUTPUTS) <= set(root))
     except BROKEN_HDF5:
-        return False  # what reads it next says what is wrong with it
+        return not with_heads  # what reads it next says what is wrong with it
 
 
 def load_original_model(path: str | Path, input_size: int | None = None) -> tuple[keras.Model, Convention]:
@@ -230,7 +212,8 @@ def load_original_model(path: str | Path, input_size: int | None = None) -> tupl
     """
     path = Path(path)
     architecture, stored = _read(path)
-    try:
+    broken = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
+    with refusing(f"{path}: describes no functional Keras 2 network of ours", broken):
         layers = _layers(architecture) if architecture else {}
         size = (_input_size(path, layers) if architecture else None) or input_size or INPUT_SIZE
         scale, offset = _rescaling(layers)
@@ -246,10 +229,6 @@ def load_original_model(path: str | Path, input_size: int | None = None) -> tupl
         )
         if architecture:
             _compare(path, layers, [str(output[0]) for output in architecture["output_layers"]], model)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: describes no functional Keras 2 network of ours ({first_line(error)}).") from error
     weighted = {layer.name: layer for layer in model.layers if layer.weights}
     for name, layer in weighted.items():
         if name not in stored:
@@ -267,22 +246,19 @@ def _read(path: Path) -> tuple[dict | None, dict[str, list[np.ndarray]]]:
     """Returns the `config` of the network, None in a weight-only file, and layer name -> arrays."""
     if not path.is_file():
         raise InputError(f"{path}: no such model. The release's files are called like ASMNet_300W_ASMLoss.h5.")
-    try:
-        with h5py.File(path, "r") as file:
-            keras3 = as_text(file.attrs.get("keras_version", ""))[:1] == "3"
-            if keras3 or ("layers" in file and "layer_names" not in file.attrs):
-                raise InputError(f"{path}: written by Keras 3, not by the release. Use the .keras file of that model.")
-            text = file.attrs.get("model_config")
-            root = file["model_weights"] if text is not None else file
-            if "layer_names" not in root.attrs:
-                raise InputError(f"{path}: HDF5, but no Keras 2 model or weights in it. Is it the right file?")
-            stored = {name: arrays for name, arrays in read_keras2_weights(root).items() if arrays}
-            return None if text is None else json.loads(text)["config"], stored
-    except InputError:
-        raise
-    except BROKEN_HDF5 as error:
-        what = f"a truncated or damaged HDF5 file ({first_line(error)})" if h5py.is_hdf5(path) else "not an HDF5 file"
-        raise InputError(f"{path}: {what}. Download or save the model again.") from error
+    again = "Download or save the model again."
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path}: not an HDF5 file. {again}")
+    with refusing(f"{path}: a truncated or damaged HDF5 file", BROKEN_HDF5, again), h5py.File(path, "r") as file:
+        keras3 = as_text(file.attrs.get("keras_version", ""))[:1] == "3"
+        if keras3 or ("layers" in file and "layer_names" not in file.attrs):
+            raise InputError(f"{path}: written by Keras 3, not by the release. Use the .keras file of that model.")
+        text = file.attrs.get("model_config")
+        root = file["model_weights"] if text is not None else file
+        if "layer_names" not in root.attrs:
+            raise InputError(f"{path}: HDF5, but no Keras 2 model or weights in it. Is it the right file?")
+        stored = {name: arrays for name, arrays in read_keras2_weights(root).items() if arrays}
+        return None if text is None else json.loads(text)["config"], stored
 
 
 def _input_size(path: Path, layers: dict[str, _Layer]) -> int | None:
@@ -308,7 +284,7 @@ def _rescaling(layers: dict[str, _Layer]) -> tuple[float, float]:
 def export_release(model: keras.Model, path: str | Path, convention: Convention = OURS) -> None:
     """Writes a model as a whole-model Keras 2 `.h5` in the release's convention, without optimiser.
 
-    `O_L` gets the release's sign (kernel and bias times -1), `O_P` its unit. The file takes pixels / 255; where our
+    `O_L` gets the release's sign (kernel and bias times -1). The file takes pixels / 255; where our
     rescaling is another, to (-1, 1) by default, it keeps a `Rescaling` layer, which TensorFlow 2.3 has as
     `experimental.preprocessing.Rescaling` and older versions lack. Folded into the first convolution, which pads with
     zeros *after* rescaling, the offset would be missing from part of the sums at the border. A model trained with
@@ -341,8 +317,7 @@ def export_release(model: keras.Model, path: str | Path, convention: Convention 
         entries.append(_entry(layer.kind, name, settings, feeding))
     ends = {"input_layers": [[source, 0, 0]], "output_layers": [[name, 0, 0] for name in OUTPUTS]}
     network = {"class_name": "Functional", "config": {"name": model.name, "layers": entries} | ends}
-    sign, unit = convention.landmark_sign / RELEASE.landmark_sign, convention.pose_unit_deg / RELEASE.pose_unit_deg
-    factors = dict(zip(OUTPUTS, (sign, unit)))
+    sign = convention.landmark_sign / RELEASE.landmark_sign
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         root = file.create_group("model_weights")
         for group in (file, root):
@@ -350,7 +325,7 @@ def export_release(model: keras.Model, path: str | Path, convention: Convention 
         file.attrs["model_config"] = json.dumps(network).encode()
         root.attrs["layer_names"] = [entry["name"].encode() for entry in entries]
         for entry in entries:
-            _write_weights(root, model, entry["name"], factors.get(entry["name"], 1.0))
+            _write_weights(root, model, entry["name"], sign if entry["name"] == "O_L" else 1.0)
 
 
 def _entry(kind: str, name: str, settings: dict, sources: list[str]) -> dict:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from asmnet_tf.data.sidecars import has_pose, read_sidecar
-from asmnet_tf.files import InputError, first_line
+from asmnet_tf.files import InputError, first_line, refusing
 
 _process: int | None = None  # that opened the first model of TensorFlow
 MAX_INPUT_SIZE = 4096  # pixels; one image then is 50 MB
@@ -104,11 +104,7 @@ def check_process() -> None:
 
 
 def runnable(
-    path: Path,
-    kind: str,
-    inputs: dict[str, Sequence],
-    outputs: dict[str, Sequence],
-    run: Callable[[np.ndarray], dict],
+    path: Path, kind: str, inputs: dict[str, Sequence], outputs: dict[str, Sequence], run: Callable[[np.ndarray], dict]
 ) -> RunnableModel:
     """Returns the model of a graph whose tensors have names and shapes (any length: no number, or below 1).
 
@@ -198,7 +194,7 @@ def _open_tflite(path: Path, threads: int) -> RunnableModel:
     except ImportError:  # no wheel of it for this system
         package = "tensorflow.lite.python"
         interpreter = _needed(f"{package}.interpreter", path, "train").Interpreter
-    try:
+    with refusing(f"{path}: not a model that TFLite loads", then="Export it again."):
         _check_whole(content, importlib.import_module(f"{package}.schema_py_generated"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # TensorFlow's says that it will move to the other package
@@ -209,11 +205,6 @@ def _open_tflite(path: Path, threads: int) -> RunnableModel:
             if came != [(count, 2 * model.num_landmarks), (count, 3)]:
                 raise ValueError(f"outputs of shape {came} for {count} images")
         return model
-    except InputError:
-        raise
-    except Exception as error:  # ValueError, RuntimeError, struct.error and more; all mean the file is not usable
-        reason = first_line(error, 120)
-        raise InputError(f"{path}: not a model that TFLite loads ({reason}). Export it again.") from error
 
 
 def _check_whole(content: bytes, schema: ModuleType) -> None:

@@ -4,13 +4,11 @@ Programs set it so themselves (`cli.start_tensorflow`). In a process of others a
 """
 
 from asmnet_tf.config import KERAS
-from asmnet_tf.files import InputError, first_line
+from asmnet_tf.files import InputError, refusing
 
 _MEND = f"asmnet_tf needs {', '.join(KERAS.values())}: set KERAS_BACKEND and keras.json so, before Keras is imported."
-try:
+with refusing("Keras cannot be imported", then=_MEND, length=200):  # no such backend, or keras.json is not valid
     import keras
-except Exception as error:  # the backend asked for is not installed or unknown, or keras.json is not valid
-    raise InputError(f"Keras cannot be imported ({first_line(error, 200)}). {_MEND}") from error
 
 
 def check_keras() -> None:

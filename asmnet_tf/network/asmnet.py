@@ -15,7 +15,7 @@ from asmnet_tf.config import DROPOUT, HEAD_L2, HEADS, INPUT_SIZE, INPUT_SIZES
 from asmnet_tf.files import InputError
 from asmnet_tf.network import check_keras, keras
 
-layers = keras.layers
+layers, Tensor = keras.layers, keras.KerasTensor
 ASMNET_TAPS = (  # pooled features, in this order (paper figure 2; 24 + 32 + 64 + 96 + 160 + 160 = 536)
     "block_1_project_BN",
     "block_3_project_BN",
@@ -80,7 +80,7 @@ def build_mobilenet_v2(
 BUILDERS = {"asmnet": build_asmnet, "mobilenet_v2": build_mobilenet_v2}
 
 
-def _backbone(input_size: int, input_range: tuple[float, float]) -> tuple[keras.Model, keras.KerasTensor]:
+def _backbone(input_size: int, input_range: tuple[float, float]) -> tuple[keras.Model, Tensor]:
     check_keras()
     if not INPUT_SIZES[0] <= input_size <= INPUT_SIZES[1]:
         raise InputError(f"--input-size {input_size}: the network takes {INPUT_SIZES[0]} to {INPUT_SIZES[1]} pixels.")
@@ -90,7 +90,7 @@ def _backbone(input_size: int, input_range: tuple[float, float]) -> tuple[keras.
     return keras.applications.MobileNetV2(input_tensor=pixels, include_top=False, weights=None), inputs
 
 
-def _spatial_features(tap: keras.KerasTensor) -> keras.KerasTensor:
+def _spatial_features(tap: Tensor) -> Tensor:
     """Returns a map (B, n, n, C) as 256 numbers that keep their place: 1 x 1 projection, 4 x 4 grid, flattened.
 
     Global average pooling throws position away. The grid is the same for every n, so the parameters are
@@ -104,12 +104,7 @@ def _spatial_features(tap: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def _with_heads(
-    name: str,
-    inputs: keras.KerasTensor,
-    features: keras.KerasTensor,
-    num_landmarks: int,
-    dropout: float,
-    l2_heads: float,
+    name: str, inputs: Tensor, features: Tensor, num_landmarks: int, dropout: float, l2_heads: float
 ) -> keras.Model:
     features = layers.Dropout(dropout, name="dropout")(features)
     l2 = keras.regularizers.L2(l2_heads) if l2_heads else None

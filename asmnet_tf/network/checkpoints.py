@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from asmnet_tf.data.geometry import flip_landmarks
 from asmnet_tf.data.sidecars import FOLDER, crop_of, find_model, pretrained_path, read_sidecar, sidecar_path
-from asmnet_tf.files import BROKEN_HDF5, InputError, check_archive, first_line, read_dataset, replacing, write_text
+from asmnet_tf.files import BROKEN_HDF5, InputError, check_archive, read_dataset, refusing, replacing, write_text
 from asmnet_tf.network import check_keras, keras
 
 layers = keras.layers
@@ -49,11 +49,8 @@ def read_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
     Raises: InputError if the file cannot be read.
     """
     if source == "imagenet":
-        try:
+        with refusing("--weights imagenet: download failed", then="Give a file instead."):
             donor = keras.applications.MobileNetV2(include_top=False, weights="imagenet")
-        except Exception as error:  # Keras raises bare Exception where the download fails
-            reason = first_line(error, 100)
-            raise InputError(f"--weights imagenet: download failed ({reason}). Give a file instead.") from error
         return StartWeights(source, {layer.name: layer.get_weights() for layer in donor.layers}, IMAGENET_RANGE)
     path = find_model(source)
     if path.suffix == ".keras":
@@ -158,26 +155,20 @@ def set_layer_weights(layer: keras.layers.Layer, arrays: list[np.ndarray], sourc
 
 def _read_layer_weights(path: Path) -> dict[str, list[np.ndarray]]:
     """Returns layer name -> arrays of an `.h5` file, in the order Keras lists them."""
-    try:
-        with h5py.File(path, "r") as file:
-            root = file.get("model_weights", file)
-            keras3 = "layers" in root and "layer_names" not in root.attrs
-            return _read_keras3(root) if keras3 else read_keras2_weights(root)
-    except BROKEN_HDF5 as error:
-        told = f"no weights can be read ({first_line(error)})"
-        raise InputError(f"{path}: {told}. Expected .keras, .weights.h5 or .h5.") from error
+    expected = "Expected .keras, .weights.h5 or .h5."
+    with refusing(f"{path}: no weights can be read", BROKEN_HDF5, expected), h5py.File(path, "r") as file:
+        root = file.get("model_weights", file)
+        if "layers" not in root or "layer_names" in root.attrs:
+            return read_keras2_weights(root)
+        stored: dict[str, list[np.ndarray]] = {}
 
+        def visit(_: str, entry: h5py.Group | h5py.Dataset) -> None:
+            if isinstance(entry, h5py.Group) and "name" in entry.attrs and len(entry):
+                keys = sorted((key for key in entry if key.isdigit()), key=int)
+                stored[str(entry.attrs["name"])] = [_float32(entry, key) for key in keys]
 
-def _read_keras3(root: h5py.Group) -> dict[str, list[np.ndarray]]:
-    stored: dict[str, list[np.ndarray]] = {}
-
-    def visit(_: str, entry: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(entry, h5py.Group) and "name" in entry.attrs and len(entry):
-            keys = sorted((key for key in entry if key.isdigit()), key=int)
-            stored[str(entry.attrs["name"])] = [_float32(entry, key) for key in keys]
-
-    root.visititems(visit)
-    return stored
+        root.visititems(visit)
+        return stored
 
 
 def _float32(group: h5py.Group, name: str) -> np.ndarray:
@@ -235,13 +226,11 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
     path = find_model(path)
     if not path.is_file():
         raise InputError(f"{path}: no such model. train.py writes best.keras and last.keras in its run folder.")
-    try:
+    with refusing(f"{path}: not a model that Keras loads", then="Save it again."):
+        if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+            raise ValueError("truncated or no .keras archive")
         _check_network(path)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras, h5py and zipfile each have their own; all mean the file is not usable
-        cut = path.suffix == ".keras" and not zipfile.is_zipfile(path)
-        reason = "truncated or no .keras archive" if cut else first_line(error, 120)
-        raise InputError(f"{path}: not a model that Keras loads ({reason}). Save it again.") from error
     shapes = [tuple(output.shape) for output in getattr(model, "outputs", [])]
     if len(shapes) != 2 or len(shapes[0]) != 2 or not shapes[0][1] or shapes[0][1] % 2 or shapes[1] != (None, 3):
         raise InputError(f"{path}: outputs of shape {shapes}, expected landmarks (None, 2L) and pose (None, 3).")

@@ -61,8 +61,7 @@ class ShapeModel:
 
         Args:    shapes: float (N, 2L), network units, finite. A memory map is read a chunk at a time, several times as
                      slowly: `IncrementalPCA`, whose result with all components is the same to rounding.
-        Returns: K = min(2L, N - 1) components, pca_percent 100.
-        Raises:  InputError for fewer than two shapes.
+        Returns: K = min(2L, N - 1) components, pca_percent 100. Raises: InputError for fewer than two shapes.
         """
         from sklearn.decomposition import PCA, IncrementalPCA  # a second, which only a fit has to wait for
 

@@ -29,9 +29,7 @@ def shapes_of(samples: list[Sample], crop: str) -> tuple[np.ndarray, np.ndarray]
 def read_shapes(path: str | Path, spec: DatasetSpec, limit: int | None = None) -> np.ndarray:
     """Reads shapes (N, 2L) in network units from a `.npy` file of float32 or float64.
 
-    Args:    limit: the first so many rows only.
-    Returns: float64; a memory map of the file where that takes more than `MEMORY_SHARE` of the free memory.
-    Raises:  InputError for a file that is not such an array.
+    float64, or a memory map of the file where that takes more than `MEMORY_SHARE` of the free memory.
     """
     try:
         shapes = read_array(path, mapped=True)

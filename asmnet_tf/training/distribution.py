@@ -24,12 +24,13 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from asmnet_tf.files import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TRY_AGAIN, InputError, Stopped, first_line
+from asmnet_tf.files import ENDINGS, EXIT_TRY_AGAIN, InputError, first_line, last_words, refusing
 
 if TYPE_CHECKING:
     import keras
@@ -41,23 +42,38 @@ _SEED_STRIDE = 0x9E3779B1  # between the random streams of replicas
 _LOST = re.compile("collective|coordination|heartbeat|barrier|socket closed|connection (reset|refused)", re.IGNORECASE)
 
 
+@dataclass(eq=False)
 class Replicas:
     """The replicas that take part in a run, and what they exchange; by default this process alone.
 
-    worker, workers: number of this process, and of all. strategy: the tf.distribute strategy; variables that the
-    training step uses are created in its scope.
+    kind, devices: --strategy and --devices. worker, workers: number of this process, and of all.
     """
 
-    def __init__(
-        self, make_strategy: Callable[[], tf.distribute.Strategy] | None = None, worker: int = 0, workers: int = 1
-    ) -> None:
-        self.worker, self.workers = worker, workers
-        self._make_strategy = make_strategy or functools.partial(_local_strategy, "one")
+    kind: str = "one"
+    devices: Sequence[str] | None = None
+    worker: int = 0
+    workers: int = 1
 
     @functools.cached_property
     def strategy(self) -> tf.distribute.Strategy:
-        """Made when it is first asked for."""
-        return self._make_strategy()
+        """The tf.distribute strategy, in whose scope the variables of the training step are created.
+
+        Made when it is first asked for. Raises: InputError for a device that is not there.
+        """
+        import tensorflow as tf
+
+        names, physical = self.devices or (), tf.config.list_physical_devices
+        if self.kind == "one" or (self.kind == "auto" and not names and len(physical("GPU")) < 2):
+            return tf.distribute.get_strategy()
+        cpus = 1 + max((int(name[4:]) for name in names if name.startswith("CPU:")), default=0)
+        if cpus > 1:
+            logical = [tf.config.LogicalDeviceConfiguration()] * cpus
+            tf.config.set_logical_device_configuration(physical("CPU")[0], logical)
+        there = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
+        for name in names:
+            if name not in there:
+                raise InputError(f"--devices {name}: not on this machine, which has {', '.join(there)}.")
+        return tf.distribute.MirroredStrategy(self.devices)
 
     @property
     def is_chief(self) -> bool:
@@ -150,7 +166,7 @@ def joined(kind: str, devices: Sequence[str] | None = None, threads: int | None 
     Raises: InputError if --devices or TF_CONFIG cannot be used.
     """
     if kind != "multiworker":
-        yield Replicas(functools.partial(_local_strategy, kind, devices))
+        yield Replicas(kind, devices)
         return
 
     import tensorflow as tf
@@ -162,12 +178,8 @@ def joined(kind: str, devices: Sequence[str] | None = None, threads: int | None 
         signal.signal(signal.SIGTERM, on_terminate)  # TensorFlow took it for a notice of preemption, which nobody reads
         yield replicas
         replicas.total([0.0])  # a worker that leaves takes the connections of the others with it
-    except InputError as error:
-        _leave(f"error: {error}", EXIT_BAD_INPUT)
-    except Stopped as stopped:
-        _leave(str(stopped), stopped.code)
-    except KeyboardInterrupt:
-        _leave("interrupted", EXIT_INTERRUPTED)
+    except ENDINGS as error:
+        _leave(*last_words(error))
     except Exception as error:
         if not isinstance(error, tf.errors.OpError) or not _LOST.search(str(error)):
             _leave(traceback.format_exc(), 1)
@@ -208,37 +220,21 @@ def _leave(message: str, code: int) -> NoReturn:
     os._exit(code)
 
 
-def _local_strategy(kind: str, devices: Sequence[str] | None = None) -> tf.distribute.Strategy:
-    """Returns MirroredStrategy, or the default one. Raises: InputError for a device that is not there."""
-    import tensorflow as tf
-
-    if kind == "one" or (kind == "auto" and not devices and len(tf.config.list_physical_devices("GPU")) < 2):
-        return tf.distribute.get_strategy()
-    cpus = 1 + max((int(name[4:]) for name in devices or () if name.startswith("CPU:")), default=0)
-    if cpus > 1:
-        logical = [tf.config.LogicalDeviceConfiguration()] * cpus
-        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], logical)
-    there = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
-    for name in devices or ():
-        if name not in there:
-            raise InputError(f"--devices {name}: not on this machine, which has {', '.join(there)}.")
-    return tf.distribute.MirroredStrategy(devices)
-
-
 def _connect() -> Replicas:
     import tensorflow as tf
 
     resolver, worker, addresses = _tf_config()
     print(f"worker {worker} of {len(addresses)}, {addresses[worker]}: waiting for the others", file=sys.stderr)
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=COLLECTIVE_TIMEOUT_S)
+    replicas = Replicas("multiworker", worker=worker, workers=len(addresses))
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+        replicas.strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     except tf.errors.OpError as error:
         if _LOST.search(str(error)):
             raise
         told = f"worker {worker} cannot listen there ({first_line(error, 120)})"
         raise InputError(f"{addresses[worker]}: {told}. Is it this machine's, the port free?") from error
-    return Replicas(lambda: strategy, worker, len(addresses))
+    return replicas
 
 
 def _tf_config() -> tuple[tf.distribute.cluster_resolver.ClusterResolver, int, list[str]]:
@@ -248,7 +244,8 @@ def _tf_config() -> tuple[tf.distribute.cluster_resolver.ClusterResolver, int, l
     example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
     if "TF_CONFIG" not in os.environ:
         raise InputError(f"--strategy multiworker: TF_CONFIG is not set, in each worker to its {example}")
-    try:
+    broken = (ValueError, KeyError, TypeError, AttributeError)
+    with refusing("TF_CONFIG: cannot be used", broken, f"Expected the form of {example}"):
         config = json.loads(os.environ["TF_CONFIG"])
         jobs, task = config["cluster"], config["task"]
         kind, index = task["type"], int(task["index"])
@@ -256,6 +253,4 @@ def _tf_config() -> tuple[tf.distribute.cluster_resolver.ClusterResolver, int, l
             raise ValueError("cluster or task")
         order = [("chief", 0)] * ("chief" in jobs) + [("worker", i) for i in range(len(jobs.get("worker", [])))]
         addresses = [str(jobs[job][i]) for job, i in order]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"TF_CONFIG: cannot be used ({error}). Expected the form of {example}") from error
     return tf.distribute.cluster_resolver.TFConfigClusterResolver(), order.index((kind, index)), addresses

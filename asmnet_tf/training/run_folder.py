@@ -124,10 +124,7 @@ def content_hashes(
     if shape_model:
         hashes["shape_model"] = sha256(shape_model.mean_shape, shape_model.eigenvectors, shape_model.eigenvalues)
     if weights not in ("none", "imagenet"):
-        try:
-            hashes["weights"] = sha256(np.fromfile(find_model(weights), np.uint8))
-        except OSError as error:
-            raise InputError(f"--weights {weights}: cannot be read ({error.strerror or error}).") from error
+        hashes["weights"] = sha256(np.fromfile(find_model(weights), np.uint8))
     return hashes
 
 
@@ -198,6 +195,10 @@ class Progress:
     rows: list[dict] = field(default_factory=list)  # of log.csv
 
 
+_KINDS = {"epoch": int, "step": int, "sums": dict, "best_nme": float, "rows": list}  # of what state.npz has of these
+_KINDS["timed"] = lambda pair: (int(pair[0]), float(pair[1]))
+
+
 def variables_by_path(model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> dict[str, keras.Variable]:
     """Returns the variables of a model and, if there is one, its optimizer by their paths.
 
@@ -248,18 +249,12 @@ def load_state(folder: Path, epochs: int, is_chief: bool = True) -> tuple[Progre
         raise InputError(f"{path}: of an earlier version, which numbered the variables. {anew}")
     try:
         read = json.loads(str(stored.pop("progress")))
-        progress = Progress(
-            epoch=int(read["epoch"]),
-            step=int(read.get("step", 0)),
-            sums=dict(read.get("sums", {})),
-            timed=(int(read["timed"][0]), float(read["timed"][1])),
-            best_nme=float(read["best_nme"]),
-            rows=list(read["rows"]),
-        )
+        progress = Progress(**{key: kind(read[key]) for key, kind in _KINDS.items()})
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: damaged state ({str(error)[:80]}). {_AGAIN}") from error
     rows = progress.rows
     fits = all(isinstance(row, dict) and set(row) == set(LOG_COLUMNS) for row in rows)
+    fits = fits and all(value is None or isinstance(value, int | float) for row in rows for value in row.values())
     fits = fits and [row["epoch"] for row in rows if row["epoch"] != 0] == [*range(1, progress.epoch + 1)]
     if not fits or not all(v.dtype.kind in "fiu" and np.isfinite(v).all() for v in stored.values()):
         raise InputError(f"{path}: damaged state. {_AGAIN}")
@@ -275,9 +270,8 @@ def assign_variables(folder: Path, variables: dict[str, keras.Variable], stored:
     """Assigns the arrays of state.npz. Raises: InputError if it is of another model: then it names what differs."""
     differs = [f"{name} is new" for name in variables if name not in stored]
     differs += [f"{name} is not in this model" for name in stored if name not in variables]
-    for name, variable in variables.items():
-        if name in stored and stored[name].shape != tuple(variable.shape):
-            differs.append(f"{name} is {stored[name].shape}, here {tuple(variable.shape)}")
+    both = [(name, stored[name].shape, tuple(v.shape)) for name, v in variables.items() if name in stored]
+    differs += [f"{name} is {came}, here {expected}" for name, came, expected in both if came != expected]
     if differs:
         more, path = f" and {len(differs) - 3} more" if len(differs) > 3 else "", folder / "state.npz"
         raise InputError(f"{path}: state of another model or optimizer ({'; '.join(differs[:3])}{more}). {_AGAIN}")
@@ -295,7 +289,7 @@ def write_log(folder: Path, rows: Sequence[dict], draw: bool) -> None:
     lines = [",".join("" if row[column] is None else str(row[column]) for column in LOG_COLUMNS) for row in rows]
     write_text(folder / "log.csv", "\n".join([",".join(LOG_COLUMNS), *lines, ""]))
     if draw:
-        figures.training_curves(folder / "log.csv", folder / "curves.png")
+        figures.training_curves(rows, folder / "curves.png")
 
 
 def write_summaries(writer: tf.summary.SummaryWriter, row: dict) -> None:

@@ -12,26 +12,7 @@ from asmnet_tf.config import FINE_TUNING_LR, FROZEN_LR, Phase, Recipe
 VALIDATIONS = 30  # per run, about; each costs the forward passes of the statistics
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """The learning rate by step: warm-up, then constant with inverse-time decay (paper) or cosine to zero."""
-
-    lr: float
-    kind: str
-    steps: int
-    warmup_steps: int
-    inverse_time_decay: float
-
-    def at(self, step: int) -> float:
-        """Returns the learning rate of `step`, counted from 0 over the phase."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        if self.kind == "constant":
-            return self.lr / (1 + self.inverse_time_decay * step)
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
+@dataclass(eq=False)
 class Plan:
     """What a run does in one of its phases, beside its data, model and loss; epochs are counted over the whole run.
 
@@ -40,27 +21,35 @@ class Plan:
     validate_every: epochs, None: so that there are about VALIDATIONS; the last epoch of a phase is always validated.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        number: int,
-        steps_per_epoch: int,
-        alpha_schedule: str = "epochs",
-        validate_every: int | None = None,
-        mixed_precision: bool = False,
-        xla: bool = False,
-    ) -> None:
-        self.recipe, self.mixed_precision, self.xla = recipe, mixed_precision, xla
-        self.left, phase = recipe.phases[number:], recipe.phases[number]
-        done = [0, *itertools.accumulate(phase.epochs for phase in recipe.phases)]
+    recipe: Recipe
+    number: int
+    steps_per_epoch: int
+    alpha_schedule: str = "epochs"
+    validate_every: int | None = None
+    mixed_precision: bool = False
+    xla: bool = False
+
+    def __post_init__(self) -> None:
+        phases, number = self.recipe.phases, self.number
+        self.left, phase = phases[number:], phases[number]
+        done = [0, *itertools.accumulate(phase.epochs for phase in phases)]
         self.start, self.end, self.epochs = done[number], done[number + 1], done[-1]
-        others = [i for i in range(number) if recipe.phases[i].input_size != phase.input_size]
+        others = [i for i in range(number) if phases[i].input_size != phase.input_size]
         self.best_from = done[max(others, default=-1) + 1]
-        self.alpha_length = steps_per_epoch if alpha_schedule == "release" else self.epochs  # see `alpha_at`
-        self.validate_every = validate_every or max(1, round(self.epochs / VALIDATIONS))
-        warmup = min(recipe.warmup_epochs, phase.epochs / 5)  # short phases must not spend themselves warming up
-        steps, warmup_steps = phase.epochs * steps_per_epoch, round(warmup * steps_per_epoch)
-        self.schedule = Schedule(phase.lr, recipe.schedule, steps, warmup_steps, recipe.inverse_time_decay)
+        self.alpha_length = self.steps_per_epoch if self.alpha_schedule == "release" else self.epochs  # see `alpha_at`
+        self.validate_every = self.validate_every or max(1, round(self.epochs / VALIDATIONS))
+        warmup = min(self.recipe.warmup_epochs, phase.epochs / 5)  # short phases must not spend themselves warming up
+        self.steps, self.warmup_steps = phase.epochs * self.steps_per_epoch, round(warmup * self.steps_per_epoch)
+
+    def lr_at(self, step: int) -> float:
+        """Returns the learning rate of a step of the phase: warm-up, then inverse-time decay (paper) or cosine to 0."""
+        peak, recipe = self.left[0].lr, self.recipe
+        if step < self.warmup_steps:
+            return peak * (step + 1) / self.warmup_steps
+        if recipe.schedule == "constant":
+            return peak / (1 + recipe.inverse_time_decay * step)
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     def time_left(self, done: float, epoch_s: float) -> str:
         """Returns in words how long the rest takes after `done` epochs, where one of this phase takes `epoch_s`.

@@ -11,25 +11,28 @@ import math
 import signal
 import time
 import zlib
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from asmnet_tf.config import ANGLES
+from asmnet_tf.config import ANGLES, HEAD_FACES, Recipe, crop_scale
 from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.patches import FacePatches
+from asmnet_tf.data.pose import angles_to_unit
+from asmnet_tf.data.readers import Sample
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.scoring import predict_faces
 from asmnet_tf.files import EXIT_INTERRUPTED, InputError, Stopped, StopSignals, make_folder
 from asmnet_tf.formats.keras_runners import compiled
-from asmnet_tf.network import checkpoints, keras
+from asmnet_tf.network import asmnet, checkpoints, keras
 from asmnet_tf.network.fast_graphs import TrainingGraph
 from asmnet_tf.network.loss import MultiTaskLoss, alpha_at
+from asmnet_tf.shape.training_shapes import shapes_of
 from asmnet_tf.training import run_folder
 from asmnet_tf.training.distribution import Replicas
 from asmnet_tf.training.run_folder import LOG_COLUMNS, Progress
@@ -40,6 +43,33 @@ FINAL_STATISTICS_IMAGES = 2560  # ... and after the last epoch of a phase
 TIMED_STEPS = 20  # before it says how long the run will take
 
 
+def start_model(
+    model: keras.Model,
+    start: checkpoints.StartWeights | None,
+    recipe: Recipe,
+    faces: Sequence[Sample],
+    spec: DatasetSpec,
+    fit_head: bool,
+) -> tuple[list[str], bool]:
+    """Makes a new model say the mean face, where the recipe has it so, and gives it the weights of `start`.
+
+    Args:    faces: those to train on. fit_head: fit a landmark head of other points to them.
+    Returns: the layers that received weights, and whether the landmark head is among them or was fitted.
+    """
+    if recipe.start_at_mean:
+        pose = np.zeros(3) if faces[0].pose is None else angles_to_unit([face.pose for face in faces]).mean(axis=0)
+        asmnet.start_at_mean(model, shapes_of(faces, recipe.crop)[0].mean(axis=0), pose)
+    frame, size = (recipe.crop, crop_scale(recipe.crop)), model.input_shape[1]
+    received = checkpoints.set_weights(model, start, frame) if start else []
+    has_head = "O_L" in received
+    if start and "O_L" in start.layers and not has_head and fit_head:  # of other points
+        some = FacePatches(faces[:: 1 + len(faces) // HEAD_FACES], *frame, size, margin=1.0, cache="none")
+        seen = some.batches_of_crops(64), some.landmarks_norm
+        has_head = checkpoints.fit_landmark_head(model, start, *seen, flip_map=spec.flip_map)
+    return received, has_head
+
+
+@dataclass(eq=False)
 class Trainer:
     """Trains a model in one phase of a run, on TrainingBatches, and validates on FacePatches after each epoch.
 
@@ -53,38 +83,33 @@ class Trainer:
     Raises: InputError for fewer images in a step than replicas.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        batches: TrainingBatches,
-        validation: FacePatches | None,
-        loss: MultiTaskLoss,
-        plan: Plan,
-        spec: DatasetSpec,
-        folder: Path,
-        sidecar: dict,
-        replicas: Replicas | None = None,
-    ) -> None:
-        self.model, self.batches, self.validation = model, batches, validation
-        self.loss, self.plan, self.spec = loss, plan, spec
-        self.folder, self.sidecar, self.replicas = folder, sidecar, replicas or Replicas()
-        self.strategy, count = self.replicas.strategy, self.replicas.count
-        if batches.batch_size < count:
-            raise InputError(f"--batch-size {batches.batch_size}: fewer images than the {count} replicas. Use more.")
-        if plan.xla and count > 1:
+    model: keras.Model
+    batches: TrainingBatches
+    validation: FacePatches | None
+    loss: MultiTaskLoss
+    plan: Plan
+    spec: DatasetSpec
+    folder: Path
+    sidecar: dict
+    replicas: Replicas = field(default_factory=Replicas)
+
+    def __post_init__(self) -> None:
+        size, count, self.strategy = self.batches.batch_size, self.replicas.count, self.replicas.strategy
+        if size < count:
+            raise InputError(f"--batch-size {size}: fewer images than the {count} replicas. Use more.")
+        if self.plan.xla and count > 1:
             raise InputError("--xla: for one replica only; leave it out or take --strategy one.")
         with self.strategy.scope():
-            self.graph = TrainingGraph(model, self.strategy)
-            self.optimizer = _build_optimizer(plan, model)
+            self.graph = TrainingGraph(self.model, self.strategy)
+            self.optimizer = _build_optimizer(self.plan, self.model)
             self.alpha = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="alpha")
             self.stop = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="stop")  # 1: a signal came
-        self.infer = compiled(model)
+        self.infer = compiled(self.model)
         self.progress = Progress()
         self.faces_validated = 0  # of all workers
-        self.building_s = 0.0  # what the step took that builds the graph
-        self.is_time_told = False
+        self.is_built = self.is_alone = self.is_time_told = False  # the graph; the step that builds it, in its epoch
         self.signals = StopSignals()
-        self.step = tf.function(self._step, jit_compile=plan.xla or None)
+        self.step = tf.function(self._step, jit_compile=self.plan.xla or None)
 
     # --- one step -----------------------------------------------------------------------------------------------------
 
@@ -134,11 +159,16 @@ class Trainer:
         Raises: InputError where loss or gradient is not finite; best.keras, last.keras and the state stay those of the
             last good epoch. Stopped after SIGTERM or Ctrl-C, the state saved with the steps done in this epoch.
         """
-        self._check_agreement()
+        # all workers are to go on from the same step with the same weights and faces
+        names = "\0".join(sample.name for sample in self.batches.patches.samples).encode(errors="surrogateescape")
+        weights = b"".join(array.tobytes() for array in self.model.get_weights())
+        flags = {"epochs": self.plan.epochs, "seed": self.batches.seed, "batch_size": self.batches.batch_size}
+        faces = {"training_faces": len(self.batches.patches), "checksum_of_their_names": zlib.crc32(names)}
+        made = {"steps_done": self.progress.step, "checksum_of_the_weights": zlib.crc32(weights)}
+        self.replicas.check_agreement(**flags, **faces, **made)
         self.replicas.part_seeds(self.model)
-        writer = None
         if self.replicas.is_chief:
-            writer = tf.summary.create_file_writer(str(make_folder(self.folder / "tensorboard")))
+            self.writer = tf.summary.create_file_writer(str(make_folder(self.folder / "tensorboard")))
         stream = self.batches.iterate(self.progress.epoch, self.progress.step)
         with self.signals:
             if score_start and not self.progress.rows and not self.progress.step:
@@ -159,8 +189,6 @@ class Trainer:
                         row |= self._validate()
                         self._save_models(row)
                 self._save_row(row)
-                if writer is not None:
-                    run_folder.write_summaries(writer, row)
         if self.replicas.is_chief and self.plan.end == self.plan.epochs:
             since = self.plan.best_from
             rows = [row for row in self.progress.rows if row["epoch"] > since or not since]
@@ -173,15 +201,7 @@ class Trainer:
             run_folder.write_log(self.folder, self.progress.rows, draw=ended or row["val_nme_pct"] is not None)
             self._save_state()  # last: what it describes is on disk by now
             print(run_folder.epoch_line(row, self.plan.epochs), flush=True)
-
-    def _check_agreement(self) -> None:
-        """Raises: InputError unless all workers are to go on from the same step with the same weights and faces."""
-        names = "\0".join(sample.name for sample in self.batches.patches.samples).encode(errors="surrogateescape")
-        weights = b"".join(array.tobytes() for array in self.model.get_weights())
-        flags = {"epochs": self.plan.epochs, "seed": self.batches.seed, "batch_size": self.batches.batch_size}
-        faces = {"training_faces": len(self.batches.patches), "checksum_of_their_names": zlib.crc32(names)}
-        made = {"steps_done": self.progress.step, "checksum_of_the_weights": zlib.crc32(weights)}
-        self.replicas.check_agreement(**flags, **faces, **made)
+            run_folder.write_summaries(self.writer, row)
 
     def _train_epoch(self, epoch: int, stream: Iterator[dict[str, tf.Tensor]]) -> dict:
         self.alpha.assign(alpha_at(epoch, self.plan.alpha_length, self.plan.recipe.alpha))
@@ -193,7 +213,7 @@ class Trainer:
         quiet = None if self.replicas.is_chief else True  # None: where stderr is no terminal
         with tqdm(total=steps, desc=title, unit="step", initial=before, disable=quiet, leave=False) as bar:
             for i in range(before, steps):
-                self.optimizer.learning_rate.assign(self.plan.schedule.at(first + i))
+                self.optimizer.learning_rate.assign(self.plan.lr_at(first + i))
                 self.stop.assign(float(self.signals.received is not None))
                 losses = {k: float(v) for k, v in self.step(self.replicas.split(next(stream))).items()}
                 stop = losses.pop("stop") > 0
@@ -204,12 +224,13 @@ class Trainer:
                 self.progress.sums = {k: self.progress.sums.get(k, 0.0) + v for k, v in losses.items()}
                 self.progress.step = i + 1
                 took, now = time.perf_counter() - now, time.perf_counter()
-                if self.building_s:
-                    self.progress.timed = (self.progress.timed[0] + 1, self.progress.timed[1] + took)
-                else:
-                    self.building_s = took
-                timed, seconds = self.progress.timed
-                if not (quiet or self.is_time_told) and timed >= min(TIMED_STEPS, max(1, steps - 2)):
+                timed, seconds = (0, 0.0) if self.is_alone else self.progress.timed
+                self.is_alone = not (self.is_built or timed)
+                if self.is_built or self.is_alone:  # the step that builds the graph counts where there is no other
+                    self.progress.timed = timed, seconds = timed + 1, seconds + took
+                self.is_built = True
+                is_known = not self.is_alone and timed >= min(TIMED_STEPS, max(1, steps - 2))
+                if is_known and not (quiet or self.is_time_told):
                     self.is_time_told = True
                     bar.clear()
                     print(self.plan.time_left(epoch + (i + 1) / steps, seconds / timed * steps), flush=True)
@@ -218,44 +239,35 @@ class Trainer:
                 if i % 10 == 0:
                     bar.set_postfix(loss=f"{losses['loss']:.4f}", refresh=False)
                 bar.update()
-        timed, seconds = self._timed()
+        timed, seconds = self.progress.timed
         return {
             "epoch": epoch + 1,
             **{k: v / steps for k, v in self.progress.sums.items()},
             "alpha": float(self.alpha.numpy()),
-            "lr": self.plan.schedule.at(first + steps - 1),
+            "lr": self.plan.lr_at(first + steps - 1),
             "images_per_s": timed * self.batches.batch_size / max(seconds, 1e-9),
             "seconds": time.perf_counter() - start,
         }
-
-    def _timed(self) -> tuple[int, float]:
-        """Returns how many steps of this epoch took how many seconds; the one that builds the graph if it is alone."""
-        return self.progress.timed if self.progress.timed[0] else (1, self.building_s)
 
     def _stop(self) -> None:
         """Raises Stopped, the state saved."""
         if self.replicas.is_chief:
             self._save_state()
         done = f"epoch {self.progress.epoch + 1}, step {self.progress.step} of {self.batches.steps_per_epoch}"
-        why, code = "preempted", 0  # also where the signal came to another worker
-        if self.signals.received == signal.SIGINT:
-            why, code = "interrupted", EXIT_INTERRUPTED
+        is_ours = self.signals.received == signal.SIGINT  # else preempted, also where another worker was told
+        why, code = ("interrupted", EXIT_INTERRUPTED) if is_ours else ("preempted", 0)
         raise Stopped(f"{self.folder}: {why}: {done} is saved; go on with --resume", code)
 
     @contextlib.contextmanager
     def _averaged_weights(self, keep: bool) -> Iterator[None]:
         """Puts the weights' moving averages, if the plan has any, in the weights' place: for a while, or to `keep`."""
-        if not self.plan.recipe.ema:
-            yield
-            return
-        variables = self.model.trainable_variables
+        variables = self.model.trainable_variables if self.plan.recipe.ema else []
         weights = [v.numpy() for v in variables]
-        self.optimizer.finalize_variable_values(variables)
-        try:
-            yield
-        finally:
-            for variable, weight in zip(variables, [] if keep else weights):
-                variable.assign(weight)
+        if variables:
+            self.optimizer.finalize_variable_values(variables)
+        yield
+        for variable, weight in zip(variables, [] if keep else weights):
+            variable.assign(weight)
 
     def _reestimate(self, epoch: int, images: int) -> None:
         steps = min(self.batches.steps_per_epoch, max(1, images // self.batches.batch_size))
@@ -284,13 +296,12 @@ class Trainer:
         is_best = nme is None or nme < self.progress.best_nme
         if is_best:
             self.progress.best_nme = float("inf") if nme is None else nme
-        for name in ("best.keras", "last.keras") if is_best else ("last.keras",):
-            if self.replicas.is_chief:
+        if self.replicas.is_chief:
+            for name in ("best.keras", "last.keras") if is_best else ("last.keras",):
                 checkpoints.save_model(self.model, self.folder / name, sidecar)
 
     def _save_state(self) -> None:
-        timed = self._timed() if self.progress.step else (0, 0.0)
-        run_folder.save_state(self.folder, replace(self.progress, timed=timed), self._state())
+        run_folder.save_state(self.folder, self.progress, self._state())
 
     def _state(self) -> dict[str, keras.Variable]:
         """Returns what state.npz holds: between two phases the model alone, for each has an optimizer of its own."""
@@ -307,17 +318,17 @@ class Trainer:
         if stored:
             run_folder.assign_variables(self.folder, self._state(), stored)
         if 0 < progress.epoch == self.plan.best_from:
-            self.progress = replace(progress, best_nme=math.inf)
+            progress.best_nme = math.inf
 
 
 def _build_optimizer(plan: Plan, model: keras.Model) -> keras.optimizers.Optimizer:
     decay, momentum = plan.recipe.weight_decay, plan.recipe.ema
     average = {"use_ema": bool(momentum), "ema_momentum": momentum or 0.99}
     if decay:
-        optimizer = keras.optimizers.AdamW(plan.schedule.lr, weight_decay=decay, **average)
+        optimizer = keras.optimizers.AdamW(plan.left[0].lr, weight_decay=decay, **average)
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     else:
-        optimizer = keras.optimizers.Adam(plan.schedule.lr, **average)
+        optimizer = keras.optimizers.Adam(plan.left[0].lr, **average)
     if plan.mixed_precision:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)

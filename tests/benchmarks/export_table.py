@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
         calls = {kind: lambda infer=infer: np.asarray(infer(image)[0]) for kind, infer in models.items()}
         seconds = harness.interleave(calls, TURNS, warm_up=3)
         sizes = {kind: export.bytes_of(path) / 1e6 for kind, path in paths.items()}
-    scores = report.score(methods, faces, (0.08,))
+    scores = report.score(report.measure(methods, faces), faces, (0.08,))
     lengths = metrics.normaliser(faces.landmarks, SPEC)
     print(f"{harness.machine()}\n\n{args.model}, {len(samples)} faces, calibrated on {args.calibrate}\n")
     print("| format | MB | ms a face (lowest tenth) | NME % | from the first row: % inter-ocular | deg |")

@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from asmnet_tf.config import ALPHAS, ANGLES
@@ -74,7 +75,7 @@ def difference(a: list[Run], b: list[Run]) -> str:
 
 def draw(groups: dict[tuple[str, str], list[Run]], output: Path) -> None:
     """Draws the figure of all settings."""
-    figure = figures.new_figure((11, 4.6))
+    figure = Figure((11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     thresholds = np.linspace(0, 15, 301)
     for j, ((network, setting), runs) in enumerate(groups.items()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -47,7 +48,7 @@ def trainer(samples: list[annotations.Sample] | None, size: int, batch: int, fol
     """Returns a Trainer of recipe `tuned` over real faces, or without any (None) for its step alone."""
     recipe = config.RECIPES["tuned"]
     model = build_asmnet(68, size, recipe.dropout, 0.0)
-    batches = None
+    batches = SimpleNamespace(batch_size=batch)
     if samples is not None:
         patches = FacePatches(samples, "square", config.SQUARE_CROP_SCALE, size)
         batches = TrainingBatches(patches, config.AUGMENTATIONS[recipe.phases[0].augment], batch, seed=0)

@@ -10,7 +10,6 @@ from conftest import COUNTS_300W
 
 from asmnet_tf.data.annotations import read_samples
 from asmnet_tf.data.layouts import DATASETS
-from asmnet_tf.evaluation.predictions import write_predictions
 
 FACES = sum(COUNTS_300W[name] for name in ("helen/testset", "lfpw/testset", "ibug"))
 NAMES = ["net", "net.tflite", "net_saved", "theirs"]
@@ -33,7 +32,7 @@ def compared(run_batch, trained_64, faces_300w, tmp_path_factory):
     samples = read_samples(DATASETS["300w"], faces_300w, "test", quiet=True)
     landmarks = np.stack([sample.landmarks for sample in samples]) + np.array([2.0, 0.0])
     landmarks[5] = np.nan  # a face their detector missed
-    write_predictions(folder / "theirs.npz", [sample.name for sample in samples], landmarks, None)
+    np.savez(folder / "theirs.npz", names=[sample.name for sample in samples], landmarks=landmarks)
     models = [folder / name for name in ("net.keras", "net.tflite", "net_saved")]
     more = ["--predictions", f"theirs={folder / 'theirs.npz'}", "--dataset", "300w", "--data-dir", faces_300w]
     (done,) = run_batch([("evaluate", [*models, *more, "--output", folder / "all"])], figures=True).done

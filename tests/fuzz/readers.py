@@ -22,7 +22,7 @@ from scipy.io import savemat
 
 from asmnet_tf.data import annotations, geometry, pose
 from asmnet_tf.data.layouts import DATASETS, FOLDER, Source, find_spec, spec_of
-from asmnet_tf.evaluation import figures, predictions, truth
+from asmnet_tf.evaluation import predictions, truth
 from asmnet_tf.faces import face_files
 from asmnet_tf.formats import release_pca
 from asmnet_tf.shape import shape_model, training_shapes
@@ -334,18 +334,6 @@ def predictions_npz(path: Path) -> None:
 
 
 # --- text beside models -----------------------------------------------------------------------------------------------
-
-
-def _log() -> list[bytes]:
-    from asmnet_tf.training.run_folder import LOG_COLUMNS
-
-    row = ",".join("1.5" for _ in LOG_COLUMNS[1:])
-    return [f"{','.join(LOG_COLUMNS)}\n1,{row}\n2,{row}\n3,{'' * 3}\n".encode()]
-
-
-@reader("log.csv", _log, slow=500, tf=True)
-def training_log(path: Path) -> None:
-    figures._read_log(path)  # what `training_curves` draws, without the second that drawing takes
 
 
 _SIDECAR = {"dataset": "300w", "num_landmarks": 68, "input_size": 112, "crop": "square", "crop_scale": 1.2, "seed": 0}

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from asmnet_tf.config import crop_scale
 from asmnet_tf.data.annotations import read_samples
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.files import InputError
 from asmnet_tf.formats import release as release_format
 from asmnet_tf.formats.keras_runners import read_start_weights
-from asmnet_tf.formats.release import OURS, RELEASE, Convention, export_release, is_release, load_original_model
+from asmnet_tf.formats.release import OURS, RELEASE, export_release, is_release, load_original_model
 from asmnet_tf.formats.runners import open_model
 from asmnet_tf.network import checkpoints
 from asmnet_tf.network.asmnet import build_asmnet, build_mobilenet_v2
@@ -135,7 +136,7 @@ def test_training_can_start_from_them(release):
     theirs, pose = original(convention.to_network_input(images))
     ours, our_pose = model(images)
     assert np.asarray(ours) == pytest.approx(np.asarray(convention.landmarks_to_network_units(theirs)), abs=1e-4)
-    assert np.asarray(our_pose) == pytest.approx(np.asarray(convention.pose_to_network_units(pose)), abs=1e-4)
+    assert np.asarray(our_pose) == pytest.approx(np.asarray(pose), abs=1e-4)
     with pytest.raises(InputError, match="tight crops"):
         checkpoints.set_weights(model, start, ("square", 1.2))
 
@@ -301,20 +302,14 @@ def test_convention_of_the_release():
     outputs = np.array([[0.5, -0.25]], np.float32)
     assert np.array_equal(RELEASE.landmarks_to_network_units(outputs), [[-0.5, 0.25]])
     assert np.array_equal(RELEASE.landmarks_to_network_units(tf.constant(outputs)), [[-0.5, 0.25]])
-    assert RELEASE.pose_to_network_units(outputs) is outputs
-    assert (RELEASE.crop, RELEASE.crop_scale) == ("tight", 1.0)
+    assert (RELEASE.crop, crop_scale(RELEASE.crop)) == ("tight", 1.0)
     assert RELEASE.describe() == "release: input pixels / 255, landmarks (centre - p) / size, pose x 65 degrees"
 
 
 def test_our_convention_changes_nothing():
     numbers = np.arange(6.0)
-    for convert in (OURS.to_network_input, OURS.landmarks_to_network_units, OURS.pose_to_network_units):
+    for convert in (OURS.to_network_input, OURS.landmarks_to_network_units):
         assert convert(numbers) is numbers
-
-
-def test_another_unit_of_pose():
-    degrees = Convention("degrees", 1.0, 1.0, 1.0, "tight")
-    assert degrees.pose_to_network_units(np.array([65.0, -13.0], np.float32)) == pytest.approx([1.0, -0.2])
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -339,7 +334,7 @@ def test_exported_file_comes_back(exported, name):
     landmarks, pose = model(convention.to_network_input(pixels), training=False)
     ours = sources[name](pixels, training=False)
     assert convention.landmarks_to_network_units(landmarks).numpy() == pytest.approx(ours[0].numpy(), abs=5e-5)
-    assert convention.pose_to_network_units(pose).numpy() == pytest.approx(ours[1].numpy(), abs=5e-5)
+    assert pose.numpy() == pytest.approx(ours[1].numpy(), abs=5e-5)
 
 
 def test_a_model_of_the_release_exported_again_is_the_same(release, exported):

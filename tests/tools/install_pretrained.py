@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from asmnet_tf import cli
 from asmnet_tf.config import DEFAULT_MODEL
 from asmnet_tf.data import sidecars
-from asmnet_tf.files import InputError, read_json, replacing, without_absolute_paths, write_text
+from asmnet_tf.files import InputError, read_json, relative_path, replacing, write_text
 
 NOISE_IMAGES = 16
 # smaller arrays (batch norm, biases, depthwise kernels) stay float32. On 64 LFPW faces at 112 px float16 then moves
@@ -116,6 +116,18 @@ def halve(archive: Path, path: str | Path) -> None:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in members.items():
             file.writestr(name, content)
+
+
+def without_absolute_paths(value: object) -> object:
+    """Returns a JSON value in which `relative_path` has changed every text, or what stands after its last `=`."""
+    if isinstance(value, dict):
+        return {key: without_absolute_paths(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [without_absolute_paths(v) for v in value]
+    if not isinstance(value, str):
+        return value
+    before, equals, after = value.rpartition("=")
+    return f"{before}{equals}{relative_path(after)}"
 
 
 def _read(path: Path) -> str:

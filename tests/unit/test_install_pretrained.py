@@ -15,7 +15,7 @@ import asmnet_tf
 from asmnet_tf.data.annotations import read_samples
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.patches import FacePatches
-from asmnet_tf.files import InputError, without_absolute_paths
+from asmnet_tf.files import InputError
 from asmnet_tf.network import checkpoints
 
 SIDECAR = {"crop": "square", "crop_scale": 1.2}
@@ -92,7 +92,7 @@ def test_paths_are_made_relative(shipped, run_folder):
     assert record["resumed_from"] == [{"flags": {"output": run_folder.parent.name}}]
     here = Path.cwd()
     inside = [str(here / "data/300w"), "../data", f"shape_models/x={here}/a//b", ""]
-    assert without_absolute_paths(inside) == ["data/300w", "../data", "shape_models/x=a/b", ""]
+    assert install_pretrained.without_absolute_paths(inside) == ["data/300w", "../data", "shape_models/x=a/b", ""]
 
 
 def test_what_cannot_be_shipped_changes_nothing(shipped, run_folder, trained, tmp_path):

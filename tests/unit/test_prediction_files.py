@@ -32,7 +32,7 @@ def theirs(tmp_path, faces: Faces, **changes):
 
 def scored(faces: Faces, file) -> tuple[Method, dict]:
     (method,) = methods_of_files({"theirs": file}, faces, [])
-    return method, report.score([method], faces, (0.08,))["theirs"]["all"]
+    return method, report.score(report.measure([method], faces), faces, (0.08,))["theirs"]["all"]
 
 
 @pytest.mark.parametrize("valid", [np.arange(COUNT) > 2, (np.arange(COUNT) > 2).astype(float)[:, None]])
@@ -76,7 +76,8 @@ def test_a_pose_of_the_other_sign_is_recognised_against_any_truth(tmp_path, caps
     assert np.allclose(truth.pose, faces.pose)
     assert "theirs.npz, pose_gt: roll " in capsys.readouterr().err
     methods = [scored(truth, own)[0], method]
-    assert report.score(methods[:1], truth, ())["theirs"]["all"]["pose_mae_deg"]["roll"] == pytest.approx(0, abs=1e-6)
+    numbers = report.score(report.measure(methods[:1], truth), truth, ())["theirs"]["all"]
+    assert numbers["pose_mae_deg"]["roll"] == pytest.approx(0, abs=1e-6)
     told = protocol("test", samples, truth, methods)
     assert told["pose_labels"] == "pose_gt of the first prediction file; negated: roll"
     assert told["pose_negated"] == "roll of theirs; roll of theirs"

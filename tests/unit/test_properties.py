@@ -14,6 +14,7 @@ from asmnet_tf.config import CROPS
 from asmnet_tf.data import annotations, geometry, pose, sidecars
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.evaluation import metrics, predictions
+from asmnet_tf.evaluation.records import Faces, Method
 from asmnet_tf.files import plain
 from asmnet_tf.formats import release_pca
 from asmnet_tf.network import loss
@@ -163,12 +164,12 @@ def test_nme_grows_with_the_error_and_is_the_mean_of_the_points(spec, factor, da
 @given(ERRORS, numbers(0.01, 1), numbers(0.01, 1))
 def test_auc_and_failure_rate_keep_their_bounds(errors, low, high):
     low, high = sorted((low, high))
-    assert 0 <= metrics.auc(errors, low) <= metrics.auc(errors, high) <= 1
-    assert 0 <= metrics.failure_rate(errors, high) <= metrics.failure_rate(errors, low) <= 1
-    assert metrics.auc(errors, low) <= 1 - metrics.failure_rate(errors, low) + 1e-12
-    assert metrics.auc(np.zeros(len(errors)), low) == 1
+    assert 0 <= metrics.gains(errors, low).mean() <= metrics.gains(errors, high).mean() <= 1
+    assert 0 <= metrics.failures(errors, high).mean() <= metrics.failures(errors, low).mean() <= 1
+    assert metrics.gains(errors, low).mean() <= 1 - metrics.failures(errors, low).mean() + 1e-12
+    assert metrics.gains(np.zeros(len(errors)), low).mean() == 1
     steps = np.linspace(0, low, 2001)
-    assert abs(metrics.ced(errors, steps).mean() - metrics.auc(errors, low)) < 2e-3
+    assert abs(metrics.ced(errors, steps).mean() - metrics.gains(errors, low).mean()) < 2e-3
     assert np.all(np.diff(metrics.ced(errors, steps)) >= 0)
 
 
@@ -265,9 +266,9 @@ def test_prediction_file_round_trip(names, with_pose, with_truth, data):
     angles = np.full((len(names), 3), 7.0) if with_pose else None
     truth = np.zeros((len(names), 68, 2)) if with_truth else None
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a.npz"
-        predictions.write_predictions(path, names, landmarks, angles, truth)
-        read = predictions.read_predictions(path)
+        faces = Faces(DATASETS["300w"], names, truth)
+        predictions.save_predictions(Path(folder), [Method("a", landmarks, angles)], faces)
+        read = predictions.read_predictions(Path(folder) / "a.npz")
     assert read.names == names
     for ours, theirs in ((landmarks, read.landmarks), (angles, read.pose), (truth, read.landmarks_gt)):
         assert (ours is None) == (theirs is None)

@@ -16,7 +16,7 @@ from asmnet_tf.files import InputError
 from asmnet_tf.network.loss import alpha_at
 from asmnet_tf.shape.shape_model import ShapeModel
 from asmnet_tf.training.run_folder import best_line, check_flags, content_hashes, make_sidecar, write_arguments
-from asmnet_tf.training.schedule import Plan, Schedule, as_flags, phase_at, phases_of_run
+from asmnet_tf.training.schedule import Plan, as_flags, phase_at, phases_of_run
 
 
 def flags_of(argv):
@@ -25,18 +25,19 @@ def flags_of(argv):
 
 
 def test_constant_schedule_with_inverse_time_decay():
-    schedule = Schedule(lr=1e-2, kind="constant", steps=100, warmup_steps=0, inverse_time_decay=1e-5)
-    assert schedule.at(0) == 1e-2
-    assert schedule.at(100_000) == pytest.approx(1e-2 / 2)
+    plan = Plan(replace(RECIPES["paper"], phases=(Phase(1, lr=1e-2),)), 0, steps_per_epoch=100)
+    assert plan.lr_at(0) == 1e-2
+    assert plan.lr_at(100_000) == pytest.approx(1e-2 / 2)
 
 
 def test_cosine_schedule_with_warm_up():
-    schedule = Schedule(lr=1.0, kind="cosine", steps=110, warmup_steps=10, inverse_time_decay=0.0)
-    assert [schedule.at(s) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
-    assert schedule.at(10) == pytest.approx(1.0)
-    assert schedule.at(60) == pytest.approx(0.5)
-    assert schedule.at(110) == pytest.approx(0.0, abs=1e-12)
-    assert np.all(np.diff([schedule.at(s) for s in range(10, 111)]) < 0)
+    recipe = replace(RECIPES["tuned"], phases=(Phase(11, lr=1.0),), warmup_epochs=1.0)
+    plan = Plan(recipe, 0, steps_per_epoch=10)
+    assert [plan.lr_at(s) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert plan.lr_at(10) == pytest.approx(1.0)
+    assert plan.lr_at(60) == pytest.approx(0.5)
+    assert plan.lr_at(110) == pytest.approx(0.0, abs=1e-12)
+    assert np.all(np.diff([plan.lr_at(s) for s in range(10, 111)]) < 0)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +146,8 @@ def test_plans_of_three_phases():
     assert [(p.start, p.end, p.epochs, p.best_from, p.alpha_length) for p in plans] == [
         *((0, 10, 20, 0, 20), (10, 14, 20, 10, 20), (14, 20, 20, 10, 20))
     ]
-    assert [plan.schedule.at(plan.schedule.warmup_steps) for plan in plans] == [1.0, 0.5, 0.1]
-    assert all(plan.schedule.at(5 * plan.left[0].epochs) == pytest.approx(0, abs=1e-9) for plan in plans)
+    assert [plan.lr_at(plan.warmup_steps) for plan in plans] == [1.0, 0.5, 0.1]
+    assert all(plan.lr_at(5 * plan.left[0].epochs) == pytest.approx(0, abs=1e-9) for plan in plans)
     assert [phase_at(phases, done) for done in (0, 9, 10, 13, 14, 19, 20)] == [0, 0, 1, 1, 2, 2, 2]
     assert plans[0].time_left(0.5, 60.0) == (  # 4 times the area
         "about 50 min on this machine: 10 epochs at 32 px, 4 epochs at 64 px, 6 epochs at 64 px"

@@ -171,6 +171,12 @@ def rekey(arrays: dict, old: str, new: str) -> None:
     arrays[new] = arrays.pop(old)
 
 
+def put_text_for_a_loss(arrays: dict) -> None:
+    progress = json.loads(str(arrays["progress"]))
+    progress["rows"][0]["loss"] = "abc"
+    arrays["progress"] = json.dumps(progress)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -178,6 +184,7 @@ def rekey(arrays: dict, old: str, new: str) -> None:
         (lambda arrays: arrays.update({"O_P/bias": np.zeros(4)}), [r"O_P/bias is \(4,\), here \(3,\)"]),
         (lambda arrays: arrays.pop("adam_w/iteration"), ["adam_w/iteration is new"]),
         (lambda arrays: arrays.update({"O_P/bias": np.full(3, np.nan)}), ["damaged state"]),
+        (put_text_for_a_loss, ["damaged state"]),
         (
             lambda arrays: rekey(arrays, "O_L/kernel", "v0"),
             ["an earlier version", "--weights .*last.keras --name"],
