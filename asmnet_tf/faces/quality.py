@@ -18,7 +18,7 @@ from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.pose import estimate_pose, signed
 from asmnet_tf.data.sidecars import sidecar_path
 from asmnet_tf.faces.detector import overlaps
-from asmnet_tf.files import InputError
+from asmnet_tf.files import refusing
 from asmnet_tf.shape.shape_model import ShapeModel
 
 GOOD_NME = 0.08  # inter-ocular
@@ -44,15 +44,12 @@ class Judge:
         stored = sidecar.get("quality")
         if stored is None or not spec.has_pose or sidecar.get("crop") != "square":
             return None
-        try:
+        broken, then = (LookupError, TypeError, ValueError), "Remove it, or fit it again."
+        with refusing(f"{sidecar_path(path)}: quality cannot be used", broken, then):
             numbers = np.array([*(stored["coefficients"][name] for name in FEATURES), stored["intercept"]], np.float64)
             max_yaw, scale, name = float(stored["max_yaw"]), float(sidecar["crop_scale"]), str(stored["shape_model"])
             if not np.isfinite([*numbers, max_yaw]).all():
                 raise ValueError("a number is not finite")
-        except (LookupError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{sidecar_path(path)}: quality cannot be used ({error}). Remove it or fit again."
-            ) from error
         shapes = ShapeModel.load(name)
         if shapes.num_landmarks != spec.num_landmarks:
             return None
