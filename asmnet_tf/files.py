@@ -376,10 +376,17 @@ def read_dataset(group: h5py.Group, name: str | h5py.Reference) -> np.ndarray:
     said = name[:60] if isinstance(name, str) else "what a reference names"
     if not isinstance(dataset, h5py.Dataset):
         raise ValueError(f"{said} is a {type(dataset).__name__.lower()} instead of an array")
-    if dataset.file.filename != group.file.filename or dataset.external or dataset.is_virtual:
+    if dataset.file.filename != group.file.filename:
         raise ValueError(f"the data of {said} lie in another file")
-    check_expansion(dataset.size * dataset.dtype.itemsize, os.path.getsize(group.file.filename))
+    check_dataset(said, dataset)
     return np.asarray(dataset)
+
+
+def check_dataset(name: str, dataset: h5py.Dataset) -> None:
+    """Raises: ValueError for an array whose data lie in another file or that is far larger than its file."""
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"the data of {name} lie in another file")
+    check_expansion(dataset.size * dataset.dtype.itemsize, dataset.file.id.get_filesize())
 
 
 # --- csv and JSON ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -16,7 +17,16 @@ import tensorflow as tf
 
 from asmnet_tf.data.geometry import flip_landmarks
 from asmnet_tf.data.sidecars import FOLDER, crop_of, find_model, pretrained_path, read_sidecar, sidecar_path
-from asmnet_tf.files import BROKEN_HDF5, InputError, check_archive, read_dataset, refusing, replacing, write_text
+from asmnet_tf.files import (
+    BROKEN_HDF5,
+    InputError,
+    check_archive,
+    check_dataset,
+    read_dataset,
+    refusing,
+    replacing,
+    write_text,
+)
 from asmnet_tf.network import check_keras, keras
 
 layers = keras.layers
@@ -240,18 +250,25 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
 def _check_network(path: Path) -> None:
     """Checks the network that a `.keras` or `.h5` file describes before anything of it is made.
 
-    Raises: ValueError for a Lambda layer, which Keras' safe mode would run if it names a registered function, and for
-        layers that take more memory than weights of the file fill; else what is raised for a damaged file.
+    Raises: ValueError for a Lambda layer, which Keras' safe mode would run if it names a registered function, for an
+        array as `check_dataset`, and for layers that take more memory than weights of the file fill; else what is
+        raised for a damaged file.
     """
     if path.parent == FOLDER:  # ours: not made twice, which takes as long as loading it
         return
+    weights, text = path, None
     if zipfile.is_zipfile(path):
         check_archive(path)
         with zipfile.ZipFile(path) as archive:
-            text, stored = archive.read("config.json"), archive.getinfo("model.weights.h5").file_size
-    else:
-        with h5py.File(path, "r") as file:
-            text, stored = file.attrs["model_config"], path.stat().st_size
+            text, weights = archive.read("config.json"), io.BytesIO(archive.read("model.weights.h5"))
+
+    def check(name: str, entry: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(entry, h5py.Dataset):
+            check_dataset(name, entry)
+
+    with h5py.File(weights, "r") as file:
+        text, stored = text or file.attrs["model_config"], file.id.get_filesize()
+        file.visititems(check)
 
     def look(entry: dict) -> dict:
         if entry.get("class_name") == "Lambda":

@@ -95,14 +95,33 @@ def keras_archive_of_zeros():
     return zeros_in_an_archive("model.weights.h5", 300)
 
 
-def changed_config(old: bytes, new: bytes) -> bytes:
+def changed_member(member: str, change) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(READERS["keras_file"].seeds()[0])) as given, zipfile.ZipFile(file, "w") as archive:
         for name in given.namelist():
-            content = given.read(name)
-            assert name != "config.json" or old in content
-            archive.writestr(name, content.replace(old, new) if name == "config.json" else content)
+            archive.writestr(name, change(given.read(name)) if name == member else given.read(name))
     return file.getvalue()
+
+
+def changed_config(old: bytes, new: bytes) -> bytes:
+    def change(content: bytes) -> bytes:
+        assert old in content
+        return content.replace(old, new)
+
+    return changed_member("config.json", change)
+
+
+@made("keras_file", "unpacks to 453 MB")
+def keras_array_of_which_nothing_is_stored():
+    def change(content: bytes) -> bytes:
+        file = io.BytesIO(content)
+        with h5py.File(file, "r+") as opened:
+            arrays = opened["layers/conv2d/vars"]
+            del arrays["0"]
+            arrays.create_dataset("0", (3, 3, 3, 1 << 22), "f4", chunks=True)
+        return file.getvalue()
+
+    return changed_member("model.weights.h5", change)
 
 
 @made("keras_file", "its layers take")
