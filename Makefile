@@ -36,7 +36,7 @@ bench: $(VENV)
 	@$(BIN)/python tests/benchmarks/run_all.py
 
 test: lint
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 test-slow: lint
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
