@@ -52,6 +52,10 @@ class Face:
         """Yaw, pitch, roll in degrees, float64 (3,)."""
         return np.array([self.yaw, self.pitch, self.roll])
 
+    def is_good(self, min_quality: float) -> bool:
+        """Returns whether its quality is at least `min_quality`; one without a quality has 0."""
+        return (self.quality or 0.0) >= min_quality
+
     @property
     def turned(self) -> float:
         """By how many degrees its crop is to be turned: its roll, 0 where the network takes that as it is."""

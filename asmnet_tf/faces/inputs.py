@@ -140,7 +140,7 @@ def _find(csv: Path | None, folder: Path | None, min_quality: float, aligner: Fa
         size = image.shape[1::-1]
         boxes = None if rows is None else boxes_inside(csv, rows, path, size)
         faces = aligner.detect(image, boxes, angles=None if rows is None else np.array([row.angle for row in rows]))
-        faces = [face for face in faces if (face.quality or 0.0) >= min_quality]
+        faces = [face for face in faces if face.is_good(min_quality)]
         result = str(path), stem, size, list(enumerate(faces, 1))
         if folder:
             write_overlay(folder / f"{stem}_overlay.jpg", image, faces, aligner.spec)
@@ -250,7 +250,7 @@ class FaceRun:
                 if show:
                     stack.callback(cv2.destroyAllWindows)
                 for count, (pixels, dt) in enumerate(bar, 1):
-                    faces = [one for one in tracker.update(pixels, dt) if (one[1].quality or 0.0) >= self.min_quality]
+                    faces = [one for one in tracker.update(pixels, dt) if one[1].is_good(self.min_quality)]
                     self.with_room(self.results.add, video.name, stem, pixels.shape[1::-1], faces, count - 1)
                     numbers.update(number for number, _ in faces)
                     if overlay or show:
