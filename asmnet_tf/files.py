@@ -125,7 +125,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     Raises: OutputError if the folder or file cannot be written.
     """
     path = Path(path)
-    temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}{path.suffix}"
+    temporary = _beside(path, path.suffix)
     try:
         with writing(path):
             make_folder(path.parent)
@@ -137,6 +137,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _beside(path: Path, ending: str = "") -> Path:
+    return path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}{ending}"
 
 
 def sweep(folder: str | os.PathLike) -> None:
@@ -155,7 +159,7 @@ def replacing_folder(path: str | os.PathLike, known_by: str) -> Iterator[Path]:
     Raises: InputError if the folder cannot be written, or something else stands there.
     """
     path = Path(path)
-    new, old = (path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}" for _ in range(2))
+    new, old = _beside(path), _beside(path)
     try:
         with writing(path):
             make_folder(path.parent)
