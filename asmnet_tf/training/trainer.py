@@ -12,7 +12,7 @@ import signal
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +107,7 @@ class Trainer:
         self.infer = compiled(self.model)
         self.progress = Progress()
         self.faces_validated = 0  # of all workers
-        self.is_built = self.is_alone = self.is_time_told = False  # the graph; the step that builds it, in its epoch
+        self.is_time_told, self.building_s = False, 0.0  # building_s: what the step took that builds the graph
         self.signals = StopSignals()
         self.step = tf.function(self._step, jit_compile=self.plan.xla or None)
 
@@ -224,13 +224,12 @@ class Trainer:
                 self.progress.sums = {k: self.progress.sums.get(k, 0.0) + v for k, v in losses.items()}
                 self.progress.step = i + 1
                 took, now = time.perf_counter() - now, time.perf_counter()
-                timed, seconds = (0, 0.0) if self.is_alone else self.progress.timed
-                self.is_alone = not (self.is_built or timed)
-                if self.is_built or self.is_alone:  # the step that builds the graph counts where there is no other
-                    self.progress.timed = timed, seconds = timed + 1, seconds + took
-                self.is_built = True
-                is_known = not self.is_alone and timed >= min(TIMED_STEPS, max(1, steps - 2))
-                if is_known and not (quiet or self.is_time_told):
+                if self.building_s:
+                    self.progress.timed = (self.progress.timed[0] + 1, self.progress.timed[1] + took)
+                else:
+                    self.building_s = took
+                timed, seconds = self.progress.timed
+                if not (quiet or self.is_time_told) and timed >= min(TIMED_STEPS, max(1, steps - 2)):
                     self.is_time_told = True
                     bar.clear()
                     print(self.plan.time_left(epoch + (i + 1) / steps, seconds / timed * steps), flush=True)
@@ -239,7 +238,7 @@ class Trainer:
                 if i % 10 == 0:
                     bar.set_postfix(loss=f"{losses['loss']:.4f}", refresh=False)
                 bar.update()
-        timed, seconds = self.progress.timed
+        timed, seconds = self._timed()
         return {
             "epoch": epoch + 1,
             **{k: v / steps for k, v in self.progress.sums.items()},
@@ -248,6 +247,10 @@ class Trainer:
             "images_per_s": timed * self.batches.batch_size / max(seconds, 1e-9),
             "seconds": time.perf_counter() - start,
         }
+
+    def _timed(self) -> tuple[int, float]:
+        """Returns how many steps of this epoch took how many seconds; the one that builds the graph if it is alone."""
+        return self.progress.timed if self.progress.timed[0] else (1, self.building_s)
 
     def _stop(self) -> None:
         """Raises Stopped, the state saved."""
@@ -301,7 +304,8 @@ class Trainer:
                 checkpoints.save_model(self.model, self.folder / name, sidecar)
 
     def _save_state(self) -> None:
-        run_folder.save_state(self.folder, self.progress, self._state())
+        timed = self._timed() if self.progress.step else (0, 0.0)
+        run_folder.save_state(self.folder, replace(self.progress, timed=timed), self._state())
 
     def _state(self) -> dict[str, keras.Variable]:
         """Returns what state.npz holds: between two phases the model alone, for each has an optimizer of its own."""
