@@ -3,9 +3,11 @@
     python tests/benchmarks/paper_experiment.py --output asmnet_tf/assets/paper_experiment.png
 
 Reads log.csv and per_image.csv of asmnet_tf/pretrained/runs/paper_NETWORK_SETTING_seedN. The figure: held-out NME over
-epochs, mean over seeds with a band from the lowest to the highest, and the CED on the full test set of all seeds
-together. A difference is A - B of the means over seeds; its interval resamples faces and, of each setting, seeds. Of
-two or three seeds that interval is too narrow rather than too wide: the differences by seed stand beside it.
+epochs, mean over seeds with a band from the lowest to the highest; the CED on the full test set of all seeds together;
+NME on it of ASMNet by the variance that the shape model keeps. A difference is A - B of runs of the same seed, which
+see the same batches in the same order and jump together; its interval resamples faces and seeds. Of two or three seeds
+it is too narrow rather than too wide: the differences by seed stand beside it, also those of the mean of the last ten
+validations, which jump less than one.
 """
 
 import argparse
@@ -24,7 +26,8 @@ from asmnet_tf.data.sidecars import FOLDER
 from asmnet_tf.evaluation import figures, metrics
 from asmnet_tf.network.loss import alpha_at
 
-RUN = re.compile(r"paper_(?P<network>asmnet|mnv2)_(?P<setting>mse|asm\d+)_seed(?P<seed>\d+)")
+RUN = re.compile(r"paper_(?P<network>asmnet|mnv2)_(?P<setting>[a-z0-9]+)_seed(?P<seed>\d+)")
+SETTINGS = ("mse", "asm80", "asm90", "asm97", "asm100")
 LABELS = {"mse": "no ASM term", "asm100": "ASM(G) = G, the control"}
 DRAWS = 2000
 
@@ -57,26 +60,25 @@ class Run:
 
 
 def difference(a: list[Run], b: list[Run]) -> str:
-    """Returns A - B of NME on full and of the mean pose error, each with its interval, and NME's by seed."""
+    """Returns A - B on the seeds of both: NME on full with its interval, by seed, held out by seed; pose error."""
+    theirs = {run.name[-1]: run for run in b}
+    pairs = [(run, theirs[run.name[-1]]) for run in a if run.name[-1] in theirs]
     rng, told = np.random.default_rng(0), []
     for values in (lambda run: run.errors, lambda run: np.nanmean(run.pose, axis=1)):
-        ours, theirs = (np.stack([values(run) for run in runs]) for runs in (a, b))
-        draws = []
-        for _ in range(DRAWS):
-            faces = rng.integers(0, ours.shape[1], ours.shape[1])
-            rows = [array[rng.integers(0, len(array), len(array))][:, faces].mean() for array in (ours, theirs)]
-            draws.append(rows[0] - rows[1])
+        away = np.stack([values(x) - values(y) for x, y in pairs])  # (seeds, faces)
+        seeds, faces = (rng.integers(0, count, (DRAWS, count)) for count in away.shape)
+        draws = [away[rows][:, columns].mean() for rows, columns in zip(seeds, faces)]
         low, high = np.percentile(draws, (2.5, 97.5))
-        told.append(f"{ours.mean() - theirs.mean():+.2f} ({low:+.2f} to {high:+.2f})")
-    by_seed = {run.name[-1]: run for run in b}
-    pairs = [f"{x.errors.mean() - by_seed[x.name[-1]].errors.mean():+.2f}" for x in a if x.name[-1] in by_seed]
-    return f"{told[0]} | {', '.join(pairs) or '-'} | {told[1]}"
+        told.append(f"{away.mean():+.2f} ({low:+.2f} to {high:+.2f})")
+    for value in (lambda run: run.errors.mean(), lambda run: run.validations[-10:, 1].mean()):
+        told.append(", ".join(f"{value(x) - value(y):+.2f}" for x, y in pairs))
+    return " | ".join([told[0], *told[2:], told[1]])
 
 
 def draw(groups: dict[tuple[str, str], list[Run]], output: Path) -> None:
     """Draws the figure of all settings."""
-    figure = Figure((11, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure((15, 4.6), layout="constrained")
+    left, right, last = figure.subplots(1, 3, width_ratios=(4, 4, 3))
     thresholds = np.linspace(0, 15, 301)
     for j, ((network, setting), runs) in enumerate(groups.items()):
         seeds = f"{len(runs)} seed{'s' * (len(runs) > 1)}"
@@ -89,6 +91,11 @@ def draw(groups: dict[tuple[str, str], list[Run]], output: Path) -> None:
         left.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), alpha=0.15, color=style["color"], linewidth=0)
         errors = np.concatenate([run.errors for run in runs])
         right.plot(thresholds, 100 * metrics.ced(errors, thresholds), **style)
+        if network == "asmnet":
+            means, kept = [run.mean("full") for run in runs], setting.removeprefix("asm")
+            dots, place = {"color": style["color"]}, "none" if setting == "mse" else f"{kept} %"
+            last.plot([place] * len(means), means, "o", **dots)
+            last.plot(place, np.mean(means), "_", markersize=24, **dots)
     length = next(iter(groups.values()))[0].epochs
     for epoch in range(1, length):
         if alpha_at(epoch, length) != alpha_at(epoch - 1, length):
@@ -99,7 +106,10 @@ def draw(groups: dict[tuple[str, str], list[Run]], output: Path) -> None:
         xlabel="epoch", ylabel="NME on held-out faces, %", ylim=(5, 14), title=f"Training, alpha {ALPHAS[0]:g} at first"
     )
     right.set(xlabel="NME, %", ylabel="faces, %", xlim=(2, 15), ylim=(0, 100), title="CED, 300W full")
-    for axes in (left, right):
+    last.set(xlabel="variance that the shape model keeps; none: no term", ylabel="NME on 300W full, %")
+    last.set(title="Seeds (dots) and their mean")
+    last.margins(x=0.15)
+    for axes in (left, right, last):
         axes.grid(alpha=0.3)
     right.legend(loc="lower right", fontsize=8)
     figures.save_figure(figure, output)
@@ -115,12 +125,13 @@ def main() -> None:
     for folder in sorted((FOLDER / "runs").iterdir()):
         if found := RUN.fullmatch(folder.name):
             groups[found["network"], found["setting"]].append(Run(folder))
-    groups = {key: groups[key] for key in sorted(groups, key=lambda key: (key[0], key[1] != "mse", key[1]))}
+    groups = {key: groups[key] for key in sorted(groups, key=lambda key: (key[0], SETTINGS.index(key[1])))}
     print("| run | common 554 | challenging 135 | full 689 | LFPW 224 | `O_P` on full | held out: last, last ten |")
     print("|---|---|---|---|---|---|---|")
     for runs in groups.values():
         print(*(run.row() for run in runs), sep="\n")
-    print("\n| A - B | NME on full, 95 % | by seed | mean of the three angles, degrees |\n|---|---|---|---|")
+    print("\n| A - B | NME on full, 95 % | by seed | held out, last ten, by seed | mean of the three angles, degrees |")
+    print("|---|---|---|---|---|")
     keys = list(groups)
     for i, a in enumerate(keys):
         for b in keys[i + 1 :]:
