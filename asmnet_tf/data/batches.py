@@ -26,6 +26,7 @@ class TrainingBatches:
         batch_size: faces of a step, in all workers together.
         extra, extra_weight: how many of the last samples are extra ones, and how often an epoch has each of them.
         part: number of faces of a step -> which of them this worker takes (`distribution.Replicas.part`); all of them.
+        right_px: how far the annotations lie right of what they mark, as they are to do on a mirrored face; pixels.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class TrainingBatches:
         part: Callable[[int], slice] = slice,
         extra: int = 0,
         extra_weight: float = 1.0,
+        right_px: float = 0.0,
     ) -> None:
-        self.patches, self.augmentation, self.seed = patches, augmentation, seed
+        self.patches, self.augmentation, self.seed, self.right_px = patches, augmentation, seed, right_px
         own, extra_used = len(patches) - extra, round(extra_weight * extra)
         self.batch_size = min(batch_size, own + extra_used)
         self.part = part(self.batch_size)
@@ -68,7 +70,9 @@ class TrainingBatches:
             images[row] = aug.change_pixels(image, self.augmentation, rng)
             affine[row], flip[row] = moved.affine, moved.flip
             pose[row] = np.nan_to_num(angles_to_unit(moved.move_pose(patches.poses[i])))  # unknown: its loss weighs 0
-        return images, patches.landmarks_norm[chosen], affine, flip, pose
+        landmarks_norm = patches.landmarks_norm[chosen]
+        landmarks_norm[:, ::2] -= (2 * self.right_px * flip / patches.frames[chosen, 2])[:, None]
+        return images, landmarks_norm, affine, flip, pose
 
     def dataset(self, first_epoch: int = 0, first_step: int = 0) -> tf.data.Dataset:
         """Returns the endless tf.data of dicts (see `loss.MultiTaskLoss`), from that step of `first_epoch` on."""

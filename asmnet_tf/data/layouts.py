@@ -18,6 +18,7 @@ A point is a number from 0, a name, or, in a list, a run: "36-41" or "41-36". Ke
                 a head pose
     contours    lists of points to draw, closed where the first is also the last
     detector_box  [scale, x, y]: where the landmarks' box lies, see `DatasetSpec`; train.py measures it if it is missing
+    right_px    by how many pixels the annotations lie right of what they mark, see `DatasetSpec`
     subsets     name = list of tags; a source {path, tag, faces} has one, else the first part of its path
     counts      faces of a whole subset;  thresholds: of failure rates;  data_dir: beside this file
     layout      "300w", what stands above, or another of LAYOUTS;  synthetic, published: of the datasets that ship
@@ -45,6 +46,7 @@ _KINDS = {
     **dict.fromkeys(("splits", "subsets", "counts", "published"), (dict, "a table")),
     **{"points": (int | list, "names or their number"), "normaliser": (list | str, 'two points or "box"')},
     "synthetic": (bool, "true or false"),
+    "right_px": (int | float, "a number of pixels"),
 }
 _INHERITED = ("points", "flip", "normaliser", "pupils", "pose", "contours", "thresholds", "detector_box")
 
@@ -66,6 +68,8 @@ class DatasetSpec:
     (`pose.py`), or with a place (x, y, z) in head axes; `contours` are (indices, closed) poly-lines for drawing.
     `detector_box`: the longer side of these landmarks' box over that of 68 landmarks, and by how many sides of that its
     centre lies further right and down on an upright face; None: as of 68.
+    `right_px`: image pixels by which the annotations lie right of what they mark (tests/benchmarks/mirror_bias.py). The
+    annotations of a mirrored training face would lie left of it, so they are moved: the network learns one of the two.
     """
 
     name: str
@@ -86,6 +90,7 @@ class DatasetSpec:
     thresholds: tuple[float, ...] = (0.08, 0.10)  # of failure rate and AUC, in NME as a fraction
     is_synthetic: bool = False
     detector_box: tuple[float, float, float] | None = None
+    right_px: float = 0.0
     published: dict[str, dict] = field(default_factory=dict)  # NME in %, inter-ocular; pose MAE in degrees, to HopeNet
     description: dict = field(default_factory=dict)  # the keys of the file, for the side-car of a model
 
@@ -222,6 +227,7 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
         fits = len(box) == 3 and are_numbers(box, 5) and box[0] >= 0.05
         need(fits, "detector_box", box, "scale, x and y, like [0.5, 0.0, -0.1]")
         box = tuple(map(float, box))
+    need(are_numbers([table.get("right_px", 0)], 100), "right_px", table.get("right_px"), "a number of pixels")
     splits, shares = {}, {}
     for split, sources in table.get("splits", {}).items():
         if isinstance(sources, float) and 0 < sources < 1 and split != "train":
@@ -254,6 +260,7 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
         thresholds=tuple(thresholds),
         is_synthetic=table.get("synthetic", False),
         detector_box=box,
+        right_px=float(table.get("right_px", 0)),
         published=table.get("published", {}),
         description={key: table[key] for key in table if key not in ("based_on", "synthetic", "data_dir")},
     )

@@ -100,6 +100,7 @@ def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str, ha
         "pose": "O_P: yaw, pitch, roll over pose_range_deg" if has_pose else None,
         "pose_range_deg": POSE_RANGE_DEG,
         **{key: flags[key] for key in ("head", "input_size", "crop", "recipe", "loss", "landmark_loss", "seed")},
+        **({"right_px": spec.right_px} if spec.right_px else {}),
         "hold_out": hold_out,
         **({} if spec.is_known else {"description": spec.description}),
         "commit": commit,
