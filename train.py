@@ -96,7 +96,8 @@ def main(args: argparse.Namespace) -> None:
         # 5. In each of them: augmented batches, the multi-task loss and the schedules; train.
         kept = {key: flags[key] for key in ("crop", "cache", "cache_dir")} | {"crop_scale": crop_scale(args.crop)}
         how = {key: flags[key] for key in ("alpha_schedule", "validate_every", "mixed_precision", "xla")}
-        more = {"part": replicas.part, "extra": len(extra), "extra_weight": args.extra_weight, "right_px": spec.right_px}
+        more = {"part": replicas.part, "right_px": spec.right_px}
+        more |= {"extra": len(extra), "extra_weight": args.extra_weight}
         part, patches = validation[replicas.part(len(validation))], None
         first = schedule.phase_at(phases, progress.epoch)
         for number, phase in enumerate(phases[first:], first):

@@ -78,6 +78,7 @@ def score_model(
     """Runs a model file over samples, in the crop its side-car names or in `crop`; a `Method` for the report.
 
     With `flip` by `with_mirror`: the method is called "NAME + mirrored", latency and multiply-adds are of both passes.
+    Where the side-car says that the model learned to be right of what it marks (`right_px`), the mean is put there.
     With `boxes` (N, 5) of `truth.detected_boxes` the crops are made from these instead of the landmark boxes; rows of
     NaN get no prediction.
     Of several workers each predicts `part` of the samples and `total` sums over all: see `distribution.Replicas`.
@@ -99,6 +100,7 @@ def score_model(
         patches = FacePatches(chosen, crop, scale, model.input_size, **once)
         landmarks[own], pose[own] = predict_faces(infer, patches, progress=name)
     landmarks, pose = total(landmarks), total(pose)
+    landmarks[..., 0] += spec.right_px * (flip and "right_px" in sidecar)
     landmarks[~found], pose[~found] = np.nan, np.nan
     pose = pose if model.has_pose else None
     info = {"file": str(path), "crop": f"{crop} {scale:g}" + ("" if boxes is None else ", detector's boxes")}

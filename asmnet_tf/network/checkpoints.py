@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,6 +141,35 @@ def fit_landmark_head(
     head.set_weights([old[0] @ ridge.coef_.T, old[1] @ ridge.coef_.T + ridge.intercept_])
     print(f"{start.source}: of other points, so its landmark head was fitted anew to {len(shapes)} faces")
     return True
+
+
+def fit_heads(model: keras.Model, names: Sequence[str], batches: Iterable[Sequence[np.ndarray]], ridge: float) -> None:
+    """Moves linear heads in closed form to where they fit faces best, for the features as they are.
+
+    In training the heads see augmented faces, whose features have another mean. A head's kernel K becomes K + D: with
+    features x and what the head is off by r, both less their means, x over its standard deviation, D minimises
+    mean |r - x D|^2 + ridge |D|^2; the bias takes what is left of the means.
+
+    Args: names: of the heads. batches: network inputs (n, S, S, 3), then the target of each head (n, ...).
+    """
+    heads = [model.get_layer(name) for name in names]
+    features_of = tf.function(keras.Model(model.input, heads[0].input))
+    moments = 0.0  # of 1, features and errors
+    for images, *targets in batches:
+        x = np.asarray(features_of(tf.cast(images, tf.float32)), np.float64)
+        off = [y - x @ np.asarray(h.kernel) - np.asarray(h.bias) for h, y in zip(heads, targets)]
+        row = np.concatenate([np.ones((len(x), 1)), x, *off], axis=1)
+        moments = moments + row.T @ row
+    means = moments[0] / moments[0, 0]
+    spread, size = moments / moments[0, 0] - np.outer(means, means), x.shape[1]
+    x, r = slice(1, 1 + size), slice(1 + size, None)
+    scale = np.sqrt(np.maximum(spread.diagonal()[x], 1e-12))
+    squares = spread[x, x] / np.outer(scale, scale) + ridge * np.eye(size)
+    change = np.linalg.solve(squares, spread[x, r] / scale[:, None]) / scale[:, None]
+    shift, ends = means[r] - means[x] @ change, np.cumsum([h.units for h in heads])[:-1]
+    for head, by, of in zip(heads, np.split(change, ends, axis=1), np.split(shift, ends)):
+        head.kernel.assign_add(by)
+        head.bias.assign_add(of)
 
 
 def _as_spatial_head(model: keras.Model, arrays: list[np.ndarray]) -> list[np.ndarray]:

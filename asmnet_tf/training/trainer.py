@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from asmnet_tf.config import ANGLES, HEAD_FACES, Recipe, crop_scale
+from asmnet_tf.config import ANGLES, HEAD_AUGMENTATIONS, HEAD_FACES, HEAD_RIDGE, Recipe, crop_scale
 from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.data.patches import FacePatches
@@ -31,7 +31,7 @@ from asmnet_tf.files import EXIT_INTERRUPTED, InputError, Stopped, StopSignals, 
 from asmnet_tf.formats.keras_runners import compiled
 from asmnet_tf.network import asmnet, checkpoints, keras
 from asmnet_tf.network.fast_graphs import TrainingGraph
-from asmnet_tf.network.loss import MultiTaskLoss, alpha_at
+from asmnet_tf.network.loss import MultiTaskLoss, alpha_at, move
 from asmnet_tf.shape.training_shapes import shapes_of
 from asmnet_tf.training import run_folder
 from asmnet_tf.training.distribution import Replicas
@@ -186,6 +186,8 @@ class Trainer:
                 if last or (epoch + 1) % self.plan.validate_every == 0:
                     with self._averaged_weights(keep=last and epoch + 1 < self.plan.epochs):
                         self._reestimate(epoch, FINAL_STATISTICS_IMAGES if last else STATISTICS_IMAGES)
+                        if epoch + 1 == self.plan.epochs and self.plan.recipe.fit_heads:
+                            self._fit_heads()
                         row |= self._validate()
                         self._save_models(row)
                 self._save_row(row)
@@ -276,6 +278,20 @@ class Trainer:
         steps = min(self.batches.steps_per_epoch, max(1, images // self.batches.batch_size))
         chosen = (self.batches.batch(epoch, step)[0] for step in range(steps))
         self.graph.reestimate_statistics(self.replicas.split(image) for image in chosen)
+
+    def _fit_heads(self) -> None:
+        names = ["O_L", "O_P"] if self.loss.pose_weight else ["O_L"]
+
+        def batches() -> Iterator[tuple[np.ndarray, ...]]:  # all, in every worker
+            of = self.batches
+            for augmentation in HEAD_AUGMENTATIONS:
+                faces = TrainingBatches(of.patches, augmentation, of.batch_size, of.seed, right_px=of.right_px)
+                for step in range(faces.steps_per_epoch):
+                    images, shapes, affine, flip, pose = faces.batch(0, step)
+                    yield images, move(shapes, affine, flip, self.loss.flip_map).numpy(), pose
+
+        checkpoints.fit_heads(self.model, names, batches(), HEAD_RIDGE)
+        self.replicas.take_from_chief([v for name in names for v in self.model.get_layer(name).weights])
 
     def _validate(self) -> dict:
         errors = np.zeros((0, 1 + len(ANGLES)))  # of this worker's faces: NME, yaw, pitch, roll

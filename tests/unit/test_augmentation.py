@@ -162,6 +162,20 @@ def test_dataset_yields_the_same_batches_in_order(tmp_path):
             assert np.array_equal(element[key].numpy(), value), (position, key)
 
 
+def test_annotations_of_a_mirrored_face_are_as_far_right_of_what_they_mark(tmp_path):
+    """Eight faces, each with something at (40, 50) that is marked 3 pixels further right, mirrored or not."""
+    patches = FacePatches(samples(tmp_path, 8), "square", 1.2, 32)
+    patches.landmarks_norm[:, :2] = geometry.normalise(np.array([[43.0, 50.0]]), patches.frames)
+    marked = geometry.normalise(np.array([[40.0, 50.0]]), patches.frames)
+    mirrors = TrainingBatches(patches, Augmentation(flip=0.5), 8, seed=0, right_px=3.0)
+    _, shapes, affine, flip, _ = mirrors.batch(0, 0)
+    assert 0 < flip.sum() < 8
+    order = np.random.default_rng([0, 0]).permutation(8)
+    for shape, move, i in zip(shapes, affine, order):
+        points = geometry.transform(move, np.stack([shape[:2], marked[i]]))
+        assert (points[0] - points[1]) * patches.frames[i, 2] == pytest.approx([3.0, 0.0], abs=1e-4)
+
+
 def test_every_face_is_seen_once_an_epoch(tmp_path):
     patches = FacePatches(samples(tmp_path, 6), "square", 1.2, 32)
     batches = TrainingBatches(patches, AUGMENTATIONS["none"], 2, seed=0)

@@ -5,6 +5,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
 
 from asmnet_tf.files import InputError
 from asmnet_tf.network import checkpoints
@@ -218,6 +220,29 @@ def test_a_head_for_other_points_is_fitted_to_what_the_old_head_says(asmnet, tmp
     np.testing.assert_allclose(found[:, [0, 2]], np.tile([-0.275, 0.275], (60, 1)), atol=1e-3)
     other = build_mobilenet_v2(3, 64)
     assert not checkpoints.fit_landmark_head(other, start, batches, shapes, [1, 0, 2])  # it has other features
+
+
+def test_heads_are_fitted_in_closed_form_as_by_ridge_regression():
+    """As scikit-learn's on standardised features, of what each head is off; with a strong ridge only the means move."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4, 4, 3))
+    features = keras.layers.Flatten()(image)
+    model = keras.Model(
+        image, [keras.layers.Dense(units, name=name)(features) for units, name in ((6, "O_L"), (3, "O_P"))]
+    )
+    rng = np.random.default_rng(0)
+    images, wanted = rng.normal(2.0, 3.0, (90, 4, 4, 3)).astype(np.float32), rng.normal(size=(90, 9))
+    batches = [(images[:40], wanted[:40, :6], wanted[:40, 6:]), (images[40:], wanted[40:, :6], wanted[40:, 6:])]
+    before, start = np.concatenate(model.predict(images, verbose=0), axis=1), model.get_weights()
+    x = StandardScaler().fit_transform(images.reshape(90, -1))
+    expected = before + Ridge(90 * 0.3).fit(x, wanted - before).predict(x)
+    checkpoints.fit_heads(model, ["O_L", "O_P"], batches, 0.3)
+    np.testing.assert_allclose(np.concatenate(model.predict(images, verbose=0), axis=1), expected, atol=1e-4)
+    model.set_weights(start)
+    checkpoints.fit_heads(model, ["O_P"], [(image, pose) for image, _, pose in batches], 1e9)
+    landmarks, pose = model.predict(images, verbose=0)
+    np.testing.assert_array_equal(landmarks, before[:, :6])
+    np.testing.assert_allclose(pose, before[:, 6:] + (wanted - before)[:, 6:].mean(axis=0), atol=1e-4)
 
 
 def test_weights_say_their_input_range_and_crop(tmp_path, capsys):
