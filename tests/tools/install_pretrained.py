@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def halve(archive: Path, path: str | Path) -> None:
-    """Rewrites a `.keras` archive with its large kernels as float16; `path` is what an error calls it."""
+    """Rewrites a `.keras` archive with its large convolutions as float16; `path` is what an error calls it."""
     import h5py
     import numpy as np
 

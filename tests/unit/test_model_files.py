@@ -6,6 +6,7 @@ pixels; tests/e2e/test_model_comparison.py does the same with a trained ASMNet.
 
 import json
 import shutil
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -100,6 +101,18 @@ def reference(folder, samples):
         sum(w.size for w in build_small().get_weights()),
     )
     return method
+
+
+def test_the_mean_with_the_mirror_image_is_put_where_the_model_learned_to_be(folder, samples):
+    """The mirrored answer, turned back, is as far left as the other is right."""
+    content, spec = json.loads((folder / "model.json").read_text()), replace(SPEC, right_px=3.0)
+    shutil.copy(folder / "model.keras", folder / "right.keras")
+    (folder / "right.json").write_text(json.dumps(content | {"right_px": 3.0}))
+    paths = [folder / "model.keras", folder / "right.keras"]
+    plain, right = (score_model("x", path, samples, spec, None, flip=True) for path in paths)
+    assert right.landmarks - plain.landmarks == pytest.approx(np.broadcast_to([3.0, 0.0], plain.landmarks.shape))
+    once, same = (score_model("x", path, samples, spec, None) for path in paths)
+    assert np.array_equal(once.landmarks, same.landmarks)
 
 
 @pytest.mark.parametrize("name", FLOAT_FORMATS)

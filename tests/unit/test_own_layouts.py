@@ -143,6 +143,8 @@ def test_a_pose_from_places_of_ones_own_is_that_of_the_mean_face(tmp_path):
         ("contours", "detector_box = [0.5, 0.0]\ncontours"),
         ("contours", "detector_box = [0.0, 0.0, 0.0]\ncontours"),
         ("contours", "detector_box = [0.5, nan, '0']\ncontours"),
+        ("contours", "right_px = 1e9\ncontours"),
+        ("contours", "right_px = nan\ncontours"),
         ('["eye_a", "eye_b", "nose", "mouth_a", "mouth_b"]', "0"),
         ('["eye_a", "eye_b", "nose", "mouth_a", "mouth_b"]', "5.0"),
         ('"nose"', '"1-2"'),
