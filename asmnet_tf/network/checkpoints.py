@@ -156,7 +156,7 @@ def fit_heads(model: keras.Model, names: Sequence[str], batches: Iterable[Sequen
     features_of = tf.function(keras.Model(model.input, heads[0].input))
     moments = 0.0  # of 1, features and errors
     for images, *targets in batches:
-        x = np.asarray(features_of(tf.cast(images, tf.float32)), np.float64)
+        x = np.asarray(tf.cast(features_of(tf.cast(images, tf.float32)), tf.float64))
         off = [y - x @ np.asarray(h.kernel) - np.asarray(h.bias) for h, y in zip(heads, targets)]
         row = np.concatenate([np.ones((len(x), 1)), x, *off], axis=1)
         moments = moments + row.T @ row
@@ -168,8 +168,8 @@ def fit_heads(model: keras.Model, names: Sequence[str], batches: Iterable[Sequen
     change = np.linalg.solve(squares, spread[x, r] / scale[:, None]) / scale[:, None]
     shift, ends = means[r] - means[x] @ change, np.cumsum([h.units for h in heads])[:-1]
     for head, by, of in zip(heads, np.split(change, ends, axis=1), np.split(shift, ends)):
-        head.kernel.assign_add(by)
-        head.bias.assign_add(of)
+        head.kernel.assign(np.asarray(head.kernel) + by)
+        head.bias.assign(np.asarray(head.bias) + of)
 
 
 def _as_spatial_head(model: keras.Model, arrays: list[np.ndarray]) -> list[np.ndarray]:

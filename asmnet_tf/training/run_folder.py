@@ -8,6 +8,7 @@ Beside these it holds best.keras and last.keras, each with its side-car, and ten
 - it must be the same to the last bit: `--deterministic` from the start, which fixes and records TensorFlow's threads;
 - a phase ends: the next goes on with its weights (their averages, if there are) and a new optimiser; best.keras begins
   anew with another input size, for it is a model of the last one. A signal between phases ends the run, nothing lost;
+- the last phase ends: before its last validation the heads are fitted in closed form, where the recipe has it so;
 - `--resume` comes with other flags, faces, labels, shape model or start weights (compared by content): refused by name;
 - a second process wants the folder: refused, naming the first; a lock that a killed run left does not count;
 - the disk is full: one line, exit code 2, every file whole and of an earlier epoch;
