@@ -215,6 +215,7 @@ def test_run_folder(run_300w, faces_300w):
     assert record["counts"]["train"] == len(train)
     assert record["counts"]["validation"] == len(held_out) > 0
     assert record["flags"]["batch_size"] == 8
+    assert f"the heads are fitted in closed form to {len(train)} faces" in run_300w.stdout
 
 
 def test_a_finished_run_has_nothing_to_resume(run_batch, run_300w, shape_models, tmp_path):
