@@ -106,7 +106,7 @@ def draw(groups: dict[tuple[str, str], list[Run]], output: Path) -> None:
         xlabel="epoch", ylabel="NME on held-out faces, %", ylim=(5, 14), title=f"Training, alpha {ALPHAS[0]:g} at first"
     )
     right.set(xlabel="NME, %", ylabel="faces, %", xlim=(2, 15), ylim=(0, 100), title="CED, 300W full")
-    last.set(xlabel="variance that the shape model keeps; none: no term", ylabel="NME on 300W full, %")
+    last.set(xlabel="variance that the shape model keeps", ylabel="NME on 300W full, %")
     last.set(title="Seeds (dots) and their mean")
     last.margins(x=0.15)
     for axes in (left, right, last):
