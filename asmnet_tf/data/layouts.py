@@ -68,7 +68,7 @@ class DatasetSpec:
     (`pose.py`), or with a place (x, y, z) in head axes; `contours` are (indices, closed) poly-lines for drawing.
     `detector_box`: the longer side of these landmarks' box over that of 68 landmarks, and by how many sides of that its
     centre lies further right and down on an upright face; None: as of 68.
-    `right_px`: image pixels by which the annotations lie right of what they mark (tests/benchmarks/mirror_bias.py). The
+    `right_px`: image pixels by which the annotations lie right of what they mark (tests/benchmarks/offsets.py). The
     annotations of a mirrored training face would lie left of it, so they are moved: the network learns one of the two.
     """
 

@@ -7,7 +7,7 @@ thing covers landmarks (sorted by eye: covered_300w.txt); ground-truth boxes, 95
 Unlabelled: of <data-dir>/unlabelled (UTKFace: the file name begins with age_gender_race) the HELD_OUT faces that no
 training sees. There is no truth, so no accuracy: printed are the share of images in which the detector finds a face,
 and the mean distance, over the inter-ocular one, between the landmarks of the image and of its mirror image in the
-mirrored box, but for what all faces have alike: a model may have learned to be right of what it marks (mirror_bias.py).
+mirrored box, but for what all faces have alike: a model may have learned to be right of what it marks (offsets.py).
 """
 
 import argparse

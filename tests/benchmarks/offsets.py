@@ -1,10 +1,13 @@
-"""How far a dataset's annotations lie right of what they mark: `right_px` of its description.
+"""Constant offsets: of a dataset's annotations from what they mark (`right_px`), and of methods from the annotations.
 
-    python tests/benchmarks/mirror_bias.py asmnet_300w --data-dir data
+    python tests/benchmarks/offsets.py asmnet_300w --data-dir data --predictions spiga=data/peers/spiga.npz ...
 
 A network that has seen as many faces mirrored as not finds the same thing in an image and in its mirror image. The mean
 of its two answers, the second turned back, is so much left of the annotation as this is right of the thing. Printed by
 source, for the faces that the run of MODEL did not hold out, and as a check for rendered faces, whose points are exact.
+
+Then, on 300W common, of MODEL and of each prediction file: the mean of truth less prediction, and the NME if that were
+added to all its points. It is taken from these faces themselves, so no result, but what of a difference is no skill.
 """
 
 import argparse
@@ -14,11 +17,15 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from asmnet_tf.data.annotations import training_faces
+from asmnet_tf.data.annotations import read_samples, select, training_faces
 from asmnet_tf.data.geometry import crop_frame, crop_image, flip_landmarks, landmark_box, normalise
 from asmnet_tf.data.layouts import DATASETS
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.sidecars import crop_of, find_model
+from asmnet_tf.evaluation import metrics
+from asmnet_tf.evaluation.predictions import align
+from asmnet_tf.evaluation.scoring import score_model
+from asmnet_tf.evaluation.truth import read_files
 from asmnet_tf.formats.runners import open_model
 from asmnet_tf.synthetic.renderer import render_face
 
@@ -26,11 +33,27 @@ SPEC = DATASETS["300w"]
 RENDERED = 300
 
 
+def methods(model: Path, files: list[str], folder: Path) -> None:
+    """Prints the second table."""
+    samples = read_samples(SPEC, folder, "test", quiet=True)
+    samples = [samples[i] for i in np.flatnonzero(select(samples, SPEC, "common"))]
+    names, truth = [sample.name for sample in samples], np.stack([sample.landmarks for sample in samples])
+    lengths = metrics.normaliser(truth, SPEC)
+    found = {str(model): score_model("model", model, samples, SPEC, None).landmarks}
+    found |= {name: align(file, names, SPEC.num_landmarks).landmarks for name, file in read_files(files).items()}
+    print("\n| 300W common | truth less prediction, px right and down | NME % | without that |\n|---|---|---|---|")
+    for name, landmarks in found.items():
+        away = np.nanmean((truth - landmarks).mean(axis=1), axis=0)
+        errors = (100 * np.nanmean(metrics.nme(points, truth, lengths)) for points in (landmarks, landmarks + away))
+        print(f"| {name} | {away[0]:+.2f}, {away[1]:+.2f} | {' | '.join(f'{error:.2f}' for error in errors)} |")
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--predictions", nargs="*", default=[], metavar="NAME=FILE")
     args = parser.parse_args()
     path = find_model(args.model)
     model = open_model(path)
@@ -59,6 +82,7 @@ def main() -> None:
     frames = crop_frame(landmark_box(truth), crop, scale)
     crops = np.stack([crop_image(face.image, frame, model.input_size) for face, frame in zip(rendered, frames)])
     row("rendered", crops, normalise(truth, frames), frames[:, 2])
+    methods(args.model, args.predictions, args.data_dir / "300w")
 
 
 if __name__ == "__main__":
