@@ -12,8 +12,6 @@ Writes report.html (all tables and figures in one file), summary.md, metrics.jso
 failure_rate.{csv,png}, landmark_errors.{csv,png} and contact sheets to --output.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 from pathlib import Path

@@ -10,8 +10,6 @@ Writes <output>/<dataset>_pca<percent>.npz, plots of the modes, of the explained
 operator moves real shapes; prints one line for each file. Next: train.py.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

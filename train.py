@@ -12,8 +12,6 @@ training faces). Writes <output>/<name>/ with best.keras, last.keras, log.csv, c
 state.npz for --resume. Two busy CPU cores: 40 to 70 images/s at --input-size 112. Next: evaluate.py.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 from dataclasses import replace

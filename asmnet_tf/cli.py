@@ -1,7 +1,5 @@
 """What the three scripts and the `python -m asmnet_tf...` commands share. Standard library only: `--help` is quick."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import errno

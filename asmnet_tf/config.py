@@ -1,7 +1,5 @@
 """The paper's constants and the recipes. Standard library only: scripts import it before they parse arguments."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 # what Keras must be set to

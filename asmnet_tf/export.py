@@ -13,8 +13,6 @@ that it was not calibrated on, and compared with MODEL; `evaluate.py FILE` score
 minute.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

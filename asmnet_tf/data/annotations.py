@@ -1,7 +1,5 @@
 """A dataset folder as downloaded -> a list of samples: always the same ones in the same order (NumPy, OpenCV)."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import itertools

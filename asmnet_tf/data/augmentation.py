@@ -5,8 +5,6 @@ to the landmarks and to their ASM-smoothed version alike (the eigen-shapes descr
 first).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -1,7 +1,5 @@
 """Augmented training batches: patches, moved and changed at random, in a tf.data pipeline (TensorFlow)."""
 
-from __future__ import annotations
-
 import functools
 import sys
 from collections.abc import Callable, Iterator

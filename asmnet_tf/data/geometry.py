@@ -5,8 +5,6 @@ matrices that act on column vectors (x, y, 1). A crop frame is a rectangle of th
 is 0 and its sides are +-0.5, whatever the crop's size in pixels, so a mirror image is exactly x -> -x.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 from pathlib import Path

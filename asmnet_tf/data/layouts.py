@@ -26,8 +26,6 @@ A point is a number from 0, a name, or, in a list, a run: "36-41" or "41-36". Ke
 Standard library only.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Callable

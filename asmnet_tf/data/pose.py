@@ -18,8 +18,6 @@ The box is taken, and PnP solved, in the upright frame: the image turned until t
 level. The turn is added to roll, so that turning the landmarks changes nothing else.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

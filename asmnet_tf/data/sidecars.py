@@ -1,7 +1,5 @@
 """What ships with the package, by name: trained models and 300W shape models; side-cars. Standard library only."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

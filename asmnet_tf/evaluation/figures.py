@@ -3,8 +3,6 @@
 Figures are drawn by Agg without pyplot, so nothing depends on a display, and every file appears whole or not at all.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import warnings

@@ -3,8 +3,6 @@
 NME is a fraction here and per cent in tables. Nothing else in this project computes an error a second time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

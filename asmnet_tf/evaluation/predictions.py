@@ -5,8 +5,6 @@ pose (N, 3) yaw, pitch, roll in degrees; valid (N,), 0 or False: nothing was giv
 the image the pixels count in; the truth, landmarks_gt (N, L, 2) and pose_gt (N, 3): then no dataset is needed.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from dataclasses import dataclass

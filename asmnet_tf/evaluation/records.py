@@ -1,7 +1,5 @@
 """What an evaluation is about: faces, methods and their errors, and how they are named (NumPy only)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 `metrics.py` computes every number; here they are only laid out.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import itertools

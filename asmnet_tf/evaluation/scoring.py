@@ -1,7 +1,5 @@
 """Runs a model over samples: network outputs -> landmarks in image pixels and pose in degrees."""
 
-from __future__ import annotations
-
 import timeit
 from collections.abc import Callable
 from dataclasses import replace

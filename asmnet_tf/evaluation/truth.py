@@ -1,7 +1,5 @@
 """What evaluate.py compares with: the ground truth of a dataset or of prediction files, and names (NumPy only)."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

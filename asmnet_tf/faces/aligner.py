@@ -1,7 +1,5 @@
 """Landmarks and head pose of every face in an image, in one call (NumPy, OpenCV, LiteRT)."""
 
-from __future__ import annotations
-
 import os
 import threading
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ degrees, but often fit no face where it lies or stands on its head. Then, or whe
 at again in eight turns, each 45 degrees further, and the view counts in which score and points are best.
 """
 
-from __future__ import annotations
-
 import functools
 import lzma
 import threading

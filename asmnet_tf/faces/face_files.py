@@ -1,7 +1,5 @@
 """Writes the faces found in images and videos as json, jsonl, csv and pts; reads boxes from a csv (NumPy only)."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """The images and videos that a user gives: which there are, the faces of each, what is missing and why."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import itertools

@@ -1,7 +1,5 @@
 """Draws faces into an image: points, contours, the head's axes; thin enough to see the face (NumPy and OpenCV)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

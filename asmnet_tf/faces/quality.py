@@ -5,10 +5,9 @@ by tests/benchmarks/quality.py to that model's errors on faces it had not learne
 they are of no other model: one whose side-car has none gets no quality.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
@@ -37,7 +36,7 @@ class Judge:
     max_yaw: float
 
     @classmethod
-    def of(cls, path: Path, sidecar: dict, spec: DatasetSpec) -> Judge | None:
+    def of(cls, path: Path, sidecar: dict, spec: DatasetSpec) -> Self | None:
         """Returns what the side-car of the model at `path` holds under `quality`; None where it holds nothing, or
         where the points are not those of the shape model or have no head pose. Raises: InputError for a bad one.
         """

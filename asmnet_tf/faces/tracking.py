@@ -1,7 +1,5 @@
 """Follows faces from frame to frame: the landmarks' box of one frame is where the next is looked at (NumPy, OpenCV)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 import numpy as np

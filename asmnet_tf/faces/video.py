@@ -1,7 +1,5 @@
 """Reads the frames of videos and cameras, writes videos, shows frames in a window (NumPy and OpenCV)."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

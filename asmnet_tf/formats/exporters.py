@@ -5,8 +5,6 @@ All hold the inference graph, batch norms folded into the convolutions, behind o
 uint8 in an int8 file.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

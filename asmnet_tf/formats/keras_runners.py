@@ -1,7 +1,5 @@
 """Opens what only TensorFlow runs: `.keras`, the release's `.h5`, SavedModel; start weights (TensorFlow)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -6,8 +6,6 @@ what comes out is a plain functional Keras 3 model. Nothing of the file is execu
 `release_pca.py`, without TensorFlow.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

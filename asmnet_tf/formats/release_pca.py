@@ -1,7 +1,5 @@
 """The authors' PCA files `<dataset>_{eigenvalues,eigenvectors,meanvector}_<percent>.npy`; units of shapes (NumPy)."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Every kind ends as a `RunnableModel`, all that scoring knows of a model; one mor
 `open_model`. A SavedModel is a program: open those you trust.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import struct

@@ -4,8 +4,6 @@ Input: RGB pixels 0..255, float or uint8, (B, S, S, 3); rescaling is a layer. Ou
 landmarks in network units x0, y0, x1, ...; `O_P` (B, 3) yaw, pitch, roll over 65 degrees.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 

@@ -1,7 +1,5 @@
 """Models and weights on disk: `.keras` files with their side-cars, start weights of other files (Keras)."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

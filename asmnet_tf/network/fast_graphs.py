@@ -6,8 +6,6 @@ a depthwise convolution of stride 2 becomes that convolution's own `same` paddin
 `folded_model` has the batch norms folded into the convolutions before them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The ASM-assisted multi-task loss (paper section 3; TensorFlow). It knows neither models nor datasets."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -5,11 +5,10 @@ A shape s is a flat vector (2L,) x0, y0, x1, ... in network units, (p - centre) 
 lambda; the shape parameters of a shape are b = V^T (s - mean). NumPy; scikit-learn for `ShapeModel.fit` alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from tqdm import tqdm
@@ -54,7 +53,7 @@ class ShapeModel:
         return len(self.eigenvalues)
 
     @classmethod
-    def fit(cls, shapes: np.ndarray, dataset: str, crop: str, crop_scale: float) -> ShapeModel:
+    def fit(cls, shapes: np.ndarray, dataset: str, crop: str, crop_scale: float) -> Self:
         """Returns all eigen-shapes of training shapes; `keep` makes a model of the first ones.
 
         scikit-learn makes the largest entry of each eigenvector positive, so that two fits agree in sign.
@@ -77,7 +76,7 @@ class ShapeModel:
         vectors, values = pca.components_[: count - 1].T, pca.explained_variance_[: count - 1]
         return cls(pca.mean_, vectors, values, dataset, count, 100.0, crop, crop_scale)
 
-    def keep(self, pca_percent: float) -> ShapeModel:
+    def keep(self, pca_percent: float) -> Self:
         """Returns the model of the fewest eigen-shapes that keep more than `pca_percent` of the variance.
 
         Raises: InputError unless 0 < pca_percent <= 100.
@@ -122,7 +121,7 @@ class ShapeModel:
             np.savez(temporary, **vars(self))
 
     @classmethod
-    def load(cls, path: str | Path) -> ShapeModel:
+    def load(cls, path: str | Path) -> Self:
         """Reads what `save` wrote, a file or a shipped name like 300w_pca97 (`model_zoo`).
 
         Raises: InputError for an absent, foreign or damaged file.

@@ -1,7 +1,5 @@
 """Shapes to fit eigen-shapes to, from samples or one large array file; the shape model of a run (NumPy only)."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Face i of folder k depends on the seed, k and i alone, not on the number of workers or faces. NumPy, OpenCV, SciPy.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

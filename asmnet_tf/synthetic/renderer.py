@@ -8,8 +8,6 @@ contours, and then the nose over them.
 Face i of folder k is drawn from `default_rng([seed, k, i])`, whatever else is drawn beside it.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a run does when: its phases, the learning rate by step, alpha by epoch, validations (standard library only)."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ An epoch that was cut off is repeated as it was: batches depend on (seed, epoch,
 among the variables of the state.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import signal

@@ -1,7 +1,5 @@
 """What the ASM operator adds to the compiled step, against per-sample loops; batch 50, 68 points."""
 
-from __future__ import annotations
-
 import harness
 
 harness.use(harness.OURS)

@@ -6,8 +6,6 @@
 statistics are re-estimated averages, so the difference is the noise that training with live batch norm sees.
 """
 
-from __future__ import annotations
-
 import harness
 
 harness.use(harness.OURS)

@@ -1,7 +1,5 @@
 """Clips for the video benchmarks: a still photograph with camera noise, and a slow pan over it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

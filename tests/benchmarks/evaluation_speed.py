@@ -1,7 +1,5 @@
 """Prediction of 500 faces as `evaluate.py` does it, against one `model.predict` for each image; 224 px."""
 
-from __future__ import annotations
-
 import harness
 
 harness.use(harness.OURS)

@@ -6,8 +6,6 @@
 thread, median of interleaved calls (lowest tenth); it needs a quiet machine, the rest does not.
 """
 
-from __future__ import annotations
-
 import harness
 
 harness.use(harness.OURS | {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"})

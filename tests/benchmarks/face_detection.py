@@ -13,8 +13,6 @@ so what else was found is not counted against it). Errors in % of the side: stan
 Times: in turns on the same images, network and decoding of boxes, image already read.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -4,8 +4,6 @@ Every figure is of a process of its own. The faces are a few synthetic ones, rep
 of the samples for the rest. Linear is a time per sample that stays, memory the anonymous pages of the process.
 """
 
-from __future__ import annotations
-
 import harness
 
 harness.use(harness.OURS)

@@ -4,8 +4,6 @@ A benchmark module has `rows() -> list[Row]` and ends with `main(rows)`. Two thi
 what else the machine does hits both; the ratio is the median over the turns of (slower way / our way).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -16,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -85,7 +84,7 @@ class Worker:
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, cwd=ROOT
         )
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

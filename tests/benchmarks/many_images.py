@@ -8,8 +8,6 @@ included; the two ways take turns, and each also tells its processor time, which
 is that of all processes of the command together.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -4,8 +4,6 @@ Each run is a process of its own; importing is not counted. In memory scikit-lea
 with all components, which is what a file beyond memory gets.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

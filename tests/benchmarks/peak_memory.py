@@ -1,7 +1,5 @@
 """Runs a worker process and watches its memory: anonymous pages alone, since the system takes back those of files."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -15,8 +15,6 @@ max_yaw: the 99.5th percentile of the size of the yaw by PnP on what the model f
 (<data-dir>/aflw2000) shows what becomes of profiles. Time: a face with and without it, in turns, in a given box.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator

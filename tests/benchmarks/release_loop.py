@@ -5,8 +5,6 @@ Keras' own batch norm, images read and cropped on the training thread, and the A
 samples that reads its three files again for each. It trains; the release's loop does not start.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

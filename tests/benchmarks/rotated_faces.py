@@ -9,8 +9,6 @@ counts, if any; NME is inter-ocular, its mean over the faces within 10 %. --cost
 FaceAligner against the same detector and network where every face is taken as upright.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

@@ -5,8 +5,6 @@
 Needs a quiet machine. Each benchmark is a process of its own; none asserts a time.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

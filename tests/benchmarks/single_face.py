@@ -4,8 +4,6 @@ python tests/benchmarks/single_face.py                         # LiteRT and ONNX
 python tests/benchmarks/single_face.py --peer other.onnx       # any other network's file, on noise of its own size
 """
 
-from __future__ import annotations
-
 import harness
 
 harness.use(harness.OURS)

@@ -1,7 +1,5 @@
 """Seconds until `--help` is printed: the scripts and the package import only the standard library before it."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -7,8 +7,6 @@ epochs' own seconds; start-up, decoding and validations are not. The first round
 48: the rate falls to 0 over N epochs, so most is gained in the last ones, and N belongs to the number.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import itertools

@@ -5,8 +5,6 @@ stopped during the bare steps' blocks only by its own prefetch limit, so each bl
 prefetched batches are used up.
 """
 
-from __future__ import annotations
-
 import harness
 
 harness.use(harness.OURS)

@@ -1,7 +1,5 @@
 """What several training benchmarks build: a step, its inputs and the real training faces (imports TensorFlow)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace

@@ -6,8 +6,6 @@ take turns of one step (224 px) or two (112 px). `stock` is the Keras model as i
 kernels of our scripts.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Callable

@@ -8,8 +8,6 @@ found, and the NME; NAME is turning_head or spin. The renderer's faces are not w
 seen.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

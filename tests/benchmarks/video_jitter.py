@@ -8,8 +8,6 @@ over landmarks and both axes, in % of the inter-ocular distance; step: the same 
 frames. lag: mean distance to the landmarks found in the same frame of the pan by itself, first second left out.
 """
 
-from __future__ import annotations
-
 import sys
 
 import clips

@@ -7,8 +7,6 @@ workers do twice the work in a step: the efficiency is images/s of both over twi
 exchanging the gradients costs. The two ways take turns.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -4,8 +4,6 @@ Every function takes and returns the bytes of a file and draws from a `numpy.ran
 damage.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

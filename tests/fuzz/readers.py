@@ -3,8 +3,6 @@
 A `Reader` reads one path and checks what came: whatever the file, the result is valid or an InputError.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

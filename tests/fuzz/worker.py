@@ -5,8 +5,6 @@ process, or stops it, is known by its last line. A file must be read within SECO
 nothing outside SANDBOX may be written, no process started, nothing connected to and nothing unpickled.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

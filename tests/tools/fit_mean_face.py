@@ -12,8 +12,6 @@ The shipped table came from this command (2,014 training faces, no test face). S
    corners, what anthropometry has (about 47 of 90 mm), since 2. still leaves it flatter (0.40).
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

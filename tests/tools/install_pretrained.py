@@ -10,8 +10,6 @@ faces, and the model card, are the user's:
     python evaluate.py runs/asmnet_300w/best.keras asmnet_300w --dataset 300w --data-dir data/300w --subset lfpw
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

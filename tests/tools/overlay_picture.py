@@ -6,8 +6,6 @@
 One print is matplotlib's photograph of Grace Hopper (public domain), the others are rendered faces.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -7,8 +7,6 @@ The weights stay float32 in the file, so OpenCV reads it as it reads the origina
 to nothing: 3.6 MB instead of 6.8.
 """
 
-from __future__ import annotations
-
 import lzma
 import sys
 from collections.abc import Iterator
