@@ -1,8 +1,10 @@
 """Augmented training batches: patches, moved and changed at random, in a tf.data pipeline (TensorFlow)."""
 
+import copy
 import functools
 import sys
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import numpy as np
 import tensorflow as tf
@@ -52,6 +54,12 @@ class TrainingBatches:
             return rng.permutation(np.concatenate([np.arange(own), some]).astype(int))
 
         self._order = order
+
+    def whole(self, augmentation: Augmentation) -> Self:
+        """Returns the same batches, each with the parts of all workers, otherwise augmented."""
+        batches = copy.copy(self)
+        batches.augmentation, batches.part = augmentation, slice(None)
+        return batches
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, ...]:
         """Returns image, landmarks_norm, affine, flip, pose of this worker's part of one batch."""

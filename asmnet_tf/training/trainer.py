@@ -281,9 +281,7 @@ class Trainer:
         names = ["O_L", "O_P"] if self.loss.pose_weight else ["O_L"]
 
         def batches() -> Iterator[tuple[np.ndarray, ...]]:  # all, in every worker
-            of = self.batches
-            for augmentation in HEAD_AUGMENTATIONS:
-                faces = TrainingBatches(of.patches, augmentation, of.batch_size, of.seed, right_px=of.right_px)
+            for faces in map(self.batches.whole, HEAD_AUGMENTATIONS):
                 for step in range(faces.steps_per_epoch):
                     images, shapes, affine, flip, pose = faces.batch(0, step)
                     yield images, move(shapes, affine, flip, self.loss.flip_map).numpy(), pose

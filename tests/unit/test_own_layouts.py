@@ -323,6 +323,12 @@ def test_extra_faces_come_as_often_as_their_weight_says(tmp_path):
         assert (counts[:12] == 1).all()
         assert counts[12:].sum() == times
         assert np.ptp(counts[12:]) <= 1
+        of_a_worker = TrainingBatches(patches, AUGMENTATIONS["tuned"], 4, 0, lambda n: slice(1), len(more), weight)
+        whole = of_a_worker.whole(AUGMENTATIONS["none"])
+        assert whole.steps_per_epoch == (12 + times) // 4
+        for got, of_each in zip(whole.batch(3, 1), zip(*(batches.batch(3, step) for step in range(4, 8)))):
+            np.testing.assert_array_equal(got, np.concatenate(of_each))
+        assert len(of_a_worker.batch(3, 1)[0]) == 1
     alone = TrainingBatches(patches, AUGMENTATIONS["none"], 1, 5)
     np.testing.assert_array_equal(alone._order(2), np.random.default_rng([5, 2]).permutation(16))
 
