@@ -33,25 +33,22 @@ class _Overtaken(Exception):
     """Another process has written the dataset meanwhile: its faces serve as well."""
 
 
-def _write_faces(seed: int, split: int, difficulty: str, folder: Path, layout: str, indices: range) -> list[tuple]:
-    """Renders and writes faces of one folder; returns name, line of the WFLW list or "", and pose of each."""
-    done = []
-    for index in indices:
-        face = render_face(seed, index, difficulty, split=split)
-        path = folder / f"face_{index:06d}.jpg"
-        _, data = cv2.imencode(".jpg", cv2.cvtColor(face.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
-        path.write_bytes(data.tobytes())
-        line = ""
-        if layout == "300w":
-            path.with_suffix(".pts").write_text(pts_text(face.landmarks_68), encoding="ascii")
-        else:  # 207 columns: 98 points, box, six flags, image
-            box = landmark_box(face.landmarks_98)
-            columns = [f"{v:.6f}" for v in face.landmarks_98.reshape(-1).tolist()]
-            columns += [f"{v:.0f}" for v in (*np.floor(box[:2]), *np.ceil(box[2:]))]
-            columns += [f"{face.attributes[name]:d}" for name in ATTRIBUTES]
-            line = " ".join([*columns, f"{folder.name}/{path.name}"])
-        done.append((path.stem, line, face.pose.tolist()))
-    return done
+def _write_face(seed: int, split: int, difficulty: str, folder: Path, layout: str, index: int) -> tuple:
+    """Renders and writes one face of a folder; returns its name, its line of the WFLW list or "", and its pose."""
+    face = render_face(seed, index, difficulty, split=split)
+    path = folder / f"face_{index:06d}.jpg"
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(face.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+    path.write_bytes(data.tobytes())
+    line = ""
+    if layout == "300w":
+        path.with_suffix(".pts").write_text(pts_text(face.landmarks_68), encoding="ascii")
+    else:  # 207 columns: 98 points, box, six flags, image
+        box = landmark_box(face.landmarks_98)
+        columns = [f"{v:.6f}" for v in face.landmarks_98.reshape(-1).tolist()]
+        columns += [f"{v:.0f}" for v in (*np.floor(box[:2]), *np.ceil(box[2:]))]
+        columns += [f"{face.attributes[name]:d}" for name in ATTRIBUTES]
+        line = " ".join([*columns, f"{folder.name}/{path.name}\n"])
+    return path.stem, line, face.pose.tolist()
 
 
 def _is_complete(folder: Path, layout: str) -> bool:
@@ -106,25 +103,23 @@ def write_dataset(
 def _fill(root: Path, layout: str, paths: list[str], counts: list[int], seed: int, workers: int) -> None:
     """Writes all files of a dataset into `root`; see `write_dataset`."""
     base = root if layout == "300w" else root / "WFLW_images"
-    with contextlib.ExitStack() as stack:
-        run = map
+    run, poses = map, []
+    with contextlib.ExitStack() as stack, tqdm(total=sum(counts), unit="face", disable=None) as bar:
         if workers > 1 and sum(counts) > 2 * _CHUNK:  # else starting processes takes longer
             context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads may hang
-            run = stack.enter_context(ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,))).map
-        bar = stack.enter_context(tqdm(total=sum(counts), unit="face", disable=None))
-        poses = []
+            pool = stack.enter_context(ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)))
+            run = functools.partial(pool.map, chunksize=_CHUNK)
         for split, (path, count) in enumerate(zip(paths, counts)):
             folder = base / (path if layout == "300w" else f"{split}--Synthetic")
             folder.mkdir(parents=True)
             difficulty = "hard" if path == "ibug" else "mild"
-            write = functools.partial(_write_faces, seed, split, difficulty, folder, layout)
+            write = functools.partial(_write_face, seed, split, difficulty, folder, layout)
             lines = []
-            for done in run(write, [range(count)[first : first + _CHUNK] for first in range(0, count, _CHUNK)]):
-                for stem, line, pose in done:
-                    name = f"{folder.relative_to(base).as_posix()}/{stem}" + ("" if layout == "300w" else "#0")
-                    poses.append([name, *(f"{angle:.4f}" for angle in pose)])
-                    lines.append(f"{line}\n")
-                bar.update(len(done))
+            for stem, line, pose in run(write, range(count)):
+                name = f"{folder.relative_to(base).as_posix()}/{stem}" + ("" if layout == "300w" else "#0")
+                poses.append([name, *(f"{angle:.4f}" for angle in pose)])
+                lines.append(line)
+                bar.update()
             if layout == "wflw":
                 (root / path).parent.mkdir(parents=True, exist_ok=True)
                 (root / path).write_text("".join(lines), encoding="ascii")
