@@ -55,10 +55,9 @@ def _is_complete(folder: Path, layout: str) -> bool:
     """Returns whether a dataset is there; False: there is nothing. Raises: InputError if there is something else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    try:
+    found = None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         found = read_json(folder / _COMPLETE)["layout"]
-    except (OSError, ValueError, KeyError, TypeError):
-        found = None
     if found != layout:
         what = "holds other files" if found is None else f"holds synthetic faces in the layout {found!r}"
         raise InputError(f"{folder}: {what}, so no synthetic {layout} faces are written. Choose another folder.")
@@ -88,15 +87,13 @@ def write_dataset(
         return folder
     print(f"{folder}: rendering {sum(counts)} synthetic faces ({spec.num_landmarks} points) ...", file=sys.stderr)
     workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        with contextlib.suppress(_Overtaken), replacing_folder(folder, _COMPLETE) as temporary:
+    with contextlib.ExitStack() as stack, contextlib.suppress(_Overtaken):
+        stack.callback(cv2.setNumThreads, cv2.getNumThreads())
+        cv2.setNumThreads(1)
+        with replacing_folder(folder, _COMPLETE) as temporary:
             _fill(temporary, layout, [source.path for source in sources], counts, seed, workers)
             if _is_complete(folder, layout):
                 raise _Overtaken
-    finally:
-        cv2.setNumThreads(threads)
     return folder
 
 
