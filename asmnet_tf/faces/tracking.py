@@ -80,7 +80,7 @@ class Track:
     def confirm(self, face: Face, box: np.ndarray) -> None:
         """Takes the face that was found in the box of a detection."""
         if self.age and (self.alone or self.followed < SETTLED):  # what covers a face pushes its box aside
-            velocity = (_centre(box) - _centre(self.place)) / self.age
+            velocity = (box - self.place).reshape(2, 2).mean(axis=0) / self.age
             self.followed = min(SETTLED, self.followed + self.age)
             self.velocity = self.velocity + min(1.0, self.age / self.followed) * (velocity - self.velocity)
         if self.lost:  # the filter knows another time
@@ -222,10 +222,6 @@ def still_there(looked_at: np.ndarray, found: np.ndarray, shape: tuple[int, ...]
     return _is_inside(found, shape) and bool(overlaps([looked_at], [found])[0, 0] >= STEADY)
 
 
-def _centre(box: np.ndarray) -> np.ndarray:
-    return (box[:2] + box[2:]) / 2
-
-
 def _is_inside(box: np.ndarray, shape: tuple[int, ...]) -> bool:
-    centre = _centre(box)
-    return bool((centre >= 0).all() and centre[0] < shape[1] and centre[1] < shape[0])
+    centre = box.reshape(2, 2).mean(axis=0)
+    return bool(((centre >= 0) & (centre < shape[1::-1])).all())
