@@ -76,17 +76,13 @@ class Judge:
         points = landmarks_norm.reshape(len(landmarks_norm), -1, 2)
         by_pnp = estimate_pose(points, self.spec, refine=False)
         pose = np.log(np.abs(signed(angles - by_pnp)).mean(axis=1) + 0.5)
-        half = 0.5 / self.crop_scale
-        place = overlaps(landmark_box(points), [[-half, -half, half, half]])[:, 0]
-        mean = self.shapes.mean_shape.reshape(-1, 2)
-        centred = points - points.mean(axis=1, keepdims=True)
-        theirs, ours = (p[..., 0] + 1j * p[..., 1] for p in (centred, mean - mean.mean(axis=0)))
+        place = overlaps(landmark_box(points) * self.crop_scale, [[-0.5, -0.5, 0.5, 0.5]])[:, 0]
+        theirs, mean = (p[..., 0] + 1j * p[..., 1] for p in (points, self.shapes.mean_shape.reshape(-1, 2)))
+        theirs = theirs - theirs.mean(axis=1, keepdims=True)
         extent = np.maximum((np.abs(theirs) ** 2).sum(axis=1), 1e-12)
-        aligned = theirs * ((theirs.conj() @ ours) / extent)[:, None]
-        shapes = np.stack([aligned.real, aligned.imag], axis=-1) + mean.mean(axis=0)
-        b = self.shapes.project(shapes.reshape(len(points), -1))
+        aligned = theirs * (theirs.conj() @ (mean - mean.mean()) / extent)[:, None] + mean.mean()
+        b = self.shapes.project(np.stack([aligned.real, aligned.imag], axis=-1).reshape(len(points), -1))
         shape = np.log(np.sqrt((b**2 / self.shapes.eigenvalues).mean(axis=1)) + 0.3)
         grey = (cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in crops)
-        spread = [cv2.meanStdDev(cv2.Laplacian(pixels, cv2.CV_16S))[1][0, 0] for pixels in grey]
-        detail = np.log(np.array(spread) + 1)
+        detail = np.log1p([cv2.meanStdDev(cv2.Laplacian(pixels, cv2.CV_16S))[1][0, 0] for pixels in grey])
         return np.column_stack([pose, shape, place, detail]), np.abs(by_pnp[:, 0])
