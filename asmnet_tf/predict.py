@@ -24,22 +24,17 @@ box is about where the landmarks are, brows to chin. A column `angle` may say by
 turned, and the box with it about its centre: a face on its head has 180. Where it is left out, the detector looks.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import asmnet_tf
 from asmnet_tf import cli
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE, FACE_FORMATS
 from asmnet_tf.data.sidecars import find_runnable
 from asmnet_tf.files import EXIT_BAD_INPUT, InputError, Stopped, StopSignals, owned, utf8
-
-if TYPE_CHECKING:
-    from asmnet_tf.faces.aligner import FaceAligner
 
 MANY = 50  # images; with fewer, starting processes takes longer than they save
 
@@ -91,7 +86,7 @@ def shard(text: str) -> tuple[int, int]:
     return cli.within(1, number, whole=True)(part), number
 
 
-def open_aligner(model: str, *settings: object, threads: int | None = None) -> FaceAligner:
+def open_aligner(model: str, *settings: object, threads: int | None = None) -> "asmnet_tf.FaceAligner":
     """Opens an aligner quietly, in this process or a worker; see `FaceAligner`."""
     from asmnet_tf.faces.aligner import FaceAligner
     from asmnet_tf.formats.runners import needs_tensorflow
