@@ -1,5 +1,6 @@
 """Draws faces into an image: points, contours, the head's axes; thin enough to see the face (NumPy and OpenCV)."""
 
+import contextlib
 from pathlib import Path
 
 import cv2
@@ -22,13 +23,11 @@ def draw_faces(image: np.ndarray, faces: list[Face], spec: DatasetSpec) -> np.nd
     image = image.copy()
     nose = {theirs: ours for ours, theirs in spec.rigid_points}.get(30)  # of the 68: its tip
     for face in faces:
-        box = face.landmark_box
-        side = float((box[2:] - box[:2]).max())
+        side = float(np.ptp(face.landmark_box.reshape(2, 2), axis=0).max())
         points = np.round(face.landmarks * 2**_SUBPIXEL).astype(np.int32)
         thickness = max(1, round(side / 300))
         for indices, closed in spec.contours:
-            line = points[list(indices)].reshape(-1, 1, 2)
-            cv2.polylines(image, [line], closed, CONTOUR, thickness, cv2.LINE_AA, _SUBPIXEL)
+            cv2.polylines(image, [points[list(indices)]], closed, CONTOUR, thickness, cv2.LINE_AA, _SUBPIXEL)
         if side >= 60:  # on a smaller face the contours alone already cover it
             radius = max(1.0, side / 160)
             for point in points.tolist():
@@ -53,12 +52,10 @@ def draw_axes(image: np.ndarray, angles_deg: np.ndarray, centre: np.ndarray, len
 
 def is_overlay(path: Path) -> bool:
     """Returns whether a file is a picture or video that `predict` drew, whatever it is called now."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(-len(MARK), 2)
-            return file.read() == MARK
-    except OSError:  # shorter, or not to be read: what opens it next says why
-        return False
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # shorter, or not to be read: its next user says why
+        file.seek(-len(MARK), 2)
+        return file.read() == MARK
+    return False
 
 
 def write_overlay(path: Path, image: np.ndarray, faces: list[Face], spec: DatasetSpec) -> None:
