@@ -115,10 +115,9 @@ def five_point_angles(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     centred = points - points.mean(axis=1, keepdims=True)
     theirs, ours = (p[..., 0] + 1j * p[..., 1] for p in (centred, FIVE_POINTS - FIVE_POINTS.mean(axis=0)))
-    factor = theirs @ ours.conj() / (np.abs(ours) ** 2).sum()
-    extent = np.maximum((np.abs(theirs) ** 2).sum(axis=1), 1e-12)
-    misfit = np.sqrt((np.abs(theirs - factor[:, None] * ours) ** 2).sum(axis=1) / extent)
-    return np.degrees(np.angle(factor)), misfit
+    factor = theirs @ ours.conj() / np.linalg.norm(ours) ** 2
+    left, extent = (np.linalg.norm(p, axis=1) for p in (theirs - factor[:, None] * ours, theirs))
+    return np.angle(factor, deg=True), left / np.maximum(extent, 1e-6)
 
 
 def find_boxes(image: np.ndarray, min_score: float = MIN_SCORE, size: int = DETECTOR_SIZE) -> Found:
@@ -181,12 +180,10 @@ def with_detector_box(spec: DatasetSpec, samples: Sequence[Sample]) -> DatasetSp
 
 def overlaps(boxes: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.ndarray:
     """Returns the IoU, intersection over union, of each of N boxes (4,) with each of M other ones, as (N, M)."""
-    boxes, others = (np.asarray(b).reshape(-1, 4) for b in (boxes, others))
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)
-    areas, other_areas = (np.clip(b[:, 2:] - b[:, :2], 0, None).prod(axis=-1) for b in (boxes, others))
-    return shared / np.maximum(areas[:, None] + other_areas[None] - shared, 1e-12)
+    boxes, others = np.reshape(boxes, (-1, 1, 4)), np.reshape(others, (1, -1, 4))
+    common = np.concatenate([np.maximum(boxes, others)[..., :2], np.minimum(boxes, others)[..., 2:]], axis=-1)
+    own, theirs, shared = (np.clip(b[..., 2:] - b[..., :2], 0, None).prod(axis=-1) for b in (boxes, others, common))
+    return shared / np.maximum(own + theirs - shared, 1e-12)
 
 
 @functools.cache
