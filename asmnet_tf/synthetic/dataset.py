@@ -21,7 +21,7 @@ from asmnet_tf.config import ANGLES
 from asmnet_tf.data.geometry import landmark_box
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec
 from asmnet_tf.data.readers import pts_text
-from asmnet_tf.files import InputError, read_json, replacing_folder, write_csv
+from asmnet_tf.files import InputError, read_json, replacing_folder, write_csv, write_text
 from asmnet_tf.synthetic.renderer import ATTRIBUTES, render_face
 
 GENERATOR_VERSION = 2
@@ -98,7 +98,6 @@ def write_dataset(
 
 
 def _fill(root: Path, layout: str, paths: list[str], counts: list[int], seed: int, workers: int) -> None:
-    """Writes all files of a dataset into `root`; see `write_dataset`."""
     base = root if layout == "300w" else root / "WFLW_images"
     run, poses = map, []
     with contextlib.ExitStack() as stack, tqdm(total=sum(counts), unit="face", disable=None) as bar:
@@ -118,8 +117,7 @@ def _fill(root: Path, layout: str, paths: list[str], counts: list[int], seed: in
                 lines.append(line)
                 bar.update()
             if layout == "wflw":
-                (root / path).parent.mkdir(parents=True, exist_ok=True)
-                (root / path).write_text("".join(lines), encoding="ascii")
+                write_text(root / path, "".join(lines))
     write_csv(root / "pose.csv", ["name", *ANGLES], poses)
     about = {"generator_version": GENERATOR_VERSION, "layout": layout, "seed": seed, "counts": counts}
     (root / _COMPLETE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
