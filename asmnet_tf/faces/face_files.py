@@ -79,12 +79,11 @@ class ResultFiles:
         for number, face in faces:
             entry["faces"].append({"face": number, "score": face.score, "quality": face.quality, "box": face.box})
             entry["faces"][-1] |= dict(zip(ANGLES, face.angles), landmarks=face.landmarks)
-            path = self.folder / (f"{stem}_{number}.pts" if frame < 0 else f"{stem}_{frame:06d}_{number}.pts")
-            if "pts" not in self.formats:
-                continue
-            if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
-                raise InputError(f"{path}: would be the annotation of the photo beside it. Choose another output.")
-            write_text(path, pts_text(face.landmarks))
+            if "pts" in self.formats:
+                path = self.folder / (f"{stem}_{number}.pts" if frame < 0 else f"{stem}_{frame:06d}_{number}.pts")
+                if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
+                    raise InputError(f"{path}: would be the annotation of the photo beside it. Choose another output.")
+                write_text(path, pts_text(face.landmarks))
         line, before = memoryview(f"{json.dumps(plain(entry, 4))}\n".encode()), os.fstat(self._file.fileno()).st_size
         with writing(self._journal):
             try:

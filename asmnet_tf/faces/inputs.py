@@ -91,14 +91,13 @@ def find_inputs(
             found.setdefault(path, (path, "_".join(re.findall(r"\w+", address))[:100] or "stream"))
             continue
         in_folder, usable = os.path.isdir(path), False
-        if not in_folder and not os.path.exists(path):
-            failed.add(path, InputError(f"{path}: no such file or folder."))
-            continue
         for file in sorted(path.rglob("*")) if in_folder else [path]:
             ending = file.suffix.lower()
             if in_folder and not (file.is_file() and ending in PHOTO_ENDINGS + VIDEO_ENDINGS + OTHER_ENDINGS):
                 continue
-            if ending in OTHER_ENDINGS and not in_folder:
+            if not os.path.exists(file):
+                failed.add(file, InputError(f"{file}: no such file or folder."))
+            elif ending in OTHER_ENDINGS and not in_folder:
                 failed.add(path, InputError(f"{path}: {ending} is not read. Save it as .jpg, .png or .mp4."))
             elif ending in OTHER_ENDINGS or ending[1:] in FACE_FORMATS:
                 skipped[ending] += 1
@@ -194,8 +193,7 @@ class FaceRun:
                     if error:
                         raise error
                     told = f"no row in {csv}" if rows == [] else _counted(len(faces))
-                    # NaN: of a layout without a head pose
-                    if faces and np.isfinite(angles := faces[0][1].angles).all():
+                    if faces and np.isfinite(angles := faces[0][1].angles).all():  # NaN: a layout without pose
                         first = "of the first " * (len(faces) > 1)
                         told += ", {}yaw {:.1f}, pitch {:.1f}, roll {:.1f} degrees".format(first, *angles)
                     if self.draw:
