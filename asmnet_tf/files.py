@@ -70,7 +70,9 @@ def refusing(
     except passing:
         raise
     except errors as error:
-        raise InputError(f"{what} ({first_line(error, length)}). {then}".rstrip()) from error
+        named = isinstance(error, OSError) and error.filename and str(error.filename) in what
+        reason = error.strerror if named else first_line(error, length)
+        raise InputError(f"{what} ({reason}). {then}".rstrip()) from error
 
 
 @contextlib.contextmanager
@@ -309,11 +311,8 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
     Raises: InputError where it cannot be read, is longer or is no text.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Is it there, whole?") from error
+    with refusing(f"{path}: cannot be read", (OSError,), "Is it there, whole?"), open(path, "rb") as file:
+        data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise InputError(f"{path}: more than {max_bytes >> 20} MB of text. Is it the right file?")
     coding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
@@ -365,8 +364,6 @@ def free_memory() -> int:
 
 
 # --- HDF5: arrays of one file alone, of bounded size ---
-
-
 def read_dataset(group: h5py.Group, name: str | h5py.Reference) -> np.ndarray:
     """Reads one array.
 
@@ -394,8 +391,6 @@ def check_dataset(name: str, dataset: h5py.Dataset) -> None:
 
 
 # --- csv and JSON ---
-
-
 def plain(value, decimals: int | None = None):
     """Returns a value as JSON has it: NumPy numbers and arrays, paths and tuples converted, NaN and infinity null."""
     if isinstance(value, dict):

@@ -15,11 +15,10 @@ import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from asmnet_tf.config import CROPS, crop_scale
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, refusing
+
 
 # --- boxes and crop frames --------------------------------------------------------------------------------------------
-
-
 def rotation(angle: np.ndarray | float) -> np.ndarray:
     """Returns the matrices (..., 2, 2) that turn column vectors by angles (...) in degrees, clockwise as seen."""
     sin, cos = np.sin(np.radians(angle)), np.cos(np.radians(angle))
@@ -41,12 +40,10 @@ def landmark_box(landmarks: np.ndarray, angle: float = 0.0) -> np.ndarray:
 
 
 def crop_frame(box: np.ndarray, crop: str, scale: float | None = None) -> np.ndarray:
-    """Returns the crop frame of bounding boxes.
+    """Returns the crop frames of bounding boxes (..., 4), float64 (..., 4): centre x, centre y, width, height.
 
     `square`: the box's centre, side `scale` (default 1.2) times its longer side. `tight`: the box itself, the
     release's crop; its aspect ratio is lost when it becomes a square image.
-
-    Returns: float64 (..., 4): centre x, centre y, width, height, in the pixels of the boxes (..., 4).
     """
     box = np.asarray(box, np.float64)
     centre = (box[..., :2] + box[..., 2:]) / 2
@@ -130,10 +127,8 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Args:   max_pixels: width x height beyond which it is refused before anything is decoded.
     Raises: InputError if the file is absent, does not decode or is too large.
     """
-    try:
+    with reading(path):
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise unreadable(path, error) from error
     width, height, _ = _header(io.BytesIO(data)) or (0, 0, False)
     if width * height > max_pixels:
         million = f"{width * height / 1e6:.0f} million pixels, more than {max_pixels / 1e6:.0f} million"
@@ -147,9 +142,9 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def unreadable(path: str | Path, error: OSError) -> InputError:
-    """Returns the error that names an image file and the system's reason."""
-    return InputError(f"{path}: image cannot be read ({error.strerror}). Is the download complete?")
+def reading(path: str | Path) -> contextlib.AbstractContextManager:
+    """Returns a context that turns an OSError into the InputError of an image file."""
+    return refusing(f"{path}: image cannot be read", (OSError,), "Is the download complete?")
 
 
 def image_size(path: str | Path) -> tuple[int, int, bool] | None:
@@ -192,13 +187,10 @@ def _is_cut_png(data: bytes) -> bool:
 
 
 class Patch(NamedTuple):
-    """The part of an image around one face, at no more resolution than the network can use.
+    """The part of an image around one face, at no more resolution than the network can use."""
 
-    pixels: RGB uint8 (h, w, 3). image_to_patch: (2, 3) from image pixels to patch pixels.
-    """
-
-    pixels: np.ndarray
-    image_to_patch: np.ndarray
+    pixels: np.ndarray  # RGB uint8 (h, w, 3)
+    image_to_patch: np.ndarray  # (2, 3), from image pixels to patch pixels
 
 
 PATCH_MARGIN = 1.7  # side of the patch over the side of the crop: a crop turned by 45 degrees and 20 % larger fits
@@ -219,10 +211,8 @@ def shrink(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 def cut_patch(image: np.ndarray, frame: np.ndarray, size: float, margin: float = PATCH_MARGIN) -> Patch:
     """Cuts the surroundings of crop frame (4,) out of an image, shrunk with area averaging where it has more detail.
 
-    `warpAffine` samples bilinearly and would alias when shrinking, so shrinking happens here, once, for
-    training and test alike; what is outside the image is left out and becomes black in `warp_patch`.
-
-    Args: size: side of the network's input in pixels.
+    `warpAffine` samples bilinearly and would alias when shrinking, so shrinking happens here, once, for training and
+    test alike; what is outside the image is left out and becomes black in `warp_patch`. size: of the network's input.
     """
     height, width = image.shape[:2]
     reach = frame[2:] * margin / 2 + 1
@@ -246,10 +236,7 @@ def warp_patch(patch: Patch, crop_to_image_map: np.ndarray, size: int) -> np.nda
 
 
 def crop_image(image: np.ndarray, frame: np.ndarray, size: int, angle: float = 0.0) -> np.ndarray:
-    """Returns the un-augmented network input of crop frame (4,): RGB uint8 (size, size, 3), as evaluated.
-
-    Args: angle: see `crop_to_image`.
-    """
+    """Returns the network input of crop frame (4,), as evaluated: RGB uint8 (size, size, 3); see `crop_to_image`."""
     extent = np.abs(rotation(angle)) @ frame[2:]
     patch = cut_patch(image, np.append(frame[:2], extent), size * (extent[0] / frame[2]), margin=1.0)
     return warp_patch(patch, crop_to_image(frame, size, angle), size)

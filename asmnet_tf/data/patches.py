@@ -177,10 +177,8 @@ class FacePatches:
         for sample in self.samples:
             path = sample.image_path
             if path not in found:
-                try:
+                with geometry.reading(path):
                     status = os.stat(path)
-                except OSError as error:
-                    raise geometry.unreadable(path, error) from error
                 found[path] = b"%d %d " % (status.st_size, status.st_mtime_ns)
             key.update(f"{os.path.abspath(path)}\0{sample.index}\0".encode(errors="surrogateescape"))
             state.update(found[path])
