@@ -54,18 +54,16 @@ class Sample:
     """One annotated face.
 
     name: unique in its split: image path without its ending, relative to the data folder (WFLW: to WFLW_images, with
-    `#k` for the k-th listed face of that image). landmarks: float32 (L, 2), pixels of the upright image, 0-based; half
-    of them or more lie in it. bbox: float32 (4,), their bounding box. tags: source folder and attribute flags.
-    pose: yaw, pitch, roll in degrees, or None. index: which image of a file that holds several (COFW).
+    `#k` for the k-th listed face of that image).
     """
 
     name: str
     image_path: Path
-    landmarks: np.ndarray
-    bbox: np.ndarray
-    tags: frozenset[str]
-    pose: np.ndarray | None = None
-    index: int | None = None
+    landmarks: np.ndarray  # float32 (L, 2), pixels of the upright image, 0-based; half of them or more lie in it
+    bbox: np.ndarray  # float32 (4,), their bounding box
+    tags: frozenset[str]  # source folder and attribute flags
+    pose: np.ndarray | None = None  # yaw, pitch, roll in degrees
+    index: int | None = None  # which image of a file that holds several (COFW)
 
     def read_image(self) -> np.ndarray:
         """Returns RGB uint8 (H, W, 3). Raises: InputError naming the file."""
@@ -179,19 +177,16 @@ def read_folder_pts(spec: DatasetSpec, data_dir: Path, source: Source, limit: in
         if (photo := re.sub(r"_[1-9]\d?$", "", stem)) in images and photo not in points:
             images[stem] = images[photo]
     paired = [(stem, name) for stem, name in points.items() if stem in images]
-    if len(paired) < len(points):
-        lonely = next(name for stem, name in points.items() if stem not in images)
-        print(f"{folder}: {len(points) - len(paired)} .pts without an image ({lonely}), left out", file=sys.stderr)
+    if lonely := [name for stem, name in points.items() if stem not in images]:
+        print(f"{folder}: {len(lonely)} .pts without an image ({lonely[0]}), left out", file=sys.stderr)
     used, both = {*images.values(), *points.values()}, images.keys() & points.keys()
     others = (stem + end for stem, end in names if stem in both and end.lower() in (".pts", *PHOTO_ENDINGS))
     if spare := sorted(name for name in others if name not in used):
         print(f"{folder}: {len(spare)} more files of the same faces ({spare[0]}), left out", file=sys.stderr)
-    tags = frozenset({source.name})  # one for all faces
     for stem, file in progress(paired[:limit], source.path):
         name = (PurePosixPath(source.path) / stem).as_posix()
         with bad.catch(name):
-            landmarks = read_pts(folder / file, spec.num_landmarks)
-            yield new_sample(name, folder / images[stem], landmarks, tags)
+            yield new_sample(name, folder / images[stem], read_pts(folder / file, spec.num_landmarks), {source.name})
 
 
 def _read_list(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
@@ -304,15 +299,13 @@ def _read_wflw(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, ba
             parts = next((p for s in (None, ",", ";") if len(p := line.split(s, columns - 1)) == columns), line.split())
             if len(parts) != columns:
                 raise InputError(f"{at}: {len(parts)} columns, {columns} expected. Is --dataset right?")
-            image_name = parts[-1].strip().replace("\\", "/")
-            relative = Path(image_name)
+            relative = Path(parts[-1].strip().replace("\\", "/"))
             if relative.anchor or ".." in relative.parts:
-                raise InputError(f"{at}: image name {image_name[:60]!r} leaves the data folder.")
+                raise InputError(f"{at}: image name {relative.as_posix()[:60]!r} leaves the data folder.")
             if not relative.name:
-                raise InputError(f"{at}: {image_name[:60]!r} is no image name. Download the list again.")
-            image_name = relative.as_posix()
-            name = f"{relative.with_suffix('').as_posix()}#{faces[image_name]}"
-            faces[image_name] += 1
+                raise InputError(f"{at}: {relative.as_posix()!r} is no image name. Download the list again.")
+            name = f"{relative.with_suffix('').as_posix()}#{faces[relative]}"
+            faces[relative] += 1
             with refusing(f"{at}: a column that is not a number", then="Download the list again."):
                 numbers = np.array(parse_numbers([part.strip(" ,;\t") for part in parts[:-1]]))
                 if not (np.abs(numbers) <= 1e6).all():  # NaN is not
@@ -381,47 +374,40 @@ def _open_mat(path: Path, wanted: str) -> Iterator[h5py.File]:
 
 # --- AFLW2000-3D, 300W-LP, BIWI ---------------------------------------------------------------------------------------
 def _read_aflw2000(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
+    from scipy.io import loadmat  # only this dataset needs it
+
     beyond = 0
     for path in progress(_files(data_dir / source.path, "*.mat")[:limit], spec.title):
         name = path.relative_to(data_dir).with_suffix("").as_posix()
         with bad.catch(name):
-            points, angles = _read_mat(path)
+            with refusing(f"{path}: no whole file of AFLW2000-3D or 300W-LP"):  # SciPy raises whatever comes
+                content = loadmat(path, variable_names=("Pose_Para", "pt3d_68", "pt2d"))
+                points = np.asarray(content["pt3d_68" if "pt3d_68" in content else "pt2d"], np.float64)[:2].T
+                angles = np.asarray(content["Pose_Para"], np.float64).reshape(-1)[:3]  # pitch, yaw, roll in radians
+            if points.shape != (68, 2) or angles.shape != (3,) or not (np.abs([*points.flat, *angles]) < 1e6).all():
+                told = f"{points.shape[0]} points and {angles.size} angles, expected 68 and 3 finite ones"
+                raise InputError(f"{path}: {told}.")
             image = next((p for end in PHOTO_ENDINGS if (p := path.with_suffix(end)).is_file()), None)
             if image is None:
                 raise InputError(f"{path}: no image beside it. Is the download whole?")
             if np.abs(angles).max() > np.radians(MAX_ANGLE_DEG):
                 beyond += 1
                 continue
-            sample = new_sample(name, image, points, {source.name})
+            sample = new_sample(name, image, points - 1.0, {source.name})  # MATLAB counts from 1
             yield replace(sample, pose=angles_of_300w_lp(angles).astype(np.float32))
     if beyond:
         told = f"{beyond} faces with an angle beyond {MAX_ANGLE_DEG:g} degrees, left out"
         print(f"{data_dir / source.path}: {told}", file=sys.stderr)
 
 
-def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns landmarks (68, 2), 0-based, and pitch, yaw, roll in radians as the file has them."""
-    from scipy.io import loadmat  # only this dataset needs it
-
-    with refusing(f"{path}: no whole file of AFLW2000-3D or 300W-LP"):  # SciPy raises whatever comes
-        content = loadmat(path, variable_names=("Pose_Para", "pt3d_68", "pt2d"))
-        points = np.asarray(content["pt3d_68"] if "pt3d_68" in content else content["pt2d"], np.float64)[:2].T
-        angles = np.asarray(content["Pose_Para"], np.float64).reshape(-1)[:3]
-    if points.shape != (68, 2) or angles.shape != (3,) or not (np.abs([*points.flat, *angles]) < 1e6).all():
-        raise InputError(f"{path}: {points.shape[0]} points and {angles.size} angles, expected 68 and 3 finite ones.")
-    return points - 1.0, angles  # MATLAB counts from 1
-
-
 def _read_biwi(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
     """Landmarks are the mean face put where the head is annotated: enough for a crop, not for an NME."""
-    cameras = {}
+    camera_of = functools.cache(_numbers)
     for path in progress(_files(data_dir / source.path, "frame_*_pose.txt")[:limit], spec.title):
         name = path.relative_to(data_dir).as_posix().removesuffix("_pose.txt")
         with bad.catch(name):
             image = path.with_name(path.name.replace("_pose.txt", "_rgb.png"))
-            if path.parent not in cameras:
-                cameras[path.parent] = _numbers(path.parent / "rgb.cal", 25)
-            camera, pose = cameras[path.parent], _numbers(path, 12)
+            camera, pose = camera_of(path.parent / "rgb.cal", 25), _numbers(path, 12)
             rotation, place = pose[:9].reshape(3, 3), pose[9:12]
             if np.abs(rotation @ rotation.T - np.eye(3)).max() > 0.05:
                 raise InputError(f"{path}: its first nine numbers are no rotation. Is it a file of BIWI?")
@@ -441,10 +427,8 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 
 
 def _numbers(path: Path, count: int) -> np.ndarray:
-    try:
+    with refusing(f"{path}: not numbers alone", (ValueError,)):
         numbers = np.array(read_text(path).split(), np.float64)
-    except ValueError as error:
-        raise error if isinstance(error, InputError) else InputError(f"{path}: {first_line(error)}.") from error
     if len(numbers) < count or not np.isfinite(numbers).all():
         raise InputError(f"{path}: {len(numbers)} numbers, {count} expected. Is it a file of BIWI?")
     return numbers
