@@ -43,8 +43,6 @@ DETECTOR_SHIFT = (-0.010, 0.134)
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Augmentation:
     """Ranges of the random changes made to a training face; each is drawn uniformly."""

@@ -221,10 +221,7 @@ def pose_of(
 
 
 def select(samples: list[Sample], spec: DatasetSpec, subset: str) -> np.ndarray:
-    """Returns which samples belong to a subset (`all`: every one), bool (N,).
-
-    Raises: InputError for a subset that the dataset does not have.
-    """
+    """Returns which samples belong to a subset (`all`: every one), bool (N,). Raises: InputError for an unknown one."""
     if subset == "all":
         return np.ones(len(samples), bool)
     if subset not in spec.subsets:
@@ -237,10 +234,7 @@ def photograph(name: str) -> str:
 
     300W writes `_1`, `_2`, ... behind a photograph's number; `image_0001` and `photo_10` number photographs.
     """
-    stem, mark, face = name.rpartition("#")
-    if mark and face.isdecimal():
-        return stem
-    return re.sub(r"_[1-9]$|(?<=[0-9])_[1-9][0-9]$", "", name)
+    return re.sub(r"#\d+$|_[1-9]$|(?<=[0-9])_[1-9][0-9]$", "", name)
 
 
 def hold_out(samples: list[Sample], fraction: float, salt: str = "") -> tuple[list[Sample], list[Sample]]:

@@ -18,15 +18,11 @@ _NOISE = np.random.default_rng(20210303).standard_normal(1 << 20).astype(np.floa
 
 @dataclass(frozen=True)
 class Motion:
-    """One drawn change of geometry: flip first, then rotation, scale, shift and the margins of the tight crop.
+    """One drawn change of geometry: flip first, then rotation, scale, shift and the margins of the tight crop."""
 
-    affine: (2, 3), network units of the crop frame -> network units of the augmented crop; holds the flip's x -> -x.
-    flip: whether the face is mirrored, so that landmarks change places. rotation_deg: clockwise, added to roll.
-    """
-
-    affine: np.ndarray
-    flip: bool
-    rotation_deg: float
+    affine: np.ndarray  # (2, 3), network units of the crop frame -> of the augmented crop; holds the flip's x -> -x
+    flip: bool  # whether the face is mirrored, so that landmarks change places
+    rotation_deg: float  # clockwise, added to roll
 
     def move_pose(self, pose_deg: np.ndarray) -> np.ndarray:
         """yaw, pitch, roll (3,) of the moved face: a mirror negates yaw and roll, a turn in the plane adds to roll."""
@@ -91,9 +87,8 @@ def change_pixels(image: np.ndarray, augmentation: Augmentation, rng: np.random.
     if u[3] < a.occlusion:
         low = np.round((corner * (1 + extent) - extent) * size).astype(int)  # may lie partly outside
         high = low + np.round(extent * size).astype(int)
-        low, high = np.maximum(low, 0), np.minimum(high, size)
-        if (high > low).all():
-            image[low[1] : high[1], low[0] : high[0]] = np.round(255 * u[4:7])
+        left, top = np.maximum(low, 0)
+        image[top : high[1], left : high[0]] = np.round(255 * u[4:7])
     if u[7] < a.blur:
         image = cv2.blur(image, (3, 3))
     if not (a.contrast or a.brightness or a.colour or noise):

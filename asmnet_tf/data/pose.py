@@ -143,15 +143,12 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec, refine: bool = True)
         raise ValueError(f"landmarks of shape {landmarks.shape}; {spec.name} has (N, {spec.num_landmarks}, 2)")
     faces = landmarks.reshape(-1, spec.num_landmarks, 2)
     angles = np.full((len(faces), 3), np.nan)
-    if not spec.has_pose:
-        return angles.reshape(*landmarks.shape[:-2], 3)
     ours = [i for i, _ in spec.rigid_points]
     points_3d = np.array([mean_face()[place] if isinstance(place, int) else place for _, place in spec.rigid_points])
-    bar = tqdm(faces, "head pose", unit="face", disable=len(faces) < 1000 or None, leave=False)  # less takes no second
-    for i, face in enumerate(bar):
-        face = face.astype(np.float64)
-        if not np.isfinite(face).all():
-            continue
+    usable = np.flatnonzero(np.isfinite(faces).all(axis=(1, 2)) & spec.has_pose)
+    disable = len(usable) < 1000 or None  # less takes no second
+    for i in tqdm(usable, "head pose", unit="face", disable=disable, leave=False):
+        face = faces[i].astype(np.float64)
         tilt, upright = turn_upright(face, spec)
         if np.ptp(upright, axis=0).min() <= 1e-9 * np.abs(face).max():  # all on one line, up to rounding
             continue
@@ -163,8 +160,6 @@ def estimate_pose(landmarks: np.ndarray, spec: DatasetSpec, refine: bool = True)
 
 def turn_upright(landmarks: np.ndarray, spec: DatasetSpec) -> tuple[float, np.ndarray]:
     """Returns the tilt of the line of the outer eye corners, degrees clockwise, and landmarks (L, 2) without it."""
-    if not spec.outer_eye_corners:
-        return 0.0, landmarks - landmarks.mean(axis=0)
     across = landmarks[spec.outer_eye_corners[1]] - landmarks[spec.outer_eye_corners[0]]
     tilt = float(np.degrees(np.arctan2(across[1], across[0])))
     return tilt, (landmarks - landmarks.mean(axis=0)) @ rotation(tilt)
