@@ -152,11 +152,9 @@ def image_size(path: str | Path) -> tuple[int, int, bool] | None:
 
     None where that cannot be read: `read_image` says why.
     """
-    try:
-        with open(path, "rb") as file:
-            return _header(file)
-    except OSError:
-        return None
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return _header(file)
+    return None
 
 
 def _header(file: BinaryIO) -> tuple[int, int, bool] | None:

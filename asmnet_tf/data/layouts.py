@@ -95,10 +95,8 @@ class DatasetSpec:
     @property
     def flip_map(self) -> list[int]:
         """Point i of a mirrored face is point flip_map[i] of the original."""
-        mapping = list(range(self.num_landmarks))
-        for a, b in self.flip_pairs:
-            mapping[a], mapping[b] = b, a
-        return mapping
+        other = dict([*self.flip_pairs, *((b, a) for a, b in self.flip_pairs)])
+        return [other.get(i, i) for i in range(self.num_landmarks)]
 
     @property
     def split_names(self) -> tuple[str, ...]:

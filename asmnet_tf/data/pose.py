@@ -30,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from asmnet_tf.config import ANGLES, POSE_RANGE_DEG
-from asmnet_tf.data.geometry import landmark_box, rotation
+from asmnet_tf.data.geometry import crop_frame, landmark_box, rotation
 from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.files import InputError, read_array, read_csv, replacing
 
@@ -99,10 +99,8 @@ def signed(angle: np.ndarray | float) -> np.ndarray | float:
 # --- PnP --------------------------------------------------------------------------------------------------------------
 def to_rays(landmarks: np.ndarray) -> np.ndarray:
     """Image pixels (..., L, 2) -> coordinates at unit depth of the camera above (..., L, 2)."""
-    box = landmark_box(landmarks)
-    centre = (box[..., :2] + box[..., 2:]) / 2
-    side = np.maximum((box[..., 2:] - box[..., :2]).max(axis=-1), 1e-6)
-    return (landmarks - centre[..., None, :]) / (FOCAL * side)[..., None, None]
+    frame = crop_frame(landmark_box(landmarks), "square", FOCAL)
+    return (landmarks - frame[..., None, :2]) / frame[..., None, 2:]
 
 
 def solve_pnp(points_3d: np.ndarray, rays: np.ndarray, refine: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -220,9 +218,7 @@ def read_pose_labels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return labels
 
 
-def align_signs(
-    angles_deg: np.ndarray, reference_deg: np.ndarray, source: str | os.PathLike
-) -> tuple[np.ndarray, list[str]]:
+def align_signs(angles_deg: np.ndarray, reference_deg: np.ndarray, source: str | Path) -> tuple[np.ndarray, list[str]]:
     """Brings angles of another sign convention to ours, by their correlation with known ones of the same faces.
 
     Some annotations and methods (SPIGA's, 3DDFA's) count yaw the other way round. A network trained on a mixture would
