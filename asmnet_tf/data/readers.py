@@ -128,18 +128,16 @@ def read_pts(path: str | Path, num_landmarks: int) -> np.ndarray:
     """
     rows, said = [], num_landmarks
     for number, line in enumerate(map(str.strip, read_text(path, MAX_PTS_BYTES).split("\n")), 1):
-        if line in "{}":
+        if line in "{}" or line.casefold().startswith(("version", "n_points")):
+            count = re.search(r"n_points\W*(\d{1,9})$", line.casefold())
+            said = int(count[1]) if count else said
             continue
         try:
             point = _point(line)
+            if len(point) != 2 or not all(abs(value) <= 1e6 for value in point):  # NaN is not
+                raise ValueError("x and y")
         except ValueError as error:
-            if line.casefold().startswith(("version", "n_points")):
-                count = re.search(r"n_points\W*(\d{1,9})$", line.casefold())
-                said = int(count[1]) if count else said
-                continue
             raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers ({error}).") from error
-        if len(point) != 2 or not all(abs(value) <= 1e6 for value in point):  # NaN is not
-            raise InputError(f"{path}, line {number}: {line[:40]!r}, expected two numbers, x and y.")
         rows.append(point)
     if len(rows) != num_landmarks:
         raise InputError(f"{path}: {len(rows)} points, {num_landmarks} expected. Is --dataset right?")
