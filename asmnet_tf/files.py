@@ -70,7 +70,7 @@ def refusing(
     except passing:
         raise
     except errors as error:
-        named = isinstance(error, OSError) and error.filename and str(error.filename) in what
+        named = isinstance(error, OSError) and error.filename and str(error.filename) in what  # not to name it twice
         reason = error.strerror if named else first_line(error, length)
         raise InputError(f"{what} ({reason}). {then}".rstrip()) from error
 
@@ -209,8 +209,6 @@ def make_folder(path: str | os.PathLike) -> Path:
 def owned(folder: str | Path, hint: str = "another output", waiting: str = "", part: str = "") -> Iterator[Path]:
     """Makes a folder and keeps it for this process alone; yields its path. One that stays empty is removed again.
 
-    The system frees the lock of a process that is killed.
-
     Args:   hint: what else to choose. waiting: wait for the other process, and after two seconds say this on stderr.
             part: only what this names is kept, so that several processes fill a folder.
     Raises: InputError that names the process whose the folder is; OutputError if it cannot be written.
@@ -259,7 +257,7 @@ def _lock(path: Path) -> TextIO | None:
             else:
                 import fcntl
 
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees that of a process that is killed
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 return None
@@ -346,10 +344,8 @@ def parse_numbers(fields: Sequence[str], marks: set[str] | None = None) -> list[
 def read_json(path: str | os.PathLike) -> object:
     """Reads a JSON file. Raises: FileNotFoundError; ValueError where it cannot be read, is damaged or far too long."""
     os.stat(path)
-    try:
+    with refusing(f"{path}: cannot be read", (RecursionError,)):
         return json.loads(read_text(path))
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
 
 
 def free_memory() -> int:

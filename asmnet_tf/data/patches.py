@@ -39,9 +39,7 @@ _MANIFEST, _INDEX, _PIXELS = "manifest.json", "index.npy", "patches.npy"
 
 
 class FacePatches:
-    """The image surroundings of every sample; the same pixels whichever cache holds them.
-
-    Beside the cache, memory is a few numbers for each sample, never its pixels.
+    """The image surroundings of every sample; the same pixels whichever cache holds them; beside it, none are kept.
 
     Args:
         crop, crop_scale: which crop frame. size: the network's input side, pixels.
