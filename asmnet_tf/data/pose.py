@@ -114,15 +114,13 @@ def solve_pnp(points_3d: np.ndarray, rays: np.ndarray, refine: bool = True) -> t
     if not refine:
         return cv2.Rodrigues(turn)[0], shift[:, 0]
     _, turn, shift = cv2.solvePnP(points_3d, rays, camera, None, turn, shift, True, flags=cv2.SOLVEPNP_ITERATIVE)
-    pose = found = np.concatenate([turn, shift])
-    errors = []
+    pose, errors = np.concatenate([turn, shift]), []
     for _ in range(10):  # Gauss-Newton: OpenCV stops where the error stands still, which leaves 1e-6 degrees open
         seen, jacobian = cv2.projectPoints(points_3d, pose[:3], pose[3:], camera, None)
         missed = (rays - seen[:, 0]).reshape(-1, 1)
         errors.append(np.linalg.norm(missed))
         if not errors[-1] <= 1.001 * errors[0]:  # no face: the steps lead away from what OpenCV found
-            pose = found
-            break
+            return cv2.Rodrigues(turn)[0], shift[:, 0]
         pose = pose + np.linalg.lstsq(jacobian[:, :6], missed, rcond=None)[0]
     return cv2.Rodrigues(pose[:3])[0], pose[3:, 0]
 
