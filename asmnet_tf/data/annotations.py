@@ -87,11 +87,12 @@ def read_folder(path: Path, spec: DatasetSpec, bad: BadSamples | None = None) ->
 
 def _share(samples: list[Sample], shares: dict[str, float], split: str) -> list[Sample]:
     """Returns the faces of a split that is a share of the training photographs, or of what the shares leave."""
+    left = 1.0
     for name, share in shares.items():
-        samples, part = hold_out(samples, share, salt=name)
+        samples, part = hold_out(samples, share / left, salt=name)
         if name == split:
             return part
-        shares = {other: value / (1 - share) for other, value in shares.items()}
+        left -= share
     return samples
 
 

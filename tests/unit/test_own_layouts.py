@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.io import savemat
 from asmnet_tf.config import AUGMENTATIONS
 from asmnet_tf.data.annotations import (
     BadSamples,
+    _share,
     photograph,
     pose_of,
     pts_text,
@@ -23,6 +25,7 @@ from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.layouts import DATASETS, FOLDER, find_spec, spec_of
 from asmnet_tf.data.patches import FacePatches
 from asmnet_tf.data.pose import angles_to_matrix, estimate_pose, mean_face
+from asmnet_tf.data.readers import new_sample
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.files import InputError
 
@@ -299,6 +302,14 @@ def test_splits_by_share_part_the_photographs_once_and_for_all(tmp_path):
     train, validation = training_faces(spec, tmp_path, 0.1)
     assert {s.name for s in train} == parts["train"]
     assert {s.name for s in validation} == parts["val"]
+
+
+def test_each_share_is_of_all_photographs():
+    samples = [new_sample(f"train/face_{k}x", Path("no.jpg"), FACE, set()) for k in range(4000)]
+    parts = {split: _share(samples, {"val": 0.3, "test": 0.3}, split) for split in ("train", "val", "test")}
+    assert sum(map(len, parts.values())) == len({s.name for part in parts.values() for s in part}) == 4000
+    for split, share in (("train", 0.4), ("val", 0.3), ("test", 0.3)):
+        assert abs(len(parts[split]) / 4000 - share) < 0.03  # four standard deviations
 
 
 def test_a_source_that_is_missing_or_listed_twice_is_told(tmp_path):
