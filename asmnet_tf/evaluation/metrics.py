@@ -112,11 +112,7 @@ def bootstrap_interval(values: np.ndarray) -> list[float | None]:
     if len(values) < 2:
         return [None, None]
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    means = np.empty(BOOTSTRAP_SAMPLES)
-    block = max(1, min(100, 2_000_000 // len(values)))  # of all draws at once, 1000 x N indices would need 8 kB a face
-    for start in range(0, BOOTSTRAP_SAMPLES, block):
-        picks = rng.integers(0, len(values), (min(block, BOOTSTRAP_SAMPLES - start), len(values)))
-        means[start : start + len(picks)] = values[picks].mean(axis=1)
+    means = [rng.choice(values, len(values)).mean() for _ in range(BOOTSTRAP_SAMPLES)]  # all at once: 8 kB a face
     return np.quantile(means, [0.025, 0.975]).tolist()
 
 
