@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from asmnet_tf.data.geometry import denormalise, flip_landmarks
 from asmnet_tf.data.layouts import DatasetSpec
@@ -17,6 +16,7 @@ from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.evaluation.records import Method
 from asmnet_tf.files import InputError
 from asmnet_tf.formats.runners import Infer, open_model
+from asmnet_tf.shape.shape_model import chunks
 
 BATCH_SIZE = 64
 
@@ -29,11 +29,8 @@ def predict_faces(infer: Infer, patches: FacePatches, progress: str = "predict")
     """
     count = len(patches)
     landmarks, poses = np.empty((count, patches.landmarks_norm.shape[1] // 2, 2)), np.empty((count, 3))
-    starts = range(0, count, BATCH_SIZE)
-    starts = tqdm(starts, progress, unit_scale=BATCH_SIZE, unit="face", disable=None, leave=False)
-    for first, images in zip(starts, patches.batches_of_crops(BATCH_SIZE), strict=True):
-        outputs, rows = infer(images), slice(first, first + BATCH_SIZE)
-        turns = patches.angles[rows]
+    for rows, images in zip(chunks(count, progress, BATCH_SIZE), patches.batches_of_crops(BATCH_SIZE), strict=True):
+        outputs, turns = infer(images), patches.angles[rows]
         landmarks[rows] = denormalise(np.asarray(outputs[0], np.float64), patches.frames[rows], turns)
         poses[rows] = unit_to_angles(np.asarray(outputs[1], np.float64), turns)
     return landmarks, poses

@@ -153,7 +153,8 @@ def check_percent(pca_percent: float) -> None:
         raise InputError(f"--pca-percent {pca_percent:g}: give a percentage above 0 and up to 100 (release: 90).")
 
 
-def chunks(count: int, title: str) -> Iterator[slice]:
-    """Returns slices of `CHUNK` rows out of so many, with a progress bar."""
-    starts = tqdm(range(0, count, CHUNK), title, unit_scale=CHUNK, unit="face", disable=None, leave=False)
-    return (slice(first, first + CHUNK) for first in starts)
+def chunks(count: int, title: str, size: int | None = None) -> Iterator[slice]:
+    """Returns slices of `size` rows, by default `CHUNK`, out of so many, with a progress bar."""
+    size = size or CHUNK
+    starts = tqdm(range(0, count, size), title, unit_scale=size, unit="face", disable=None, leave=False)
+    return (slice(first, first + size) for first in starts)
