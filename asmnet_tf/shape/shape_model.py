@@ -94,11 +94,6 @@ class ShapeModel:
             raise ValueError(f"shapes of {shapes.shape[-1]} numbers; this model has {len(self.mean_shape)}")
         return (shapes - self.mean_shape) @ self.eigenvectors
 
-    def clip(self, parameters: np.ndarray) -> np.ndarray:
-        """Limits shape parameters (..., K) to +-3 sqrt(lambda)."""
-        limit = CLIP_STD * np.sqrt(self.eigenvalues)
-        return np.clip(parameters, -limit, limit)
-
     def instance(self, parameters: np.ndarray) -> np.ndarray:
         """Returns the shapes mean + V b: (..., 2L) from (..., K)."""
         return self.mean_shape + np.asarray(parameters) @ self.eigenvectors.T
@@ -113,7 +108,8 @@ class ShapeModel:
         Raises:  ValueError if 2L is not the model's.
         Differs from the release: batched; the release loops over samples and reloads its files at every step.
         """
-        return self.instance(self.clip(self.project(shapes)))
+        limit = CLIP_STD * np.sqrt(self.eigenvalues)
+        return self.instance(np.clip(self.project(shapes), -limit, limit))
 
     def save(self, path: str | Path) -> None:
         """Writes one `.npz` without pickled objects; an existing file is replaced when the new one is complete."""
