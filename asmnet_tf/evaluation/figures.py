@@ -181,10 +181,8 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
         axes = figure.add_subplot(grid[1 + j // columns, j % columns])
         draw_face(axes, face, spec, color="0.7", linewidth=0.8)
         sizes = np.minimum(np.nan_to_num(mean), top)
-        circles = PatchCollection([Circle(*place) for place in zip(face, sizes / 100)], cmap="viridis_r", alpha=0.75)
-        circles.set_array(sizes)
-        circles.set_clim(0, top)
-        axes.add_collection(circles)
+        discs = [Circle(*place) for place in zip(face, sizes / 100)]
+        circles = axes.add_collection(PatchCollection(discs, cmap="viridis_r", alpha=0.75, array=sizes, clim=(0, top)))
         frame_face(axes, face, top / 100)
         over = f"{metrics.scored(one.nme).sum()} / {len(faces.names)} faces"
         axes.set_title(f"{label(one.method.name)}\nmean {number(float(mean.mean()))} % ({over})", fontsize=9)

@@ -91,11 +91,9 @@ def read_predictions(path: str | Path) -> Predictions:
 
 def _image_size(given: np.ndarray, count: int) -> np.ndarray | None:
     """Returns the sizes of the images (N, 2), larger side first, from one array in any order; None if it is none."""
-    if given.dtype.kind not in "fiu" or given.shape[-1:] not in ((), (2,), (3,)):
+    if given.dtype.kind not in "fiu" or given.shape not in ((), (2,), (3,), (count, 2), (count, 3)):
         return None
     sides = given[..., :2] if given.ndim else np.repeat(given, 2)
-    if sides.shape not in ((2,), (count, 2)):
-        return None
     return np.broadcast_to(-np.sort(-sides.astype(np.float64)), (count, 2))
 
 

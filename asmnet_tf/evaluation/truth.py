@@ -59,11 +59,9 @@ def find_truth(
         for file in files.values():
             if file.landmarks_gt is None:
                 raise InputError(f"{file.path}: no landmarks_gt, no true landmarks. Name the --dataset of these faces.")
-        ignored = {"--data-dir": data_dir, "--subset": subsets, "--pose-labels": pose_labels}
-        told = "the prediction files bring their own faces. Name a --dataset to use its faces."
-        for flag, value in (ignored | {"--split": None if split == "test" else split}).items():
-            if value is not None:
-                raise InputError(f"{flag}: {told}")
+        given = {"--data-dir": data_dir, "--subset": subsets, "--pose-labels": pose_labels, "--split": split != "test"}
+        if unused := [flag for flag, value in given.items() if value]:
+            raise InputError(f"{unused[0]}: prediction files bring their own faces. Name a --dataset to use its faces.")
         return [], truth_of_files(next(iter(files.values())), limit)
     if split == "val":
         samples = training_faces(spec, data_dir, held_out_fraction(models, spec), bad=bad)[1]
