@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -159,7 +159,8 @@ def write_report(
     document = {"protocol": protocol, "thresholds": thresholds, "methods": {m.name: m.info for m in methods}}
     document |= {"scores": scores, "comparisons": compared}
     write_text(output / "metrics.json", json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
-    _write_per_image(output / "per_image.csv", measured, faces)
+    rows = _per_image(measured, faces)
+    write_csv(output / "per_image.csv", next(rows), rows)
     first = _landmark_blocks(faces, thresholds, protocol, scores)
     rest = _pair_blocks(compared) + _pose_blocks(scores) + _model_blocks(methods) + _published_blocks(faces, scores)
     write_text(output / "summary.md", _markdown(first + rest))
@@ -169,21 +170,18 @@ def write_report(
     return scores
 
 
-def _write_per_image(path: Path, measured: list[Measured], faces: Faces) -> None:
+def _per_image(measured: list[Measured], faces: Faces) -> Iterator[list]:
+    """Yields the header and the rows of per_image.csv."""
     nothing = np.full((len(faces.names), 3), np.nan)
     lengths = metrics.normaliser(faces.landmarks, faces.spec)
     header = ["method", "name", "subsets", "nme_pct", "nme_interpupil_pct", "interocular_px", "worst_landmark_pct"]
-    header += [f"{angle}_{kind}_deg" for kind in ("pred", "pnp", "gt") for angle in ANGLES]
-
-    def rows() -> Iterable[list]:
-        for one in measured:
-            poses = (nothing if pose is None else pose for pose in (one.method.pose, one.method.pose_pnp, faces.pose))
-            worst = one.points.max(axis=1)
-            table = np.column_stack([one.nme * 100, one.nme_interpupil * 100, lengths, worst * 100, *poses])
-            for name, inside, numbers in zip(faces.names, zip(*faces.masks.values()), table):
-                yield [one.method.name, name, ";".join(itertools.compress(faces.masks, inside)), *map(cell, numbers)]
-
-    write_csv(path, header, rows())
+    yield header + [f"{angle}_{kind}_deg" for kind in ("pred", "pnp", "gt") for angle in ANGLES]
+    for one in measured:
+        poses = (nothing if pose is None else pose for pose in (one.method.pose, one.method.pose_pnp, faces.pose))
+        worst = one.points.max(axis=1)
+        table = np.column_stack([one.nme * 100, one.nme_interpupil * 100, lengths, worst * 100, *poses])
+        for name, inside, numbers in zip(faces.names, zip(*faces.masks.values()), table):
+            yield [one.method.name, name, ";".join(itertools.compress(faces.masks, inside)), *map(cell, numbers)]
 
 
 def _grid(thresholds: Sequence[float]) -> np.ndarray:
