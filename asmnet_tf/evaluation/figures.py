@@ -254,10 +254,7 @@ def _short(name: str, length: int = 26) -> str:
 
 
 def training_curves(rows: Sequence[dict], output_png: Path) -> None:
-    """Draws losses, validation NME and pose error, alpha and learning rate over the epochs of a run.
-
-    Args: rows: those of log.csv, one an epoch, at least one; None where a number is not known.
-    """
+    """Draws the numbers of a run over its epochs; rows: those of log.csv, at least one, None where one is not known."""
     log = {column: np.array([row[column] for row in rows], np.float64) for column in rows[0]}
     epoch = log["epoch"]
     figure = Figure((12.0, 5.6), layout="constrained")
@@ -299,8 +296,7 @@ def training_curves(rows: Sequence[dict], output_png: Path) -> None:
 def shape_model_plots(output_dir: Path, model: ShapeModel, smoothing: dict, spec: DatasetSpec) -> None:
     """Draws a shape model of all eigen-shapes: <name of spec>_{modes,variance,smoothing}.png.
 
-    Args: smoothing: pca_percent -> (N,) how far ASM moves each real shape, mean over its landmarks, as a fraction of
-            the inter-ocular distance; its keys are also marked on the variance curve.
+    Args: smoothing: pca_percent, marked on the variance curve, too -> (N,), see `metrics.smoothing_distance`.
     """
     drawn = {"modes": _modes_figure(model, spec), "variance": _variance_figure(model.eigenvalues, sorted(smoothing))}
     for kind, figure in (drawn | {"smoothing": _smoothing_figure(smoothing)}).items():

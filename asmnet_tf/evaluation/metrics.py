@@ -20,15 +20,13 @@ TIE = 1e-5  # NMEs closer than this are equal: one network in two formats differ
 
 
 def normaliser(landmarks_gt: np.ndarray, spec: DatasetSpec, kind: str = "inter-ocular") -> np.ndarray:
-    """Returns the length that the error of each face is divided by.
+    """Returns the length that the error of each face is divided by, float64 (N,), pixels; NaN where it is zero.
 
     inter-ocular: distance of the outer eye corners. inter-pupil: distance of the pupils, which are the mean of the
     eye's points (68 points) or points of their own (98, 29 points). A dataset that names no eyes has the diagonal of
     the landmarks' bounding box for both.
 
-    Args:    landmarks_gt: float (N, L, 2), pixels.
-    Returns: float64 (N,), pixels; NaN where it is zero.
-    Raises:  ValueError for an unknown kind.
+    Args: landmarks_gt: float (N, L, 2), pixels. Raises: ValueError for an unknown kind.
     """
     points = np.asarray(landmarks_gt)
     if kind not in ("inter-ocular", "inter-pupil"):

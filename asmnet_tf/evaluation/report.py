@@ -40,8 +40,7 @@ Block = tuple[str, object]
 def measure(methods: Sequence[Method], faces: Faces) -> list[Measured]:
     """Returns the errors of every method on every face.
 
-    Raises: InputError for two methods of one name, no faces, a face whose eyes are in one point, or predictions that
-        do not fit the ground truth.
+    Raises: InputError for no faces, two methods of one name, eyes in one point, or predictions of another shape.
     """
     count = len(faces.names)
     if not count:
@@ -69,10 +68,7 @@ def measure(methods: Sequence[Method], faces: Faces) -> list[Measured]:
 
 
 def score(measured: Sequence[Measured], faces: Faces, thresholds: Sequence[float]) -> dict[str, dict[str, dict]]:
-    """Returns {method: {subset: metrics.summarise(...)}}, n 0 and None for an empty subset.
-
-    Args: thresholds: of failure rate and AUC, NME as a fraction.
-    """
+    """Returns {method: {subset: metrics.summarise(...)}}; thresholds: of failure rate and AUC, NME as a fraction."""
 
     def summary(one: Measured, mask: np.ndarray) -> dict:
         nme, pupil, pose, pnp = (errors[mask] for errors in (one.nme, one.nme_interpupil, one.pose, one.pose_pnp))
@@ -147,10 +143,8 @@ def write_report(
     metrics.json, summary.md, report.html (one file, figures inside), per_image.csv, ced, failure_rate and
     landmark_errors as .csv and .png, and with `image_reader` the sheets <method>_{best,median,worst}.png.
 
-    Args:
-        protocol: plain values that say how the numbers came about (crop, pose labels, data folder, command, ...).
-        image_reader: face number -> its image, RGB uint8 (H, W, 3).
-        also: `pdf` or `svg`, to write each figure in this format, too.
+    Args:   protocol: plain values that say how the numbers came about. image_reader: face number -> its image, RGB
+            uint8 (H, W, 3). also: `pdf` or `svg`, to write each figure in this format, too.
     Raises: InputError as `measure`, for a file that cannot be written, and what `image_reader` raises.
     """
     output, measured = make_folder(output), measure(methods, faces)

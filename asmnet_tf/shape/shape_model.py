@@ -99,13 +99,11 @@ class ShapeModel:
         return self.mean_shape + np.asarray(parameters) @ self.eigenvectors.T
 
     def smooth(self, shapes: np.ndarray) -> np.ndarray:
-        """Smooths shapes with the ASM operator (paper section 3.1).
+        """Smooths shapes (..., 2L), in the model's units, with the ASM operator (paper section 3.1).
 
             b = clip(V^T (s - mean), -3 sqrt(lambda), 3 sqrt(lambda));  ASM(s) = mean + V b
 
-        Args:    shapes: float (..., 2L), in the model's units.
-        Returns: float64 (..., 2L), same units.
-        Raises:  ValueError if 2L is not the model's.
+        Raises: ValueError for another L.
         Differs from the release: batched; the release loops over samples and reloads its files at every step.
         """
         limit = CLIP_STD * np.sqrt(self.eigenvalues)
