@@ -25,7 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_data_arguments(parser)
     add("--shapes", type=Path, metavar="NPY", help="instead of a dataset: float (N, 2L) in network units of --crop")
     cli.add_crop_argument(parser, "square", "default: square")
-    number, told = cli.within(-1e9, 1e9), "variance to keep, %% (90)"
+    number, told = cli.within(0, 100, without=(0,)), "variance to keep, %% (90)"
     add("--pca-percent", type=number, nargs="+", default=[PCA_PERCENT], metavar="P", help=told)
     add("--output", type=Path, default=Path("shape_models"), help="folder (default: shape_models)")
     args = parser.parse_args(argv)
@@ -44,10 +44,8 @@ def main(args: argparse.Namespace) -> None:
     from asmnet_tf.evaluation import figures, metrics
     from asmnet_tf.files import make_folder
     from asmnet_tf.shape import training_shapes
-    from asmnet_tf.shape.shape_model import ShapeModel, check_percent
+    from asmnet_tf.shape.shape_model import ShapeModel
 
-    for percent in args.pca_percent:
-        check_percent(percent)
     make_folder(args.output)
 
     # 1. Training shapes, in network units of the crop, unaligned.

@@ -81,7 +81,8 @@ class ShapeModel:
 
         Raises: InputError unless 0 < pca_percent <= 100.
         """
-        check_percent(pca_percent)
+        if not 0.0 < pca_percent <= 100.0:
+            raise InputError(f"--pca-percent {pca_percent:g}: give a percentage above 0 and up to 100 (release: 90).")
         variance = np.cumsum(self.eigenvalues)
         k = min(np.searchsorted(variance / variance[-1], pca_percent / 100, side="right") + 1, self.num_components)
         vectors, values = self.eigenvectors[:, :k], self.eigenvalues[:k]
@@ -139,12 +140,6 @@ class ShapeModel:
             frame = f"crop {model.crop[:20]!r} of scale {model.crop_scale:g}, units {model.units[:20]!r}"
             raise InputError(f"{path}: {frame}: unknown. Make it again with pca_builder.py.")
         return model
-
-
-def check_percent(pca_percent: float) -> None:
-    """Raises: InputError unless 0 < pca_percent <= 100."""
-    if not 0.0 < pca_percent <= 100.0:
-        raise InputError(f"--pca-percent {pca_percent:g}: give a percentage above 0 and up to 100 (release: 90).")
 
 
 def chunks(count: int, title: str, size: int | None = None) -> Iterator[slice]:

@@ -41,6 +41,7 @@ LIMITS = [  # program, option, what is taken, what is refused
     (train, "--limit", ["1"], ["0"]),
     (train, "--devices", ["CPU:0", "GPU:10"], ["GPU:-1", "GPU:\u0663", "GPU:999", "GPU:00"]),
     (train, "--name", ["mine", "a/b"], ["", " ", ".", "..", "../x", "a/../../x", "/tmp/x", "C:x", "..\\x"]),
+    (pca_builder, "--pca-percent", ["0.1", "100"], ["0", "-5", "101"]),
     (evaluate, "--thresholds", ["0.08", "1"], ["0", "0.001", "1.5", "-0.1"]),
     (predict, "--camera", ["0"], ["-1", "99999999999"]),
     (predict, "--min-score", ["0"], ["1", "-1"]),
