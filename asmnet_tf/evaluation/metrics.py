@@ -127,10 +127,9 @@ def paired_bootstrap(errors_a: np.ndarray, errors_b: np.ndarray) -> dict:
     on which one method has no error (NaN, infinite: no prediction) cannot enter the difference and is counted in
     `left_out`; in the shares the other method is better on it. Without an error on either side it is a tie.
 
-    Args:    errors_a, errors_b: (N,), fractions, the same faces in the same order.
+    Args:    errors_a, errors_b: (N,), fractions, the same faces in the same order; ValueError if their shapes differ.
     Returns: n; left_out; nme_difference_pct, the mean of A - B: below 0, A is better; its interval ci95; a_better_pct
         and b_better_pct of the n faces, the rest are ties: within TIE of each other. None where no face tells.
-    Raises:  ValueError if their shapes differ.
     """
     if errors_a.ndim != 1 or errors_a.shape != errors_b.shape:
         raise ValueError(f"errors of shape {errors_a.shape} and {errors_b.shape}; expected (N,) of the same faces")

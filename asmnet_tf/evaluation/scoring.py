@@ -74,8 +74,7 @@ def score_model(
 
     With `flip` by `with_mirror`: the method is called "NAME + mirrored", latency and multiply-adds are of both passes.
     Where the side-car says that the model learned to be right of what it marks (`right_px`), the mean is put there.
-    With `boxes` (N, 5) of `truth.detected_boxes` the crops are made from these instead of the landmark boxes; rows of
-    NaN get no prediction.
+    With `boxes` (N, 5) of `truth.detected_boxes` the crops are made from these; rows of NaN get no prediction.
     Of several workers each predicts `part` of the samples and `total` sums over all: see `distribution.Replicas`.
 
     Raises: InputError for a model that cannot be loaded, of another number of landmarks, or with a bad side-car.

@@ -126,7 +126,6 @@ def detected_boxes(samples: list[Sample], spec: DatasetSpec, models: Sequence[Pa
     """Returns where the face detector sees each sample, float64 (N, 5): box like that of landmarks, and its angle.
 
     NaN where it does not see it. The box is turned by the angle about its centre, degrees clockwise.
-
     A face is found where a detection covers its landmark box with an IoU of FOUND or more; the best one counts. Where
     the landmarks are in the detector's box the spec tells, else the side-car of the first of the models that does.
     """
