@@ -18,7 +18,7 @@ from asmnet_tf import config
 from asmnet_tf.config import RECIPES, Recipe
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, find_spec
 from asmnet_tf.data.sidecars import default_shape_model
-from asmnet_tf.files import ENDINGS, EXIT_BAD_INPUT, InputError, first_line, last_words, read_json
+from asmnet_tf.files import ENDINGS, EXIT_BAD_INPUT, InputError, cores, first_line, last_words, read_json
 
 EXIT_PIPE = 141  # as of a program that the signal of a closed pipe ends
 _TALKATIVE = ("0", "1")  # $TF_CPP_MIN_LOG_LEVEL where all that TensorFlow says is wanted
@@ -314,11 +314,6 @@ def within(low: float, high: float, whole: bool = False, without: tuple[float, .
 positive_int = within(1, 10**9, whole=True)
 fraction = within(0, 1, without=(1,))
 non_negative = within(0, 10**6)
-
-
-def cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def commit() -> str:

@@ -348,6 +348,11 @@ def read_json(path: str | os.PathLike) -> object:
         return json.loads(read_text(path))
 
 
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def free_memory() -> int:
     """Returns the bytes that this process can still take, as the system tells it; a lot where it does not."""
     free = sys.maxsize

@@ -34,7 +34,7 @@ import asmnet_tf
 from asmnet_tf import cli
 from asmnet_tf.config import DEFAULT_MODEL, DETECTOR_SIZE, FACE_FORMATS
 from asmnet_tf.data.sidecars import find_runnable
-from asmnet_tf.files import EXIT_BAD_INPUT, InputError, Stopped, StopSignals, owned, utf8
+from asmnet_tf.files import EXIT_BAD_INPUT, InputError, Stopped, StopSignals, cores, owned, utf8
 
 MANY = 50  # images; with fewer, starting processes takes longer than they save
 
@@ -143,7 +143,7 @@ def main(args: argparse.Namespace) -> None:
         signals = StopSignals()
         work = FaceRun(aligner, results, not args.no_draw, failed, signals, opener, args.min_quality)
         tasks = [(path, stem, None if boxes is None else boxes.get(path, [])) for path, stem in images]
-        workers = args.workers or (cli.cores() if len(images) - len(results.done) > MANY else 1)
+        workers = args.workers or (cores() if len(images) - len(results.done) > MANY else 1)
         try:
             with signals:
                 work.images(tasks, args.boxes, workers)

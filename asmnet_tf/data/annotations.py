@@ -19,7 +19,7 @@ from asmnet_tf.data import readers
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec, Source
 from asmnet_tf.data.pose import align_signs, cached_pose, read_pose_labels
 from asmnet_tf.data.readers import BadSamples, Sample, pts_text, read_pts  # noqa: F401
-from asmnet_tf.files import InputError
+from asmnet_tf.files import InputError, cores
 
 _ENDING = re.compile(rf"({'|'.join(map(re.escape, (*PHOTO_ENDINGS, '.pts')))})(?=#\d+$|$)", re.IGNORECASE)
 
@@ -129,7 +129,7 @@ def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]
             sample.read_image()
 
     fine = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes outside the interpreter lock
+    with ThreadPoolExecutor(cores()) as pool:  # OpenCV decodes outside the interpreter lock
         checks = [pool.submit(check, s).result if bad.images else functools.partial(check, s) for s in samples]
         for sample, pass_or_raise in zip(samples, readers.progress(checks, "images")):
             with bad.catch(sample.name):

@@ -29,7 +29,7 @@ from asmnet_tf.config import CACHES
 from asmnet_tf.data import geometry
 from asmnet_tf.data.pose import cache_folder
 from asmnet_tf.data.readers import Sample
-from asmnet_tf.files import OutputError, first_line, free_memory, owned, read_array, read_json, writing
+from asmnet_tf.files import OutputError, cores, first_line, free_memory, owned, read_array, read_json, writing
 
 FORMAT = 3  # 1: images as stored, whatever their EXIF orientation; 2: TFRecord files
 MEMORY_LIMIT_BYTES = 4 << 30  # --cache auto keeps patches in memory up to this, and up to half of what is free
@@ -123,7 +123,7 @@ class FacePatches:
         Raises: InputError naming an image that has to be read and cannot be.
         """
         waiting: deque[list[Future]] = deque()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             try:
                 for first in range(0, len(self) + _BATCHES_AHEAD * batch_size, batch_size):
                     waiting.append([pool.submit(self._crop, i) for i in range(len(self))[first : first + batch_size]])
@@ -259,5 +259,5 @@ def _say_others(folder: Path, manifest: dict) -> None:
 
 def _for_each(work: Callable[[int], object], count: int, title: str) -> list:
     """Returns what `work` returns for 0, 1, ..., by several threads: OpenCV decodes outside the interpreter lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # after an error, `map` lets no other image be read
+    with ThreadPoolExecutor(cores()) as pool:  # after an error, `map` lets no other image be read
         return list(tqdm(pool.map(work, range(count)), title, count, unit="face", disable=None, leave=False))

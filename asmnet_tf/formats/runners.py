@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from asmnet_tf.data.sidecars import has_pose, read_sidecar
-from asmnet_tf.files import InputError, first_line, refusing
+from asmnet_tf.files import InputError, cores, first_line, refusing
 
 _process: int | None = None  # that opened the first model of TensorFlow
 MAX_INPUT_SIZE = 4096  # pixels; one image then is 50 MB
@@ -55,7 +55,7 @@ def open_model(path: str | Path, threads: int | None = None) -> RunnableModel:
             TensorFlow raises RuntimeError, here and when it runs, in a fork of the process that opened the first one.
     """
     global _process
-    path, threads = Path(path), threads or min(4, os.cpu_count() or 1)
+    path, threads = Path(path), threads or min(4, cores())
     if not needs_tensorflow(path):
         return (_open_onnx if path.suffix == ".onnx" else _open_tflite)(path, threads)
     check_process()

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import json
 import multiprocessing
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +20,7 @@ from asmnet_tf.config import ANGLES
 from asmnet_tf.data.geometry import landmark_box
 from asmnet_tf.data.layouts import DATASETS, DatasetSpec
 from asmnet_tf.data.readers import pts_text
-from asmnet_tf.files import InputError, read_json, replacing_folder, write_csv, write_text
+from asmnet_tf.files import InputError, cores, read_json, replacing_folder, write_csv, write_text
 from asmnet_tf.synthetic.renderer import ATTRIBUTES, render_face
 
 GENERATOR_VERSION = 2
@@ -86,12 +85,11 @@ def write_dataset(
     if _is_complete(folder, layout):
         return folder
     print(f"{folder}: rendering {sum(counts)} synthetic faces ({spec.num_landmarks} points) ...", file=sys.stderr)
-    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with contextlib.ExitStack() as stack, contextlib.suppress(_Overtaken):
         stack.callback(cv2.setNumThreads, cv2.getNumThreads())
         cv2.setNumThreads(1)
         with replacing_folder(folder, _COMPLETE) as temporary:
-            _fill(temporary, layout, [source.path for source in sources], counts, seed, workers)
+            _fill(temporary, layout, [source.path for source in sources], counts, seed, workers or cores())
             if _is_complete(folder, layout):
                 raise _Overtaken
     return folder
