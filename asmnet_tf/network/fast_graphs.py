@@ -36,14 +36,9 @@ class FusedBatchNormalization(keras.layers.Layer):
         stock = self.stock
         if not training or not stock.trainable:
             return stock(inputs, training=False, mask=mask)
+        scale, offset, none = tf.convert_to_tensor(stock.gamma), tf.convert_to_tensor(stock.beta), tf.zeros([0])
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=tf.convert_to_tensor(stock.gamma),
-            offset=tf.convert_to_tensor(stock.beta),
-            mean=tf.zeros([0]),
-            variance=tf.zeros([0]),
-            epsilon=stock.epsilon,
-            is_training=True,
+            x=inputs, scale=scale, offset=offset, mean=none, variance=none, epsilon=stock.epsilon, is_training=True
         )
         if self.record is not None:
             shape = tf.shape(inputs)
@@ -164,17 +159,11 @@ def folded_model(model: keras.Model) -> keras.Model:
 
 
 def _training_model(model: keras.Model, record: Record | None = None) -> keras.Model:
-    def substitute(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            return FusedBatchNormalization(layer, record)
-        if layer.name in padded:
-            return _Passed(name=layer.name)
-        if layer.name in padded.values():
-            return SamePaddedDepthwise(layer)
-        return layer
-
-    padded = dict(_padded_depthwise_layers(model))
-    return keras.models.clone_model(model, clone_function=substitute)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    fast = {norm.name: FusedBatchNormalization(norm, record) for norm in norms}
+    for pad, fed in _padded_depthwise_layers(model):
+        fast |= {pad: _Passed(name=pad), fed: SamePaddedDepthwise(model.get_layer(fed))}
+    return keras.models.clone_model(model, clone_function=lambda layer: fast.get(layer.name, layer))
 
 
 def _padded_depthwise_layers(model: keras.Model) -> Iterable[tuple[str, str]]:

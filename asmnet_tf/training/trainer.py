@@ -340,13 +340,10 @@ class Trainer:
 
 
 def _build_optimizer(plan: Plan, model: keras.Model) -> keras.optimizers.Optimizer:
-    decay, momentum = plan.recipe.weight_decay, plan.recipe.ema
-    average = {"use_ema": bool(momentum), "ema_momentum": momentum or 0.99}
-    if decay:
-        optimizer = keras.optimizers.AdamW(plan.left[0].lr, weight_decay=decay, **average)
-        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    else:
-        optimizer = keras.optimizers.Adam(plan.left[0].lr, **average)
+    decay, momentum = plan.recipe.weight_decay or None, plan.recipe.ema
+    kind = keras.optimizers.AdamW if decay else keras.optimizers.Adam
+    optimizer = kind(plan.left[0].lr, weight_decay=decay, use_ema=bool(momentum), ema_momentum=momentum or 0.99)
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     if plan.mixed_precision:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
