@@ -20,7 +20,7 @@ from asmnet_tf.data.sidecars import crop_of
 from asmnet_tf.files import InputError, refusing
 from asmnet_tf.formats.keras_runners import compiled
 from asmnet_tf.formats.release import OUTPUTS, RELEASE, export_release
-from asmnet_tf.formats.runners import open_model
+from asmnet_tf.formats.runners import needed, open_model
 from asmnet_tf.network import keras
 from asmnet_tf.network.asmnet import count_multiply_adds
 from asmnet_tf.network.fast_graphs import folded_model
@@ -75,19 +75,14 @@ def write_saved_model(model: keras.Model, folder: str | Path, shifts: list[np.nd
     archive.write_out(folder, verbose=False)
 
 
-def write_onnx(model: keras.Model, path: str | Path) -> None:
+def write_onnx(model: keras.Model, path: Path) -> None:
     """Writes an ONNX file: `image` (B, S, S, 3) float32 -> `O_L`, `O_P`. Raises: InputError without extra [onnx]."""
-    try:
-        import onnx
-        import tf2onnx
-    except ImportError as error:
-        told = f"--to onnx needs {error.name}, which is not installed"
-        raise InputError(f'{path}: {told}. pip install "asmnet-tf[onnx]"') from error
+    onnx, tf2onnx = (needed(module, path, "onnx") for module in ("onnx", "tf2onnx"))
     signature = [tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="image")]
     call = tf.function(lambda image: dict(zip(OUTPUTS, model(image, training=False))), input_signature=signature)
     converted, _ = tf2onnx.convert.from_function(call, signature, opset=17)  # of a dict the names are kept
     onnx.checker.check_model(converted)
-    Path(path).write_bytes(converted.SerializeToString())
+    path.write_bytes(converted.SerializeToString())
 
 
 def to_tflite(model: keras.Model, quantise: str = "none", crops: np.ndarray | None = None) -> bytes:

@@ -60,7 +60,7 @@ def open_model(path: str | Path, threads: int | None = None) -> RunnableModel:
         return (_open_onnx if path.suffix == ".onnx" else _open_tflite)(path, threads)
     check_process()
     _process = os.getpid()
-    model = _needed("asmnet_tf.formats.keras_runners", path, "train").open_with_tensorflow(path)
+    model = needed("asmnet_tf.formats.keras_runners", path, "train").open_with_tensorflow(path)
 
     def infer(images: np.ndarray) -> Sequence:
         check_process()
@@ -80,12 +80,12 @@ def needs_tensorflow(path: Path) -> bool:
         return True  # what opens it next says why
 
 
-def _needed(module: str, path: Path, extra: str) -> ModuleType:
+def needed(module: str, path: Path, extra: str) -> ModuleType:
     """Imports what a kind of model needs. Raises: InputError that names the extra, where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        told = f"{error.name or module} is not installed, which runs this kind of model"
+        told = f"{error.name or module} is not installed, which this kind of model needs"
         raise InputError(f'{path}: {told}. pip install "asmnet-tf[{extra}]"') from error
 
 
@@ -159,7 +159,7 @@ def _output_names(path: Path, shapes: dict[str, Sequence]) -> list[str]:
 
 def _open_onnx(path: Path, threads: int) -> RunnableModel:
     """Opens an ONNX file; from its bytes, so that it can name no other file."""
-    runtime = _needed("onnxruntime", path, "onnx")
+    runtime = needed("onnxruntime", path, "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
     try:
@@ -191,7 +191,7 @@ def _open_tflite(path: Path, threads: int) -> RunnableModel:
         interpreter = importlib.import_module(f"{package}.interpreter").Interpreter
     except ImportError:  # no wheel of it for this system
         package = "tensorflow.lite.python"
-        interpreter = _needed(f"{package}.interpreter", path, "train").Interpreter
+        interpreter = needed(f"{package}.interpreter", path, "train").Interpreter
     with refusing(f"{path}: not a model that TFLite loads", then="Export it again."):
         _check_whole(content, importlib.import_module(f"{package}.schema_py_generated"))
         with warnings.catch_warnings():

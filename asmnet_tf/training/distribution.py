@@ -174,7 +174,17 @@ def joined(kind: str, devices: Sequence[str] | None = None, threads: int | None 
     set_threads(threads)
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        replicas = _connect()
+        resolver, worker, addresses = _tf_config()
+        print(f"worker {worker} of {len(addresses)}, {addresses[worker]}: waiting for the others", file=sys.stderr)
+        options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=COLLECTIVE_TIMEOUT_S)
+        replicas = Replicas("multiworker", worker=worker, workers=len(addresses))
+        try:
+            replicas.strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+        except tf.errors.OpError as error:
+            if _LOST.search(str(error)):
+                raise
+            told = f"worker {worker} cannot listen there ({first_line(error, 120)})"
+            raise InputError(f"{addresses[worker]}: {told}. Is it this machine's, the port free?") from error
         signal.signal(signal.SIGTERM, on_terminate)  # TensorFlow took it for a notice of preemption, which nobody reads
         yield replicas
         replicas.total([0.0])  # a worker that leaves takes the connections of the others with it
@@ -218,23 +228,6 @@ def _leave(message: str, code: int) -> NoReturn:
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)
-
-
-def _connect() -> Replicas:
-    import tensorflow as tf
-
-    resolver, worker, addresses = _tf_config()
-    print(f"worker {worker} of {len(addresses)}, {addresses[worker]}: waiting for the others", file=sys.stderr)
-    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=COLLECTIVE_TIMEOUT_S)
-    replicas = Replicas("multiworker", worker=worker, workers=len(addresses))
-    try:
-        replicas.strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
-    except tf.errors.OpError as error:
-        if _LOST.search(str(error)):
-            raise
-        told = f"worker {worker} cannot listen there ({first_line(error, 120)})"
-        raise InputError(f"{addresses[worker]}: {told}. Is it this machine's, the port free?") from error
-    return replicas
 
 
 def _tf_config() -> tuple[tf.distribute.cluster_resolver.ClusterResolver, int, list[str]]:

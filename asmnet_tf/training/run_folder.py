@@ -119,15 +119,13 @@ def content_hashes(
             whole.update(part.encode(errors="surrogateescape") if isinstance(part, str) else np.ascontiguousarray(part))
         return f"sha256:{whole.hexdigest()}"
 
-    hashes = {"faces": sha256(*(part for s in samples for part in (s.name, s.landmarks)))}
-    hashes |= {"pose_labels": "none", "shape_model": "none", "weights": weights}
-    if pose_labels:
-        hashes["pose_labels"] = sha256(*(s.pose for s in samples if s.pose is not None))
-    if shape_model:
-        hashes["shape_model"] = sha256(shape_model.mean_shape, shape_model.eigenvectors, shape_model.eigenvalues)
-    if weights not in ("none", "imagenet"):
-        hashes["weights"] = sha256(np.fromfile(find_model(weights), np.uint8))
-    return hashes
+    poses, model = (s.pose for s in samples if s.pose is not None), shape_model
+    return {
+        "faces": sha256(*(part for s in samples for part in (s.name, s.landmarks))),
+        "pose_labels": sha256(*poses) if pose_labels else "none",
+        "shape_model": sha256(model.mean_shape, model.eigenvectors, model.eigenvalues) if model else "none",
+        "weights": weights if weights in ("none", "imagenet") else sha256(np.fromfile(find_model(weights), np.uint8)),
+    }
 
 
 def check_flags(folder: Path, flags: Mapping[str, object], content: Mapping[str, str] | None = None) -> None:
