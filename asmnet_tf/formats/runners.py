@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from asmnet_tf.data.sidecars import has_pose, read_sidecar
-from asmnet_tf.files import InputError, cores, first_line, refusing
+from asmnet_tf.files import InputError, cores, refusing
 
 _process: int | None = None  # that opened the first model of TensorFlow
 MAX_INPUT_SIZE = 4096  # pixels; one image then is 50 MB
@@ -162,11 +162,8 @@ def _open_onnx(path: Path, threads: int) -> RunnableModel:
     runtime = needed("onnxruntime", path, "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
-    try:
+    with refusing(f"{path}: not a model that ONNX Runtime loads", then="Export it again."):
         session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has many; all mean the file is not usable
-        reason = error.strerror if isinstance(error, OSError) else first_line(error, 120)
-        raise InputError(f"{path}: not a model that ONNX Runtime loads ({reason}). Export it again.") from error
     (pixels, *_) = session.get_inputs()
     dtype = np.uint8 if pixels.type == "tensor(uint8)" else np.float32
     inputs, outputs = ({t.name: t.shape for t in tensors} for tensors in (session.get_inputs(), session.get_outputs()))
@@ -182,10 +179,8 @@ def _open_tflite(path: Path, threads: int) -> RunnableModel:
 
     The interpreter trusts what it reads: a damaged file that passes `_check_whole` may end the process.
     """
-    try:
+    with refusing(f"{path}: this model cannot be read", (OSError,)):
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: this model cannot be read ({error.strerror}).") from error
     try:
         package = "ai_edge_litert"
         interpreter = importlib.import_module(f"{package}.interpreter").Interpreter
