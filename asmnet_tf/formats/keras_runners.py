@@ -48,10 +48,7 @@ def compiled(model: keras.Model, convention: Convention = OURS, folded: bool = F
 
 
 def read_start_weights(source: str, input_range: tuple[float, float]) -> StartWeights:
-    """Reads what training is to start from; heads of the release's files are brought to our convention.
-
-    Args and Raises: see `checkpoints.read_weights`.
-    """
+    """As `checkpoints.read_weights`, but heads of the release's files are brought to our convention."""
     path = Path(source)
     if not is_release(path, with_heads=True):  # a name, a backbone, weights of Keras 3
         return read_weights(source, input_range)

@@ -118,10 +118,7 @@ def start_at_mean(model: keras.Model, landmarks_norm: np.ndarray, pose_norm: np.
 
 
 def freeze_batch_norm(model: keras.Model, received: Collection[str]) -> None:
-    """Lets training use the statistics, scales and offsets of stored batch norms, of layers `received`, as they are.
-
-    A batch norm that is new goes on learning.
-    """
+    """Keeps statistics, scales and offsets of the batch norms of layers `received` in training; new ones learn on."""
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization) and layer.name in received:
             layer.trainable = False

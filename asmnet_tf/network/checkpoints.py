@@ -314,9 +314,7 @@ def _check_network(path: Path) -> None:
 
 
 def load_pretrained(name: str) -> keras.Model:
-    """Loads a model that ships with the package: plain Keras, float32, for inference or further training.
-
-    Input and outputs are as at the top of `asmnet.py`; `pretrained_sidecar` tells its crop.
+    """Loads a model that ships with the package, as at the top of `asmnet.py`; `pretrained_sidecar` tells its crop.
 
     Raises: InputError that lists `pretrained_names()`, for another name.
     """

@@ -72,12 +72,10 @@ class Trainer:
     """Trains a model in one phase of a run, on TrainingBatches, and validates on FacePatches after each epoch.
 
     Args:
-        model: a functional Keras model with the outputs O_L and O_P; it is what gets saved. Made in the scope of the
-            strategy of `replicas`.
+        model: of outputs O_L and O_P, made in the scope of the strategy of `replicas`; it is what gets saved.
         validation: held-out faces, of several workers this one's part, or None: where no worker has any, the last
             epoch's model is also the best.
-        folder: the run folder. sidecar: what is written beside each saved model.
-        replicas: on which devices of which workers; only the chief writes.
+        folder: of the run. sidecar: what is written beside each saved model.
     Raises: InputError for fewer images in a step than replicas.
     """
 
@@ -328,10 +326,7 @@ class Trainer:
         return run_folder.variables_by_path(self.model, optimizer)
 
     def go_on(self, progress: Progress, stored: dict[str, np.ndarray] | None = None) -> None:
-        """Goes on from there: from the phase before, or from what `run_folder.load_state` returned as stored.
-
-        Raises: InputError if that is of another model.
-        """
+        """Goes on from the phase before, or from `stored` of a run. Raises: InputError if that is of another model."""
         self.progress = progress
         if stored:
             run_folder.assign_variables(self.folder, self._state(), stored)
