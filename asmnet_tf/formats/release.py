@@ -111,8 +111,8 @@ def _layers(config: dict) -> dict[str, _Layer]:
     return found
 
 
-def _computed(layers: dict[str, _Layer], size: int) -> dict[str, tuple[str, dict, list[str]]]:
-    """Returns what each layer computes from an input of a size: its kind, its settings and the layers that feed it.
+def _computed(layers: dict[str, _Layer], size: int) -> dict[str, dict[str, Any]]:
+    """Returns what each layer computes from an input of a size: what it `is`, what it `follows`, the settings it `has`.
 
     Dropout is left out, and all before the first other layer is one. A layer without weights, whose name Keras chose
     (global_average_pooling2d_3), is called by what it does: `ReLU of bn_Conv1`.
@@ -129,15 +129,16 @@ def _computed(layers: dict[str, _Layer], size: int) -> dict[str, tuple[str, dict
         else:
             keys = set(_SETTINGS.get(layer.kind, "").split()) - {"momentum", "rate"}  # these are of training only
             settings = {key: _plain(key, value, layer.kind) for key, value in layer.config.items() if key in keys}
-            _, padding, padded = found.get(feeding[0], ("", {}, []))
-            if layer.kind == "Conv2D" and settings.get("padding") == "valid" and padded == [_INPUT]:
+            before = found.get(feeding[0], {})
+            first = layer.kind == "Conv2D" and settings.get("padding") == "valid" and before.get("follows") == [_INPUT]
+            if first and before.get("has padding") == ((1 if size % 2 else 0, 1),) * 2:
                 # until TensorFlow 2.3 a layer of its own, Conv1_pad, pads what `same` pads
-                same = padding.get("padding") == ((1 if size % 2 else 0, 1),) * 2
-                settings, feeding = (settings | {"padding": "same"}, padded) if same else (settings, feeding)
+                settings, feeding = settings | {"padding": "same"}, [_INPUT]
             feeding = sorted(feeding) if layer.kind == "Add" else feeding
             weighted = layer.kind in ("Conv2D", "DepthwiseConv2D", "BatchNormalization", "Dense")
             called[name] = name if weighted else f"{layer.kind} of {', '.join(feeding)}"[:2000]
-            if found.setdefault(called[name], (layer.kind, settings, feeding)) != (layer.kind, settings, feeding):
+            facts = {"is": layer.kind, "follows": feeding} | {f"has {key}": value for key, value in settings.items()}
+            if found.setdefault(called[name], facts) != facts:
                 raise ValueError(f"two layers are {called[name]}")
     return found
 
@@ -161,17 +162,13 @@ def _compare(path: Path, theirs: dict[str, _Layer], outputs: list[str], model: k
         return InputError(f"{path}: {what}. It is not the release's {model.name}; expected ASMNet or MobileNetV2.")
 
     ours, came = (_computed(layers, model.input_shape[1]) for layers in (_layers(model.get_config()), theirs))
-    for name, (kind, settings, feeding) in ours.items():
+    for name, expected in ours.items():
         if name not in came:
             raise differs(f"layer {name[:150]} is not in it, its first layer is {next(iter(came), 'none')}")
-        other, found, sources = came[name]
-        if other != kind:
-            raise differs(f"layer {name} is {other}, expected {kind}")
-        if sources != feeding:
-            raise differs(f"layer {name} follows {', '.join(sources)[:150]}, expected {', '.join(feeding)[:150]}")
-        for key, value in found.items():  # an older Keras may lack a setting: it is at its default
-            if value != settings.get(key):
-                raise differs(f"layer {name[:150]} has {key} {value}, expected {settings.get(key)}")
+        for key, value in came[name].items():  # an older Keras may lack a setting: it is at its default
+            if value != expected.get(key):
+                pair = (", ".join(x) if key == "follows" else str(x) for x in (value, expected.get(key)))
+                raise differs("layer {:.150} {} {:.150}, expected {:.150}".format(name, key, *pair))
     if sorted(outputs) != sorted(OUTPUTS):
         raise differs(f"its outputs are {', '.join(outputs)}, expected {', '.join(OUTPUTS)}")
 
@@ -255,8 +252,7 @@ def _read(path: Path) -> tuple[dict | None, dict[str, list[np.ndarray]]]:
         root = file["model_weights"] if text is not None else file
         if "layer_names" not in root.attrs:
             raise InputError(f"{path}: HDF5, but no Keras 2 model or weights in it. Is it the right file?")
-        stored = {name: arrays for name, arrays in read_keras2_weights(root).items() if arrays}
-        return None if text is None else json.loads(text)["config"], stored
+        return None if text is None else json.loads(text)["config"], read_keras2_weights(root)
 
 
 def _input_size(path: Path, layers: dict[str, _Layer]) -> int | None:

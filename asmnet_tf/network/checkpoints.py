@@ -181,9 +181,8 @@ def _as_spatial_head(model: keras.Model, arrays: list[np.ndarray]) -> list[np.nd
 
 def set_layer_weights(layer: keras.layers.Layer, arrays: list[np.ndarray], source: str | Path) -> None:
     """Gives a layer the arrays read from `source`. Raises: InputError for other shapes or non-finite values."""
-    shapes = [tuple(w.shape) for w in layer.weights]
-    if shapes != [a.shape for a in arrays]:
-        came = [a.shape for a in arrays]
+    shapes, came = [tuple(w.shape) for w in layer.weights], [a.shape for a in arrays]
+    if shapes != came:
         raise InputError(f"{source}: layer {layer.name} is {came}, here {shapes}. Another network?")
     if not all(np.isfinite(a).all() for a in arrays):
         raise InputError(f"{source}: layer {layer.name} holds values that are not finite. Use another file.")
@@ -221,7 +220,7 @@ def as_text(attribute: bytes | str) -> str:
 
 
 def read_keras2_weights(root: h5py.Group) -> dict[str, list[np.ndarray]]:
-    """Returns layer name -> float32 arrays of a Keras 2 weight group, in the order Keras lists them; [] if unweighted.
+    """Returns layer name -> float32 arrays of a Keras 2 weight group, in the order Keras lists them.
 
     The group is `model_weights` of a whole model, else the root. Raises: one of BROKEN_HDF5 for a damaged file.
     """
@@ -229,8 +228,6 @@ def read_keras2_weights(root: h5py.Group) -> dict[str, list[np.ndarray]]:
     for name in map(as_text, root.attrs.get("layer_names", list(root))):
         group = root[name]
         names = [as_text(n) for n in group.attrs.get("weight_names", [])]
-        if not names:
-            stored.setdefault(name, [])
         owners = {n.split("/")[-2] if "/" in n else name for n in names}
         for n in names:  # a model used as a layer lists the weights of all its layers in one group
             owner = name if len(owners) == 1 else n.split("/")[-2]
