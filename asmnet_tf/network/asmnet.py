@@ -14,8 +14,14 @@ from asmnet_tf.files import InputError
 from asmnet_tf.network import check_keras, keras
 
 layers, Tensor = keras.layers, keras.KerasTensor
-# pooled features, in this order (paper figure 2; 24 + 32 + 64 + 96 + 160 + 160 = 536)
-ASMNET_TAPS = (*(f"block_{i}_project_BN" for i in (1, 3, 6, 10, 13)), "block_15_add")
+ASMNET_TAPS = (  # pooled features, in this order (paper figure 2; 24 + 32 + 64 + 96 + 160 + 160 = 536)
+    "block_1_project_BN",
+    "block_3_project_BN",
+    "block_6_project_BN",
+    "block_10_project_BN",
+    "block_13_project_BN",
+    "block_15_add",
+)
 # the spatial head: 4 x 4 cells (the last map of a 112 px input); 17 channels would make 1.4801 M parameters
 SPATIAL_GRID = 4
 SPATIAL_CHANNELS = 16
