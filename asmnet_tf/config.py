@@ -33,7 +33,7 @@ def crop_scale(crop: str) -> float:
 
 DEFAULT_MODEL = "asmnet_300w"
 FACE_FORMATS = ("json", "csv", "jsonl", "pts")
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 DETECTOR_SIZE = 640  # longest side of the face detector's larger view, pixels
 # from the detector's box to the landmark box (`detection.to_landmark_boxes`): 300W training faces,

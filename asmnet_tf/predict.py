@@ -76,6 +76,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def path_or_address(text: str) -> Path | str:
     """argparse type: an address stays a text."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty name; is a variable of the shell not set?")
     return text if text.lower().startswith(("rtsp://", "http://", "https://")) else Path(text)
 
 
@@ -139,7 +141,9 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f"--min-quality: {args.model} has no quality of its own. Leave it away.")
         formats = [*args.format, "jsonl"] if args.resume else args.format
         earlier = [path for path, _ in images] if args.resume else None
-        results = ResultFiles(args.output, formats, aligner.spec, f"predictions{suffix}", earlier)
+        undrawn = [path for path, stem in images if not (args.output / f"{stem}_overlay.jpg").is_file()]
+        again = [] if args.no_draw else undrawn  # there is a result, but the overlay failed or gave way on a full disk
+        results = ResultFiles(args.output, formats, aligner.spec, f"predictions{suffix}", earlier, again)
         signals = StopSignals()
         work = FaceRun(aligner, results, not args.no_draw, failed, signals, opener, args.min_quality)
         tasks = [(path, stem, None if boxes is None else boxes.get(path, [])) for path, stem in images]
@@ -158,7 +162,8 @@ def main(args: argparse.Namespace) -> None:
             written = work.with_room(results.write, str(args.model), failed, bool(missed or signals.received))
         say(", ".join(map(str, written)))
     if failed and signals.received:
-        done = f"{len(names) - len(missed)} of {len(names)} inputs done"
+        lost = {utf8(failure["image"]) for failure in failed}
+        done = f"{sum(utf8(name) not in lost for name in names)} of {len(names)} inputs done"
         raise Stopped(f"stopped; {done}, written to {args.output}", 128 + signals.received)
     if failed:
         sys.exit(EXIT_BAD_INPUT)

@@ -135,8 +135,8 @@ class FaceAligner:
                 raise ValueError("boxes need x_min < x_max and y_min < y_max, in pixels")
             scores = np.ones(len(boxes))
         angles = np.full(len(boxes), np.nan) if angles is None else np.asarray(angles, np.float64)
-        if angles.shape != (len(boxes),):
-            raise ValueError(f"angles of shape {angles.shape}, expected ({len(boxes)},): one for each box")
+        if angles.shape != (len(boxes),) or np.isinf(angles).any():
+            raise ValueError(f"angles of shape {angles.shape}, expected ({len(boxes)},): one for each box, in degrees")
         looked_at, turned = boxes.copy(), np.nan_to_num(angles)
         for i in np.flatnonzero(np.isnan(angles)):
             look = detector.look_again(image, boxes[i])

@@ -30,12 +30,18 @@ class ResultFiles:
     1, as in 300W. Names that are not UTF-8 are escaped.
 
     Args:   images: paths; with those that an earlier run has done it goes on; videos, and images on which it was
-            killed, are to be done again. None: the earlier run is not read.
+            killed, are to be done again. None: the earlier run is not read. again: those that are done again anyway.
     Raises: InputError if the folder cannot be written to, or what is there is of other images or another model.
     """
 
     def __init__(
-        self, folder: Path, formats: list[str], spec: DatasetSpec, name: str = "predictions", images: list | None = None
+        self,
+        folder: Path,
+        formats: list[str],
+        spec: DatasetSpec,
+        name: str = "predictions",
+        images: list | None = None,
+        again: Sequence = (),
     ) -> None:
         self.folder, self.formats, self.spec = folder, set(formats), spec
         self.paths = {form: folder / f"{name}.{form}" for form in FACE_FORMATS} | {"pts": folder / "*.pts"}
@@ -44,12 +50,12 @@ class ResultFiles:
         earlier = next((path for path in (self._journal, self.paths["jsonl"]) if path.is_file()), None)
         if images is not None and earlier:
             with replacing(self._journal) as temporary, open(temporary, "wb") as file:
-                file.writelines(self._kept(earlier, {utf8(path) for path in images}))
+                file.writelines(self._kept(earlier, *({utf8(path) for path in ones} for ones in (images, again))))
         with writing(self._journal):
             self._file = open(self._journal, "ab", buffering=0)  # noqa: SIM115
             self._file.truncate(0 if images is None else None)
 
-    def _kept(self, path: Path, images: set[str]) -> Iterator[bytes]:
+    def _kept(self, path: Path, images: set[str], again: set[str]) -> Iterator[bytes]:
         others = 0
         with open(path, "rb") as file:
             for line in file:
@@ -60,6 +66,8 @@ class ResultFiles:
                     continue
                 if points - {self.spec.num_landmarks}:
                     raise InputError(f"{path}: is of another model, with {points.pop()} points. Choose another output.")
+                if name in again:
+                    continue
                 if name in images and name not in self.done:
                     self.done.add(name)
                     yield line.rstrip(b"\n") + b"\n"
@@ -81,7 +89,8 @@ class ResultFiles:
             entry["faces"][-1] |= dict(zip(ANGLES, face.angles), landmarks=face.landmarks)
             if "pts" in self.formats:
                 path = self.folder / (f"{stem}_{number}.pts" if frame < 0 else f"{stem}_{frame:06d}_{number}.pts")
-                if any(path.with_suffix(ending).exists() for ending in PHOTO_ENDINGS):
+                endings = (*PHOTO_ENDINGS, *map(str.upper, PHOTO_ENDINGS))  # A_1.JPG, too
+                if any(path.with_suffix(ending).exists() for ending in endings):
                     raise InputError(f"{path}: would be the annotation of the photo beside it. Choose another output.")
                 write_text(path, pts_text(face.landmarks))
         line, before = memoryview(f"{json.dumps(plain(entry, 4))}\n".encode()), os.fstat(self._file.fileno()).st_size
@@ -167,6 +176,9 @@ def read_boxes(path: Path) -> list[BoxRow]:
     for line, image, (*box, angle) in read_csv(path, "image", BOX_COLUMNS, optional="angle"):
         if box[0] >= box[2] or box[1] >= box[3]:
             raise InputError(f"{path}, line {line}: {box}, expected x_min < x_max and y_min < y_max.")
+        if min(box[2] - box[0], box[3] - box[1]) < 2:
+            told = "less than 2 pixels wide or high. Boxes are in pixels, not in shares of the image"
+            raise InputError(f"{path}, line {line}: {box}, {told}.")
         if abs(angle) > 360:
             raise InputError(f"{path}, line {line}: angle {angle:g}, expected -360 to 360 degrees.")
         rows.append(BoxRow(line, image, np.array(box), angle))

@@ -33,7 +33,7 @@ from asmnet_tf.files import InputError, StopSignals, numbered, printable, replac
 
 LINES = 10  # up to so many images are told one by one
 OTHER_ENDINGS = (  # of pictures and videos that are not read: to be told, not passed over
-    *(".heic", ".heif", ".hif", ".avif", ".gif", ".svg", ".psd", ".jxl", ".ico", ".eps", ".tga", ".xcf"),
+    *(".jp2", ".heic", ".heif", ".hif", ".avif", ".gif", ".svg", ".psd", ".jxl", ".ico", ".eps", ".tga", ".xcf"),
     *(".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw"),
     *(".3gp", ".flv", ".mts", ".m2ts", ".ogv", ".vob"),
 )
@@ -90,13 +90,16 @@ def find_inputs(
             address = video_name(path).split("://", 1)[-1].partition("?")[0]
             found.setdefault(path, (path, "_".join(re.findall(r"\w+", address))[:100] or "stream"))
             continue
-        in_folder, usable = os.path.isdir(path), False
-        for file in sorted(path.rglob("*")) if in_folder else [path]:
+        in_folder, usable, before = os.path.isdir(path), False, len(failed)
+        for file in sorted(_below(path, failed, skipped)) if in_folder else [path]:
             ending = file.suffix.lower()
-            if in_folder and not (file.is_file() and ending in PHOTO_ENDINGS + VIDEO_ENDINGS + OTHER_ENDINGS):
+            if in_folder and ending not in PHOTO_ENDINGS + VIDEO_ENDINGS + OTHER_ENDINGS:
                 continue
-            if not os.path.exists(file):
-                failed.add(file, InputError(f"{file}: no such file or folder."))
+            hidden = in_folder and file.name.startswith(".")
+            if (reason := _unreachable(file)) and not hidden:
+                failed.add(file, InputError(f"{file}: {reason}."))
+            elif in_folder and not os.path.isfile(file):  # a pipe or device
+                continue
             elif ending in OTHER_ENDINGS and not in_folder:
                 failed.add(path, InputError(f"{path}: {ending} is not read. Save it as .jpg, .png or .mp4."))
             elif ending in OTHER_ENDINGS or ending[1:] in FACE_FORMATS:
@@ -104,29 +107,57 @@ def find_inputs(
             elif is_overlay(file):
                 skipped["drawn by predict"] += 1
                 usable = True
-            elif in_folder and file.name.startswith("."):  # of macOS, of a run that was killed
+            elif hidden:  # of macOS, of a run that was killed
                 skipped["hidden"] += 1
             else:
                 name = file.relative_to(path if in_folder else path.parent).with_suffix("").as_posix()
                 found.setdefault(os.path.abspath(file), (file, name))
                 usable = True
-        if in_folder and not usable:
+        if in_folder and not usable and len(failed) == before:
             failed.add(path, InputError(f"{path}: no image or video in this folder ({', '.join(PHOTO_ENDINGS)}, ...)."))
-    if skipped:
+    if skipped := +skipped:
         say(f"skipped {', '.join(f'{count} {kind}' for kind, count in skipped.items())}", sys.stderr)
     if not found and not failed:
         raise InputError(f"{inputs[0]}: not a photograph or video but what predict wrote. Give what it was made from.")
-    taken, images, videos = set(), [], []
-    for path, name in found.values():
+    taken, frames, images, videos = set(), set(), [], []
+
+    def is_video(path: Path | str | int) -> bool:
+        return not isinstance(path, Path) or path.suffix.lower() in VIDEO_ENDINGS
+
+    for path, name in sorted(found.values(), key=lambda one: is_video(one[0])):
         # a.jpg and a.png, or one name in two folders; and a picture of the user's may be called as the overlay would
         for free in numbered(name):
             overlays = [output / f"{free}_overlay{ending}" for ending in (".jpg", ".mp4")]
-            if free not in taken and all(is_overlay(drawn) or not os.path.lexists(drawn) for drawn in overlays):
+            clash = free in taken or (is_video(path) and free in frames)
+            if not clash and all(is_overlay(drawn) or not os.path.lexists(drawn) for drawn in overlays):
                 break
         taken.add(free)
-        is_video = not isinstance(path, Path) or path.suffix.lower() in VIDEO_ENDINGS
-        (videos if is_video else images).append((path, free))
+        frames.add(re.sub(r"_\d{6,}$", "", free))  # CLIP_000007.jpg: its .pts would be those of frame 7 of CLIP.mp4
+        (videos if is_video(path) else images).append((path, free))
     return images, videos
+
+
+def _unreachable(path: Path) -> str:
+    """Returns why a path cannot be used, "" where it is there."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        gone = isinstance(error, ValueError | FileNotFoundError)
+        linked = " (a link to what is not there)" * os.path.islink(path)
+        return f"no such file or folder{linked}" if gone else f"cannot be read ({error.strerror})"
+    return ""
+
+
+def _below(folder: Path, failed: Failures, skipped: Counter[str]) -> Iterator[Path]:
+    """Yields what is no folder below a folder. Folders that cannot be read go to `failed`; linked ones are counted."""
+
+    def unreadable(error: OSError) -> None:
+        told = f"{error.filename}: this folder cannot be read ({error.strerror})."
+        failed.add(error.filename, InputError(told))
+
+    for root, folders, names in os.walk(folder, onerror=unreadable):
+        skipped["linked folder"] += sum(os.path.islink(os.path.join(root, name)) for name in folders)
+        yield from (Path(root, name) for name in names)
 
 
 def _find(csv: Path | None, folder: Path | None, min_quality: float, aligner: FaceAligner | None, task: Task) -> Found:
@@ -192,7 +223,7 @@ class FaceRun:
                         counts += [1, len(faces), not faces]
                     if error:
                         raise error
-                    told = f"no row in {csv}" if rows == [] else _counted(len(faces))
+                    told = f"no row in {csv}" if rows == [] else _counted(len(faces), self.min_quality)
                     if faces and np.isfinite(angles := faces[0][1].angles).all():  # NaN: a layout without pose
                         first = "of the first " * (len(faces) > 1)
                         told += ", {}yaw {:.1f}, pitch {:.1f}, roll {:.1f} degrees".format(first, *angles)
@@ -263,10 +294,11 @@ class FaceRun:
                 self._drawn.append((overlay, video.name))
             if self.signals.received and not video.is_camera:
                 raise InputError(f"{video.name}: stopped after {count} frames.")
-            if wanted and limit is None and count < 0.95 * video.frames - 2:  # the header's number is an estimate
+            if wanted and video.frames and count < 0.95 * total - 2:  # the header's number is an estimate
                 raise InputError(f"{video.name}: ends after {count} of {video.frames} frames. Is the video whole?")
-            told = f"{count} frames, {_counted(len(numbers))}, {count / (time.perf_counter() - start):.1f} frames/s"
-            say(f"{video.name}: {told}" + (f"; {overlay}" if overlay else ""))
+            told = f"{count} frames, {_counted(len(numbers), self.min_quality)}"
+            told += f", {count / (time.perf_counter() - start):.1f} frames/s" + f"; {overlay}" * bool(overlay)
+            say(f"{video.name}: {told}")
 
     def with_room(self, write: Callable, *args: object) -> list[Path] | None:
         """Returns what `write` does; on a full disk the overlays of this run give way."""
@@ -281,5 +313,6 @@ class FaceRun:
                 self.failed.add(source, InputError(f"{path}: removed, for the disk is full, the landmarks need space."))
 
 
-def _counted(faces: int) -> str:
-    return f"{faces} face{'s' * (faces > 1)}" if faces else "no face found"
+def _counted(faces: int, min_quality: float) -> str:
+    none = f"no face of quality {min_quality:g} or more" if min_quality else "no face found"
+    return f"{faces} face{'s' * (faces > 1)}" if faces else none

@@ -44,7 +44,8 @@ class Video:
     def __init__(self, source: Path | int | str) -> None:
         self.name = video_name(source)
         _check_name(source)
-        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        self._source = _for_ffmpeg(source) if isinstance(source, Path) else source
+        self._capture = cv2.VideoCapture(self._source)
         if not self._capture.isOpened():
             reason = "not a video that OpenCV opens; it may be cut short. Give a whole file."
             if not isinstance(source, Path):
@@ -54,8 +55,12 @@ class Video:
         self.fps = fps if 0 < fps < 1000 else 30.0
         self.frames = 0 if isinstance(source, int) else max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self.is_camera = not self.frames and not isinstance(source, Path)
+        if isinstance(source, Path):
+            self._capture.release()  # a folder may hold more videos than a process may have files open
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
+        if not self._capture.isOpened():
+            self._capture.open(self._source)
         before = time.perf_counter()
         while (read := self._capture.read())[0]:
             now = time.perf_counter()
@@ -80,7 +85,8 @@ class VideoFile:
         """Appends a frame (H, W, 3). Raises: OSError if OpenCV cannot write such a video."""
         if self._writer is None:
             codec = cv2.VideoWriter_fourcc(*CODEC)
-            self._writer = cv2.VideoWriter(str(self.path), codec, self.fps, frame.shape[1::-1])
+            fps = round(self.fps, 3 if self.fps < 65 else 2 if self.fps < 655 else 1)  # MPEG-4 counts to 65,535
+            self._writer = cv2.VideoWriter(_for_ffmpeg(self.path), codec, fps, frame.shape[1::-1])
         if not self._writer.isOpened():
             raise self._error()
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
@@ -91,7 +97,7 @@ class VideoFile:
         if self._writer is None or not self._writer.isOpened():
             return
         self._writer.release()
-        if int(cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT)) != self.frames:
+        if int(cv2.VideoCapture(_for_ffmpeg(self.path)).get(cv2.CAP_PROP_FRAME_COUNT)) != self.frames:
             raise self._error()
         with open(self.path, "ab") as file:
             file.write(MARK)
@@ -108,6 +114,10 @@ def show_frame(name: str, image: np.ndarray, speed: float) -> bool:
     cv2.putText(image, f"{speed:.1f} frames/s", (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (120, 240, 70), 2, cv2.LINE_AA)
     cv2.imshow(name, image)
     return cv2.waitKey(1) & 255 != ord("q") and cv2.getWindowProperty(name, cv2.WND_PROP_VISIBLE) >= 1
+
+
+def _for_ffmpeg(path: Path) -> str:
+    return os.path.join(os.curdir, path)  # `10:30.mp4` would be an address of the protocol `10`
 
 
 def _check_name(path: Path | int | str) -> None:

@@ -85,6 +85,8 @@ def test_boxes_with_an_angle_and_without(aligner, photograph, face):
     assert abs(signed(given.roll - face.roll - 180)) < 0.5
     with pytest.raises(ValueError, match=r"angles of shape \(2,\), expected \(3,\)"):
         aligner.detect(turned, boxes, angles=np.zeros(2))
+    with pytest.raises(ValueError, match="in degrees"):
+        aligner.detect(turned, boxes, angles=np.array([0.0, np.inf, 0.0]))
 
 
 def test_a_given_box_is_cropped_as_evaluate_crops_it(aligner, photograph, face):

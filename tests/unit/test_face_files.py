@@ -138,8 +138,9 @@ def test_a_line_is_in_the_journal_whole_or_not_at_all(tmp_path):
     assert [json.loads(line)["image"] for line in lines] == ["a.jpg", "c.jpg"]
 
 
-def test_the_annotation_of_a_photograph_is_not_overwritten(tmp_path):
-    (tmp_path / "a_1.png").touch()
+@pytest.mark.parametrize("ending", [".png", ".JPG"])
+def test_the_annotation_of_a_photograph_is_not_overwritten(tmp_path, ending):
+    (tmp_path / f"a_1{ending}").touch()
     (tmp_path / "a_1.pts").write_text("by hand")
     with pytest.raises(InputError, match=r"a_1\.pts"):
         write_results(tmp_path, [("a.jpg", "a", (9, 9), [(1, FACE)])], ("pts",))
@@ -230,6 +231,7 @@ def test_a_box_outside_its_image_is_refused_by_line(tmp_path, box):
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,nan,4\n", "line 2"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,1e999,4\n", "line 2"),
         ("image,x_min,y_min,x_max,y_max\na.jpg,1,2,3,2\n", "line 2"),
+        ("image,x_min,y_min,x_max,y_max\na.jpg,0.3,0.1,0.7,0.5\n", "line 2: .*in pixels, not in shares"),
         ("image,x_min,y_min,x_max,y_max,angle\na.jpg,1,2,3,4,361\n", "line 2: angle 361, expected -360 to 360"),
         ("image,x_min,y_min,x_max,y_max,angle\na.jpg,1,2,3,4,left\n", "line 2: .*not all numbers"),
         ("image,x_min,y_min,x_max,y_max,angle\na.jpg,1,2,3,4,nan\n", "line 2: .*not finite"),

@@ -50,6 +50,10 @@ def burst():
     raise MemoryError
 
 
+def burst_of_input_error():
+    raise files.InputError("in/b.png: odd")
+
+
 @pytest.fixture
 def on_call(monkeypatch):
     monkeypatch.setattr(aligner, "FaceAligner", FakeAligner)
@@ -185,13 +189,18 @@ def test_any_name_of_a_file(photos, on_call, name, capsys):
 
 
 def test_what_it_does_not_read_is_counted_in_a_folder_and_refused_by_name(photos, on_call, capsys):
-    for name in ("x.heic", "deep/y.HEIC", "z.gif", "raw.NEF", "old.3gp", "notes.txt", "._a.png"):
+    for name in ("x.heic", "deep/y.HEIC", "z.gif", "raw.NEF", "old.3gp", "map.jp2", "notes.txt", "._a.png"):
         (photos / name).parent.mkdir(exist_ok=True)
         (photos / name).touch()
     assert run(photos, "--no-draw") == 0
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1
-    for words in ("2 .heic", "1 .gif", "1 .nef", "1 .3gp", "1 hidden"):
+    (photos / "all").symlink_to("/", target_is_directory=True)
+    (photos / "gone.jpg").symlink_to("nowhere.jpg")
+    assert run(photos, "--no-draw") == 2
+    told += capsys.readouterr().err.splitlines()[:2]
+    assert "gone.jpg: no such file or folder (a link to what is not there)" in "".join(told[1:])
+    for words in ("2 .heic", "1 .gif", "1 .nef", "1 .3gp", "1 .jp2", "1 hidden"):
         assert words in told[0]
     assert run(photos / "x.heic", photos / "z.gif", photos / "a.png", "--no-draw") == 2
     errors = capsys.readouterr().err.splitlines()
@@ -229,11 +238,12 @@ def test_a_signal_ends_it_and_what_is_done_is_written(photos, on_call, number, c
     assert "2 of 3 inputs done" in capsys.readouterr().err
 
 
-def test_a_signal_in_a_video_leaves_it_whole(photos, on_call):
+def test_a_signal_in_a_video_leaves_it_whole(photos, on_call, capsys):
     on_call[3] = lambda: os.kill(os.getpid(), signal.SIGINT)
     assert run(clip(Path("clip.mp4")), clip(Path("next.mp4"))) == 130
     assert [result["frame"] for result in document()["results"]] == [0, 1, 2]
     assert list(failures()) == ["clip.mp4", "next.mp4"]
+    assert "0 of 2 inputs done" in capsys.readouterr().err
     assert cv2.VideoCapture("predictions/clip_overlay.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
@@ -358,6 +368,90 @@ def test_what_a_signal_left_is_not_done_twice(photos, on_call):
     on_call[2] = burst
     assert run(photos, "--resume") == 0
     assert names() == ["in/a.png", "in/c.png"]
+
+
+def test_a_picture_that_failed_or_went_is_drawn_by_the_next_run(photos, on_call):
+    on_call[2] = burst_of_input_error
+    assert run(photos, "--resume") == 2
+    assert run(photos, "--resume") == 0
+    Path("predictions/a_overlay.jpg").unlink()
+    assert run(photos, "--resume") == 0
+    assert sorted(names()) == ["in/a.png", "in/b.png", "in/c.png"]
+    assert all(overlay.is_overlay(Path(f"predictions/{name}_overlay.jpg")) for name in "abc")
+
+
+def test_folders_and_files_that_may_not_be_read_are_named(photos, on_call, monkeypatch, capsys):
+    (photos / "locked").mkdir()
+    walk, stat = os.walk, os.stat
+
+    def refused(path, *_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    def locked(folder, onerror):
+        onerror(PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(photos / "locked")))
+        return walk(folder)
+
+    monkeypatch.setattr(os, "walk", locked)
+    monkeypatch.setattr(os, "stat", lambda path, **more: (refused if str(path) == "in/b.png" else stat)(path, **more))
+    assert run(photos, "--no-draw") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.split(" (")[0] for line in errors] == [
+        "error: in/locked: this folder cannot be read",
+        "error: in/b.png: cannot be read",
+    ]
+    assert names() == ["in/a.png", "in/c.png"]
+    assert run("") == 2
+
+
+def test_more_videos_than_a_process_may_have_files_open(photos, on_call):
+    resource = pytest.importorskip("resource")
+    one = clip(Path("one.mp4"), 1).absolute()
+    Path("videos").mkdir()
+    for number in range(60):
+        Path(f"videos/{number}.mp4").symlink_to(one)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 40, before[1]))
+    try:
+        assert run("videos", "--no-draw") == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(names()) == 60
+
+
+@pytest.mark.parametrize(("name", "fps"), [("rec-10:30.avi", 25.0), ("slow.avi", 119.457), ("slower.avi", 239.683)])
+def test_videos_of_any_rate_and_name(photos, on_call, name, fps):
+    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter_fourcc(*"MJPG"), fps, (64, 64))
+    for _ in range(4):
+        writer.write(np.full((64, 64, 3), 90, np.uint8))
+    writer.release()
+    os.rename("clip.avi", name)
+    assert run(name, "--output", "out-10:30") == 0
+    drawn = cv2.VideoCapture(f"./out-10:30/{Path(name).stem}_overlay.mp4")
+    assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 4
+    assert drawn.get(cv2.CAP_PROP_FPS) == pytest.approx(fps, abs=0.05)
+
+
+def test_points_of_a_frame_do_not_replace_those_of_a_photograph(photos, on_call):
+    clip(photos / "clip.mp4", 2)
+    picture(photos / "clip_000000.png")
+    assert run(photos, "--format", "pts", "--no-draw") == 0
+    assert {path.name for path in Path("predictions").glob("clip*")} == {
+        "clip_000000_1.pts",
+        "clip-2_000000_1.pts",
+        "clip-2_000001_1.pts",
+    }
+
+
+def test_a_video_that_ends_early_is_told_with_a_number_of_frames_too(photos, on_call, monkeypatch, capsys):
+    class Cut(video.Video):
+        def __init__(self, source):
+            super().__init__(source)
+            self.frames = 40
+
+    monkeypatch.setattr(video, "Video", Cut)
+    assert run(clip(Path("clip.mp4")), "--no-draw", "--frames", "5") == 0
+    assert run(clip(Path("clip.mp4")), "--no-draw", "--frames", "30") == 2
+    assert "ends after 6 of 40 frames" in capsys.readouterr().err
 
 
 def test_shards_part_the_inputs_and_share_a_folder(photos, on_call):
