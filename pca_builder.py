@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
         path = args.output / f"{spec.name}_pca{percent:g}.npz"
         model.save(path)
         kept = f"{model.num_components} of {2 * model.num_landmarks} components from {model.n_samples} faces"
-        far = f"ASM moves a shape by {100 * np.nanmean(moved[percent]):.2f} % inter-ocular"
+        far = f"ASM moves a shape by {100 * np.nanmean(moved[percent]):.2f} % {spec.unit}"
         print(f"{path}: {kept}, {args.crop} crop; {far}")
 
     # 4. Pictures.

@@ -58,7 +58,7 @@ def read_samples(
         if there and len(samples) < most:
             read = readers.READERS.get(kind, readers.read_folder_pts)
             here = list(read(spec, data_dir, source, most - len(samples), bad))
-            found[source.name] += len(here)
+            found[source.path] += len(here)
             samples += here
     if shared:
         samples = _share(samples, spec.shares, split)[:limit]
@@ -71,9 +71,9 @@ def read_samples(
     if not samples:
         places = ", ".join(source.path for source in sources)
         raise InputError(f"{data_dir}: no {spec.title} {split} face in it (looked for {places}). Is --data-dir right?")
-    expected = sum(source.expected for source in sources)
+    expected = 0 if shared else sum(source.expected for source in sources)  # which counts all shares together
     if expected and limit is None and len(samples) != expected and not quiet:
-        parts = ", ".join(f"{s.name.upper()} {found[s.name]}/{s.expected}" for s in sources)
+        parts = ", ".join(f"{s.name.upper()} {found[s.path]}/{s.expected}" for s in sources)
         print(f"{spec.title} {split}: {len(samples)} of {expected} faces ({parts})", file=sys.stderr)
     return samples
 
@@ -117,6 +117,9 @@ def _usable(samples: list[Sample], bad: BadSamples, quiet: bool) -> list[Sample]
     turned = []
 
     def check(sample: Sample) -> None:
+        if not np.ptp(sample.landmarks, axis=0).any():
+            told = f"all {len(sample.landmarks)} landmarks of {sample.name} are in one point"
+            raise InputError(f"{sample.image_path}: {told}. Remove this face.")
         width, height, is_turned = sample.image_size() or (np.inf, np.inf, False)  # decoding it will say what is wrong
         turned.extend([sample] * is_turned)
         x, y = sample.landmarks.T
@@ -235,7 +238,15 @@ def photograph(name: str) -> str:
 
     300W writes `_1`, `_2`, ... behind a photograph's number; `image_0001` and `photo_10` number photographs.
     """
-    return re.sub(r"#\d+$|_[1-9]$|(?<=[0-9])_[1-9][0-9]$", "", name)
+    return re.sub(r"#\d+$|_[1-9]$|(?<=[0-9])_(0|[1-9][0-9])$", "", name)
+
+
+def _photograph_of(sample: Sample) -> str:
+    folder, _, stem = sample.name.rpartition("/")
+    image = sample.image_path.stem
+    if re.fullmatch(rf"{re.escape(image)}_[1-9]\d?", stem):  # NAME_12.pts of NAME.jpg
+        return f"{folder}/{image}" if folder else image
+    return photograph(sample.name)
 
 
 def hold_out(samples: list[Sample], fraction: float, salt: str = "") -> tuple[list[Sample], list[Sample]]:
@@ -247,7 +258,7 @@ def hold_out(samples: list[Sample], fraction: float, salt: str = "") -> tuple[li
 
     Args: fraction: of the photographs, in expectation; 0 gives an empty validation list. salt: makes another choice.
     """
-    names = [photograph(sample.name) for sample in samples]
+    names = [_photograph_of(sample) for sample in samples]
     if len(set(names)) == 1:
         names = [sample.name for sample in samples]
     hashes = [int.from_bytes(hashlib.sha256(os.fsencode(salt + name)).digest()[:8], "big") / 2**64 for name in names]

@@ -19,7 +19,8 @@ from asmnet_tf.files import InputError
 class TrainingBatches:
     """Augmented training batches, endless, a pure function of (seed, epoch, step): a resumed run sees the same ones.
 
-    Flip, rotation and so on are drawn per face from a generator keyed by (seed, epoch, sample).
+    Flip, rotation and so on are drawn per face from a generator keyed by (seed, epoch, sample), of an extra face also
+    by its place in the epoch, where it may stand more than once.
 
     Args:
         patches: of samples with a pose each (`annotations.trainable`), or none with one.
@@ -41,7 +42,8 @@ class TrainingBatches:
         right_px: float = 0.0,
     ) -> None:
         self.patches, self.augmentation, self.seed, self.right_px = patches, augmentation, seed, right_px
-        own, extra_used = len(patches) - extra, round(extra_weight * extra)
+        self.own = own = len(patches) - extra
+        extra_used = max(round(extra_weight * extra), extra > 0)
         self.batch_size = min(batch_size, own + extra_used)
         self.part = part(self.batch_size)
         self.steps_per_epoch = (own + extra_used) // self.batch_size  # without the last incomplete batch
@@ -63,13 +65,14 @@ class TrainingBatches:
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, ...]:
         """Returns image, landmarks_norm, affine, flip, pose of this worker's part of one batch."""
-        chosen = self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size][self.part]
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self.part]
+        chosen = self._order(epoch)[places]
         patches, size, count = self.patches, self.patches.size, len(chosen)
         images = np.empty((count, size, size, 3), np.uint8)
         affine, flip = np.empty((count, 2, 3), np.float32), np.empty(count, bool)
         pose = np.empty((count, 3), np.float32)
-        for row, i in enumerate(chosen):
-            rng = np.random.default_rng([self.seed, epoch, int(i)])
+        for row, (place, i) in enumerate(zip(places.tolist(), chosen.tolist())):
+            rng = np.random.default_rng([self.seed, epoch, i, *[place] * (i >= self.own)])
             frame = patches.frames[i]
             moved = aug.draw_motion(self.augmentation, frame, rng)
             image = aug.render(patches.patch(i), frame, moved, size)

@@ -109,6 +109,11 @@ class DatasetSpec:
         return self.name in DATASETS and self.num_landmarks in (DATASETS[name].num_landmarks for name in REAL)
 
     @property
+    def unit(self) -> str:
+        """What errors are divided by, in words."""
+        return "inter-ocular" if self.outer_eye_corners else "of the box's diagonal"
+
+    @property
     def has_pose(self) -> bool:
         """Whether the landmarks tell a head pose: six rigid points and a line of the eyes."""
         return len(self.rigid_points) >= RIGID_POINTS and bool(self.outer_eye_corners)
@@ -198,7 +203,7 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
     corners = () if box else run("normaliser", table["normaliser"])
     need(box or len(set(corners)) == len(corners) == 2, "normaliser", table["normaliser"], 'two points, or "box"')
     pupils = tuple(run("pupils", item) for item in table.get("pupils", corners))
-    two = not pupils or (len(pupils) == 2 and set(pupils[0]) != set(pupils[1]))
+    two = (not pupils and box) or (len(pupils) == 2 and set(pupils[0]) != set(pupils[1]))
     need(two, "pupils", table.get("pupils"), "two points, or two lists of points")
     rigid: dict[int, int | tuple[float, ...]] = {}
     for item in table.get("pose", []):
@@ -213,8 +218,9 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
     need(all(contours), "contours", table.get("contours"), "lists of points")
     lines = tuple((line[:-1], True) if len(line) > 2 and line[0] == line[-1] else (line, False) for line in contours)
     thresholds = table.get("thresholds", [0.08, 0.10])
-    fractions = thresholds and all(isinstance(t, float) and 0 < t <= 1 for t in thresholds)
-    need(fractions, "thresholds", thresholds, "fractions like 0.08")
+    fractions = all(isinstance(t, float) and 0.01 <= t <= 1 and abs(t - round(t, 2)) < 1e-9 for t in thresholds)
+    fractions = thresholds and fractions and len(set(thresholds)) == len(thresholds)
+    need(fractions, "thresholds", thresholds, "fractions like 0.08, of two decimals, each once")
     counts, title, layout = table.get("counts", {}), table.get("title", name), table.get("layout", "300w")
     need(all(type(faces) is int and faces > 0 for faces in counts.values()), "counts", counts, "numbers of faces")
     need(title.isprintable(), "title", title, "one line")
@@ -226,6 +232,7 @@ def read_spec(table: dict, where: str | Path) -> DatasetSpec:
     need(are_numbers([table.get("right_px", 0)], 100), "right_px", table.get("right_px"), "a number of pixels")
     splits, shares = {}, {}
     for split, sources in table.get("splits", {}).items():
+        need(split in ("train", "val", "test"), "splits", split, "train, val and test; other keys stand above [splits]")
         if isinstance(sources, float) and 0 < sources < 1 and split != "train":
             shares[split] = sources
             continue

@@ -31,7 +31,7 @@ from asmnet_tf.data.pose import cache_folder
 from asmnet_tf.data.readers import Sample
 from asmnet_tf.files import OutputError, cores, first_line, free_memory, owned, read_array, read_json, writing
 
-FORMAT = 3  # 1: images as stored, whatever their EXIF orientation; 2: TFRecord files
+FORMAT = 4  # 1: images as stored, whatever their EXIF orientation; 2: TFRecord files; 3: rows too short
 MEMORY_LIMIT_BYTES = 4 << 30  # --cache auto keeps patches in memory up to this, and up to half of what is free
 Read = Callable[[int], geometry.Patch | None]
 _BATCHES_AHEAD = 2  # that `batches_of_crops` prepares while the caller works on one
@@ -94,7 +94,7 @@ class FacePatches:
         """Returns upper bounds of the bytes of the pixels, (N,): of faces whose surroundings lie inside the image."""
         extent = self.frames[:, 2:]
         reach = extent * self.margin + 4  # whole pixels, one more on each side: see `geometry.cut_patch`
-        kept = np.ceil(reach * np.minimum(1.0, self.size * geometry.PATCH_DETAIL / extent))
+        kept = np.ceil(np.ceil(reach) * np.minimum(1.0, self.size * geometry.PATCH_DETAIL / extent))
         return (3 * kept.prod(axis=1)).astype(np.int64)
 
     def _bytes(self) -> int:

@@ -242,7 +242,11 @@ def _coco_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tupl
     try:
         content = json.loads(read_text(path, MAX_LIST_BYTES))
         images = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        faces = [(face["id"], images.get(face["image_id"], ""), face["keypoints"]) for face in content["annotations"]]
+        named = {kind["id"]: kind.get("keypoints") for kind in content.get("categories", ())}
+        faces = [
+            (face["id"], images.get(face["image_id"], ""), face["keypoints"], named.get(face.get("category_id")))
+            for face in content["annotations"]
+        ]
         if len(images) < len(content["images"]):
             raise ValueError("two images have the same id")
     except (ValueError, LookupError, TypeError, RecursionError) as error:
@@ -250,14 +254,16 @@ def _coco_faces(path: Path, spec: DatasetSpec, bad: BadSamples) -> Iterator[tupl
         known = "images with id and file_name, annotations with id, image_id and keypoints"
         raise InputError(f"{path}: not COCO keypoints ({told}). Expected {known}.") from error
 
-    def points(keypoints: list) -> np.ndarray:
+    def points(keypoints: list, names: list | None) -> np.ndarray:
         table = np.array(keypoints, np.float64).reshape(-1, 3)
+        if names and len(names) == len(table) and set(names) == set(spec.point_names):  # in the order of the file
+            table = table[[names.index(name) for name in spec.point_names]]
         if (table[:, 2] == 0).any():
             raise ValueError(f"point {int(table[:, 2].argmin())} is not labelled")
         return table[:, :2].reshape(-1)
 
-    for number, image, keypoints in faces:
-        yield f"{path}, annotation {number}", image, functools.partial(points, keypoints)
+    for number, image, keypoints, names in faces:
+        yield f"{path}, annotation {number}", image, functools.partial(points, keypoints, names)
 
 
 def _read_annotated(spec: DatasetSpec, data_dir: Path, source: Source, limit: int, bad: BadSamples) -> Iterator[Sample]:
@@ -375,7 +381,12 @@ def _read_aflw2000(spec: DatasetSpec, data_dir: Path, source: Source, limit: int
     from scipy.io import loadmat  # only this dataset needs it
 
     beyond = 0
-    for path in progress(_files(data_dir / source.path, "*.mat")[:limit], spec.title):
+    files_of_faces = [  # 300W-LP brings landmarks/**/*_pts.mat, both bring Code/**/*.mat
+        path
+        for path in _files(data_dir / source.path, "*.mat")
+        if not path.stem.endswith("_pts") and "Code" not in path.relative_to(data_dir).parts
+    ]
+    for path in progress(files_of_faces[:limit], spec.title):
         name = path.relative_to(data_dir).with_suffix("").as_posix()
         with bad.catch(name):
             with refusing(f"{path}: no whole file of AFLW2000-3D or 300W-LP"):  # SciPy raises whatever comes

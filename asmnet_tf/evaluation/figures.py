@@ -112,7 +112,7 @@ def curves_figure(
     figure = Figure(size, layout="constrained")
     for k, (subset, mask) in enumerate(faces.masks.items()):
         axes = new_axes(figure, rows, columns, k + 1, title=f"{faces.spec.title} {subset}, {mask.sum()} faces")
-        axes.set_xlabel("NME [% inter-ocular]" if is_ced else "threshold on the NME [% inter-ocular]")
+        axes.set_xlabel(f"{'' if is_ced else 'threshold on the '}NME [% {faces.spec.unit}]")
         axes.set(xlim=(0, 100 * grid[-1]), ylabel="faces with at most this NME [%]" if is_ced else "failure rate [%]")
         for t in thresholds:
             axes.axvline(100 * t, color="0.5", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
@@ -171,7 +171,7 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
     curves = new_axes(figure, grid[0, :], title=f"{spec.title}, {len(faces.names)} faces", ylim=(0, 1.05 * top))
     curves.grid(False, axis="x")
     curves.set(xlim=(-0.5, len(face) - 0.5), xlabel="landmark, counted from 0 (bands: contours)")
-    curves.set_ylabel("mean error [% inter-ocular]")
+    curves.set_ylabel(f"mean error [% {spec.unit}]")
     for k, (indices, _) in enumerate(spec.contours):
         if k % 2 == 0 and indices == tuple(range(indices[0], indices[-1] + 1)):
             curves.axvspan(indices[0] - 0.5, indices[-1] + 0.5, color="0.93", zorder=0)
@@ -189,7 +189,7 @@ def landmark_errors_figure(measured: Sequence[Measured], means: Sequence[np.ndar
     legend_below(curves, ncols=columns)
     extend = "max" if max(highest) > top else "neither"
     bar = figure.colorbar(circles, ax=figure.axes[1:], shrink=0.8, pad=0.01, extend=extend)
-    bar.set_label("mean error [% inter-ocular], radius to scale", fontsize=8)
+    bar.set_label(f"mean error [% {spec.unit}], radius to scale", fontsize=8)
     return figure
 
 
@@ -208,7 +208,7 @@ def contact_sheets(measured: Sequence[Measured], faces: Faces, image_reader: Cal
             chosen = chosen[:SHEET_FACES].tolist()
             pictures = [_annotated(*tile(i), one.method, faces, i) for i in chosen]
             captions = [f"{number(100 * one.nme[i])} %   {_short(faces.names[i])}" for i in chosen]
-            title = f"{label(one.method.name)}: {kind} {len(chosen)} of {len(order)} faces by NME (inter-ocular)"
+            title = f"{label(one.method.name)}: {kind} {len(chosen)} of {len(order)} faces by NME ({faces.spec.unit})"
             yield f"{stem}_{kind}", _sheet(pictures, captions, title)
 
 
@@ -285,7 +285,7 @@ def training_curves(rows: Sequence[dict], output_png: Path) -> None:
 
     losses = {"loss": "total", "loss_landmarks": "landmarks", "loss_asm": "ASM term", "loss_pose": "pose"}
     panel(grid[0, 0], "training loss", losses, log_axis=True)
-    panel(grid[0, 1], "validation NME [% inter-ocular]", {"val_nme_pct": "NME"}, clip=True)
+    panel(grid[0, 1], "validation NME [%]", {"val_nme_pct": "NME"}, clip=True)
     panel(grid[0, 2], "validation pose error [deg]", {f"val_{angle}_deg": angle for angle in ANGLES}, clip=True)
     panel(grid[1, 0], "alpha, weight of the ASM term", {"alpha": "alpha"}, drawstyle="steps-mid")
     panel(grid[1, 1], "learning rate", {"lr": "learning rate"})
@@ -299,7 +299,7 @@ def shape_model_plots(output_dir: Path, model: ShapeModel, smoothing: dict, spec
     Args: smoothing: pca_percent, marked on the variance curve, too -> (N,), see `metrics.smoothing_distance`.
     """
     drawn = {"modes": _modes_figure(model, spec), "variance": _variance_figure(model.eigenvalues, sorted(smoothing))}
-    for kind, figure in (drawn | {"smoothing": _smoothing_figure(smoothing)}).items():
+    for kind, figure in (drawn | {"smoothing": _smoothing_figure(smoothing, spec)}).items():
         save_figure(figure, output_dir / f"{spec.name}_{kind}.png")
 
 
@@ -340,10 +340,10 @@ def _variance_figure(eigenvalues: np.ndarray, marks: Sequence[float]) -> Figure:
     return figure
 
 
-def _smoothing_figure(smoothing: dict[float, np.ndarray]) -> Figure:
+def _smoothing_figure(smoothing: dict[float, np.ndarray], spec: DatasetSpec) -> Figure:
     figure = Figure((7.0, 4.6), layout="constrained")
     axes = new_axes(figure, ylabel="shapes [% per bin]")
-    axes.set_xlabel("distance that ASM moves a shape [% inter-ocular, mean over landmarks]")
+    axes.set_xlabel(f"distance that ASM moves a shape [% {spec.unit}, mean over landmarks]")
     known = {percent: values[np.isfinite(values)] for percent, values in sorted(smoothing.items())}
     moved = {percent: 100 * values for percent, values in known.items() if len(values)}
     everything = np.concatenate([*moved.values(), np.empty(0)])

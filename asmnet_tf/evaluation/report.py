@@ -222,6 +222,8 @@ def _landmark_blocks(faces: Faces, thresholds: Sequence[float], protocol: dict, 
     blocks = [("h1", title), ("list", [f"{key}: {value}" for key, value in said.items()]), ("h2", "Landmarks")]
     keys = ["nme_pct", "nme_interpupil_pct"] + [f"{k}_pct@{t:.2f}" for t in thresholds for k in ("fr", "auc")]
     header = ["method", "subset", "faces", "scored", "NME inter-ocular %", "NME inter-pupil %"]
+    if not faces.spec.outer_eye_corners:
+        header[-2:] = ["NME % of the box's diagonal", "the same"]
     header += [f"{k}@{t:.2f} %" for t in thresholds for k in ("FR", "AUC")]
     rows = [
         [*names, numbers["n"], numbers["n_scored"], *(_with_interval(numbers[k], numbers["ci95"][k]) for k in keys)]

@@ -154,7 +154,10 @@ def protocol(split: str, samples: list[Sample], faces: Faces, methods: list[Meth
     told |= {"faces": len(faces.names), "boxes": "of the landmarks"}
     if boxes is not None:
         told["boxes"] = f"face detector's: {np.isfinite(boxes[:, 0]).sum()} of {len(boxes)} faces found"
-    told |= {"normaliser": "inter-ocular (outer eye corners); inter-pupil beside it", "pose_labels": faces.pose_from}
+    told["normaliser"] = "inter-ocular (outer eye corners); inter-pupil beside it"
+    if not faces.spec.outer_eye_corners:
+        told["normaliser"] = "diagonal of the landmarks' box"
+    told["pose_labels"] = faces.pose_from
     return told | ({"pose_negated": "; ".join(negated)} if negated else {})
 
 

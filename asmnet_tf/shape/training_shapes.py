@@ -50,7 +50,7 @@ def read_shapes(path: str | Path, spec: DatasetSpec, limit: int | None = None) -
             raise InputError(f"{path}, row {rows.start + bad[0]}: a value is not finite or beyond 1e6. Remove it.")
         total += shapes[rows].sum(axis=0, dtype=np.float64)
     mean = total / max(len(shapes), 1)
-    if np.abs(mean).max() > 2 or mean[0] > 0:  # point 0 is on the left of the face
+    if np.abs(mean).max() > 2 or (spec.is_known and mean[0] > 0):  # there point 0 is on the left of the face
         point = f"the mean's first point is ({mean[0]:.4g}, {mean[1]:.4g})"
         raise InputError(f"{path}: {point}, so these are pixels or of the other sign. {_WHAT}")
     return shapes

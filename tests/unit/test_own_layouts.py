@@ -14,6 +14,7 @@ from asmnet_tf.config import AUGMENTATIONS
 from asmnet_tf.data.annotations import (
     BadSamples,
     _share,
+    hold_out,
     photograph,
     pose_of,
     pts_text,
@@ -154,6 +155,10 @@ def test_a_pose_from_places_of_ones_own_is_that_of_the_mean_face(tmp_path):
         ("[[0, 1], [", "[[nan, 1], ["),
         ("contours", "pupils = [[0], [9]]\ncontours"),
         ("contours", "thresholds = []\ncontours"),
+        ("contours", "thresholds = [0.035, 0.04]\ncontours"),
+        ("contours", "thresholds = [0.08, 0.08]\ncontours"),
+        ("contours", "pupils = []\ncontours"),
+        ("[splits]", "[splits]\nvalidation = 0.2"),
         ("contours", "counts = {test = 1.5}\ncontours"),
         ("contours", 'title = "of\\ntwo lines"\ncontours'),
         ('"train"', "[]"),
@@ -196,6 +201,19 @@ def write_coco(path, faces, visible=2):
         ],
     }
     path.write_text(json.dumps(content))
+
+
+def test_coco_points_are_taken_by_the_names_of_their_category(tmp_path):
+    spec, path = annotated(tmp_path, ".json")
+    content, order = json.loads(path.read_text()), [2, 0, 1, 4, 3]
+    content["categories"] = [{"id": 3, "keypoints": [spec.point_names[i] for i in order]}]
+    content["annotations"][1] |= {
+        "category_id": 3,
+        "keypoints": [v for x, y in (FACE + 1)[order] for v in (x, y, 2)],
+    }
+    path.write_text(json.dumps(content))
+    for k, sample in enumerate(read_samples(spec, tmp_path, "test")):
+        np.testing.assert_allclose(sample.landmarks, FACE + k, atol=1e-4)
 
 
 def annotated(tmp_path, ending):
@@ -304,6 +322,39 @@ def test_splits_by_share_part_the_photographs_once_and_for_all(tmp_path):
     assert {s.name for s in validation} == parts["val"]
 
 
+def test_faces_of_one_photograph_stand_on_one_side(tmp_path):
+    group = write_image(tmp_path / "train/group.jpg")
+    for k in range(1, 13):  # as predict writes them
+        (group.parent / f"group_{k}.pts").write_text(pts_text(FACE + k / 9))
+    write_faces(tmp_path / "train", 4)
+    samples = read_samples(describe(tmp_path), tmp_path, "train")
+    samples += [new_sample(f"LP/AFW_{n}_1_{k}", Path("no.jpg"), FACE, set()) for n in range(99) for k in range(4)]
+    for fraction in (0.2, 0.5, 0.8):
+        sides = [{s.name.rpartition("_")[0] for s in side if "_" in s.name} for side in hold_out(samples, fraction)]
+        assert not {name for name in sides[0] & sides[1] if not name.endswith("face")}
+
+
+def test_landmarks_all_in_one_point_are_a_bad_sample(tmp_path):
+    write_faces(tmp_path / "train", 3)
+    (tmp_path / "train/face_001x.pts").write_text(pts_text(np.zeros((5, 2))))
+    with pytest.raises(InputError, match="face_001x are in one point"):
+        read_samples(describe(tmp_path), tmp_path, "train")
+    bad = BadSamples(skip=True)
+    assert len(read_samples(describe(tmp_path), tmp_path, "train", bad=bad)) == 2
+    assert list(bad.reasons) == ["train/face_001x"]
+
+
+def test_the_number_of_faces_is_told_of_each_source(tmp_path, capsys):
+    write_faces(tmp_path / "train", 6)
+    write_faces(tmp_path / "train2/train", 4)
+    sources = '[{path = "train", faces = 9}, {path = "train2/train", tag = "train", faces = 4}]'
+    read_samples(describe(tmp_path, TOML.replace('"train"', sources)), tmp_path, "train")
+    assert "10 of 13 faces (TRAIN 6/9, TRAIN 4/4)" in capsys.readouterr().err
+    shared = TOML.replace('"train"', '{path = "train", faces = 6}').replace('["test", "more/test.csv"]', "0.5")
+    read_samples(describe(tmp_path, shared), tmp_path, "train")
+    assert not capsys.readouterr().err
+
+
 def test_each_share_is_of_all_photographs():
     samples = [new_sample(f"train/face_{k}x", Path("no.jpg"), FACE, set()) for k in range(4000)]
     parts = {split: _share(samples, {"val": 0.3, "test": 0.3}, split) for split in ("train", "val", "test")}
@@ -340,6 +391,11 @@ def test_extra_faces_come_as_often_as_their_weight_says(tmp_path):
         for got, of_each in zip(whole.batch(3, 1), zip(*(batches.batch(3, step) for step in range(4, 8)))):
             np.testing.assert_array_equal(got, np.concatenate(of_each))
         assert len(of_a_worker.batch(3, 1)[0]) == 1
+    moved = TrainingBatches(patches, AUGMENTATIONS["tuned"], 12 + 20, 0, extra=len(more), extra_weight=5.0).batch(0, 0)[
+        2
+    ]
+    assert len(np.unique(moved.reshape(32, 6), axis=0)) == 32  # none comes twice as it was
+    assert TrainingBatches(patches, AUGMENTATIONS["none"], 1, 0, extra=4, extra_weight=0.1).steps_per_epoch == 13
     alone = TrainingBatches(patches, AUGMENTATIONS["none"], 1, 5)
     np.testing.assert_array_equal(alone._order(2), np.random.default_rng([5, 2]).permutation(16))
 
@@ -361,6 +417,9 @@ def test_aflw2000_gives_the_angles_of_its_rotation(tmp_path):
     write_mat(tmp_path / "sub/b.mat", (-12, 0, 0), points, key="pt2d")
     write_mat(tmp_path / "c.mat", (0, 0, 25), points)
     write_mat(tmp_path / "d.mat", (0, 110, 0), points)  # beyond 99 degrees
+    for other in ("landmarks/AFW/a_pts.mat", "Code/Model_Shape.mat"):  # what the downloads bring, too
+        (tmp_path / other).parent.mkdir(parents=True)
+        savemat(tmp_path / other, {"pts_2d": points})
     samples = read_samples(spec, tmp_path, "test")
     assert [sample.name for sample in samples] == ["a", "c", "sub/b"]
     np.testing.assert_allclose(samples[0].landmarks, points, atol=1e-4)

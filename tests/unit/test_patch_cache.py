@@ -21,6 +21,7 @@ from asmnet_tf.data import patches as patch_cache
 from asmnet_tf.data.annotations import Sample
 from asmnet_tf.data.batches import TrainingBatches
 from asmnet_tf.data.patches import FacePatches
+from asmnet_tf.data.readers import new_sample
 from asmnet_tf.files import InputError
 
 COUNT = 70
@@ -88,6 +89,19 @@ def test_the_files_are_plain_arrays_and_take_no_more_room_than_the_pixels(faces,
         assert not pixels[i, 3 * height * width :].any()
     used = (folder / "patches.npy").stat().st_blocks * 512
     assert used <= sum(patches.patch(i).pixels.nbytes + 8192 for i in range(COUNT))
+
+
+def test_no_patch_is_larger_than_its_row(faces, tmp_path, capsys):
+    """The crop of this box is seen at one pixel more than fractions of pixels say."""
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (900, 900, 3), np.uint8))
+    centre, half = np.array([446.88591462, 459.89834696]), 142.56956133 / 2.4
+    samples = [
+        new_sample(f"face{side:.0f}", path, np.array([centre - side, centre + side]), set()) for side in (half, 30)
+    ]
+    for _ in range(2):
+        FacePatches(samples, "square", 1.2, 112, cache="disk", cache_dir=tmp_path / "cache").crops()
+    assert not capsys.readouterr().err
 
 
 def test_patches_are_written_once(faces, tmp_path, forbid_decoding, capsys):

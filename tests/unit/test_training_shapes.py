@@ -1,5 +1,7 @@
 """Shapes from samples and from a large file: the same numbers, and clear words for what cannot be used."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -113,3 +115,8 @@ def test_a_shape_model_belongs_to_one_dataset_and_crop(shapes, tmp_path):
         load_for(path, DATASETS["wflw"], "square")
     with pytest.raises(InputError, match=r"fitted in square crops of scale 1.2, this run uses tight"):
         load_for(path, DATASETS["300w"], "tight")
+
+
+def test_where_the_first_point_lies_tells_only_of_known_layouts(shapes, tmp_path):
+    mirrored = replace(SPEC, name="mine")
+    np.testing.assert_array_equal(read_shapes(save(tmp_path, -shapes), mirrored), -shapes)
