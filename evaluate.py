@@ -70,7 +70,8 @@ def main(args: argparse.Namespace) -> None:
             make_folder(args.output)
 
         # 1. Ground truth: a dataset's faces, or those that the prediction files bring along.
-        files, bad = truth.read_files(args.predictions), BadSamples(args.on_bad_sample == "skip")
+        files = truth.read_files(args.predictions, args.output if args.save_predictions else None)
+        bad = BadSamples(args.on_bad_sample == "skip")
         spec, data_dir = (None, args.data_dir) if files and args.dataset is None else cli.find_data(args)
         what = {"split": args.split, "subsets": args.subset, "limit": args.limit, "pose_labels": args.pose_labels}
         samples, faces = truth.find_truth(files, spec=spec, data_dir=data_dir, models=args.models, bad=bad, **what)

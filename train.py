@@ -64,16 +64,18 @@ def main(args: argparse.Namespace) -> None:
         from asmnet_tf.training.trainer import Trainer, start_model
 
         distribution.prepare(args.seed, args.deterministic, args.threads, args.mixed_precision)
+        scope = replicas.strategy.scope  # before TensorFlow's first operation: after it, there are no more CPUs
         start = None if args.weights == "none" else read_start_weights(args.weights, recipe.input_range)
         built = {"dropout": args.dropout, "l2_heads": args.l2_heads, "head": args.head}
         built["input_range"] = (start or recipe).input_range
 
         def build(input_size: int) -> asmnet.keras.Model:
-            with replicas.strategy.scope():
+            with scope():
                 return asmnet.BUILDERS[args.arch](spec.num_landmarks, input_size, **built)
 
         model = build(args.phases[0].input_size)
-        received, has_head = start_model(model, start, recipe, faces, spec, fit_head=not args.resume)
+        fit_head = not (args.resume and (folder / "state.npz").exists())
+        received, has_head = start_model(model, start, recipe, faces, spec, fit_head)
         if has_head and "O_L" not in received:  # fitted
             replicas.take_from_chief(model.get_layer("O_L").weights)
 
@@ -81,8 +83,9 @@ def main(args: argparse.Namespace) -> None:
         gently = "O_L" in received and args.lr is None and args.recipe != "finetune"
         phases = schedule.phases_of_run(args.phases, gently, scale=replicas.count if args.scale_lr else 1)
         recipe, flags = replace(recipe, phases=phases), vars(args) | schedule.as_flags(phases)
-        sidecar = run_folder.make_sidecar(flags, spec, commit=cli.commit(), has_pose=has_pose)
-        content = run_folder.content_hashes([*faces, *validation], args.pose_labels, shape_model, args.weights)
+        says_pose = has_pose and ("O_P" in received or any(phase.pose_weight for phase in phases))
+        sidecar = run_folder.make_sidecar(flags, spec, commit=cli.commit(), has_pose=says_pose)
+        content = run_folder.content_hashes([*faces, *validation], args.pose_labels, shape_model, args.weights, spec)
         progress, stored = run_folder.Progress(), {}
         if args.resume:
             run_folder.check_flags(folder, flags, content)

@@ -230,6 +230,10 @@ def parse_training_arguments(parser: argparse.ArgumentParser, argv: list[str] | 
         parser.error("--freeze-batch-norm: keeps that of --weights, and there are none")
     if args.head != "pooled" and args.arch != "asmnet":
         parser.error(f"--head {args.head}: for --arch asmnet only")
+    if args.loss == "mse" and (args.alpha or args.shape_model):
+        parser.error("--loss mse: has no ASM term that --alpha or --shape-model could be of")
+    if args.extra_weight != 1 and not args.extra:
+        parser.error(f"--extra-weight {args.extra_weight:g}: of the faces of --extra, and there are none")
     if args.strategy == "auto" and "TF_CONFIG" in os.environ:
         args.strategy = "multiworker"
     if args.devices and (args.strategy in ("one", "multiworker") or len(set(args.devices)) < len(args.devices)):

@@ -52,7 +52,8 @@ def main(args: argparse.Namespace) -> None:
     output = args.output or Path("exports") / _file_name(source, args.to, args.quantise)
     if output.suffix != ENDINGS[args.to] and args.to != "savedmodel":
         raise InputError(f"{output}: --to {args.to} writes files that end in {ENDINGS[args.to]}. Call it so.")
-    for other in (output.with_suffix(ending) for ending in (".keras", *ENDINGS.values())):
+    stem = output.name if args.to == "savedmodel" else output.stem
+    for other in (output.with_name(stem + ending) for ending in (".keras", *ENDINGS.values())):
         if other != output and other.exists():
             raise InputError(f"{output}: its side-car would replace that of {other.name}. Choose another name.")
 

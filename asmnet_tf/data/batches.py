@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Self
@@ -43,10 +44,11 @@ class TrainingBatches:
     ) -> None:
         self.patches, self.augmentation, self.seed, self.right_px = patches, augmentation, seed, right_px
         self.own = own = len(patches) - extra
-        extra_used = max(round(extra_weight * extra), extra > 0)
-        self.batch_size = min(batch_size, own + extra_used)
+        extra_used = max(round(extra_weight * extra), int(extra > 0))
+        self.faces_per_epoch = own + extra_used
+        self.batch_size = min(batch_size, self.faces_per_epoch)
         self.part = part(self.batch_size)
-        self.steps_per_epoch = (own + extra_used) // self.batch_size  # without the last incomplete batch
+        self.steps_per_epoch = self.faces_per_epoch // self.batch_size  # without the last incomplete batch
         self.error: InputError | None = None
 
         @functools.lru_cache(4)  # a draw costs as much as the samples are many
@@ -58,14 +60,15 @@ class TrainingBatches:
         self._order = order
 
     def whole(self, augmentation: Augmentation) -> Self:
-        """Returns the same batches, each with the parts of all workers, otherwise augmented."""
+        """Returns the same batches and the last incomplete one, with the parts of all workers, otherwise augmented."""
         batches = copy.copy(self)
         batches.augmentation, batches.part = augmentation, slice(None)
+        batches.steps_per_epoch = math.ceil(self.faces_per_epoch / self.batch_size)
         return batches
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, ...]:
         """Returns image, landmarks_norm, affine, flip, pose of this worker's part of one batch."""
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self.part]
+        places = np.arange(self.faces_per_epoch)[step * self.batch_size : (step + 1) * self.batch_size][self.part]
         chosen = self._order(epoch)[places]
         patches, size, count = self.patches, self.patches.size, len(chosen)
         images = np.empty((count, size, size, 3), np.uint8)

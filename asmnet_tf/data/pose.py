@@ -232,7 +232,11 @@ def align_signs(angles_deg: np.ndarray, reference_deg: np.ndarray, source: str |
         theirs, ours, count = angles_deg[known, i], reference_deg[known, i], int(known.sum())
         if count < 5 or not theirs.std() or not ours.std():
             continue
-        if np.corrcoef(ours, theirs)[0, 1] < -max(0.5, 4 / np.sqrt(count + 14)):  # t = r sqrt((n - 2) / (1 - r^2))
+        r, clear = np.corrcoef(ours, theirs)[0, 1], max(0.5, 4 / np.sqrt(count + 14))  # t = r sqrt((n - 2) / (1 - r^2))
+        if abs(r) > clear and ours.std() > 20 * theirs.std():
+            told = f"{angle} varies by {theirs.std():.2g}, that of the same faces by {ours.std():.2g} degrees"
+            raise InputError(f"{source}: {told}. Give degrees, not radians.")
+        if r < -clear:
             negated.append(angle)
     if negated:
         print(f"{source}: {', '.join(negated)} counted the other way round, negated (see pose.py)", file=sys.stderr)

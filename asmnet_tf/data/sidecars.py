@@ -60,8 +60,12 @@ def default_shape_model(dataset: str, crop: str) -> Path:
 
 
 def sidecar_path(model_path: str | Path) -> Path:
-    """Returns the `.json` that stands beside a model: best.keras -> best.json."""
-    return Path(model_path).with_suffix(".json")
+    """Returns the `.json` that stands beside a model: best.keras -> best.json, SavedModel net_1.0 -> net_1.0.json."""
+    path = Path(model_path)
+    if path.is_dir():
+        path = path if path.name.strip(".") else path.resolve()
+        return path.parent / f"{path.name}.json"
+    return path.with_suffix(".json")
 
 
 def read_sidecar(model_path: str | Path) -> dict:

@@ -24,7 +24,7 @@ from asmnet_tf.data.layouts import DatasetSpec
 from asmnet_tf.evaluation import metrics
 from asmnet_tf.evaluation.records import Faces, Measured, Method, file_names, number, one_line
 from asmnet_tf.faces.overlay import draw_axes
-from asmnet_tf.files import replacing
+from asmnet_tf.files import replacing, utf8
 from asmnet_tf.shape.shape_model import ShapeModel
 
 DPI = 200
@@ -72,7 +72,7 @@ def save_figure(figure: Figure, path: Path, also: str = "png") -> Path:
 def new_axes(figure: Figure, *place, title: str = "", **settings):
     """Returns new axes with a title, a grid and these `settings`."""
     axes = figure.add_subplot(*place, **settings)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title.replace("$", r"\$"), fontsize=10)
     axes.grid(True, alpha=0.3)
     return axes
 
@@ -247,6 +247,7 @@ def _sheet(pictures: list[np.ndarray], captions: list[str], title: str) -> Figur
 
 def _short(name: str, length: int = 26) -> str:
     """Returns the end of a sample name, which tells faces apart."""
+    name = utf8(name)
     return (name if len(name) <= length else "…" + name[1 - length :]).replace("$", r"\$")
 
 

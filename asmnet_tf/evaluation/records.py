@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from asmnet_tf.data.layouts import DatasetSpec
-from asmnet_tf.files import numbered
+from asmnet_tf.files import numbered, utf8
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def number(value: float | None, decimals: int = 2) -> str:
 
 def one_line(name: str, length: int) -> str:
     """Returns a name in one line of at most `length` characters."""
-    name = re.sub(r"\s+", " ", name).strip() or "(no name)"
+    name = re.sub(r"\s+", " ", utf8(name)).strip() or "(no name)"
     return name if len(name) <= length else name[: length - 1] + "…"
 
 

@@ -25,11 +25,17 @@ FOUND = 0.4  # IoU of a detection and a landmark box from which on the face is f
 IMPLAUSIBLE = 0.5  # NME; the mean face put on the middle of each has 0.15, points in another order or frame 0.6 or more
 
 
-def read_files(arguments: list[str]) -> dict[str, Predictions]:
-    """Returns the prediction files of NAME=FILE arguments by name. Raises: InputError, also for a name given twice."""
+def read_files(arguments: list[str], saved_to: Path | None = None) -> dict[str, Predictions]:
+    """Returns the prediction files of NAME=FILE arguments by name.
+
+    Raises: InputError, also for a name given twice and a file in the folder where predictions are saved.
+    """
     files = {name: read_predictions(path) for name, _, path in (text.partition("=") for text in arguments)}
     if len(files) < len(arguments):
         raise InputError("--predictions: two files have the same NAME. Give each its own.")
+    for path in (file.path.resolve() for file in files.values()):
+        if saved_to and path.parent == saved_to.resolve():
+            raise InputError(f"{path}: --save-predictions writes there and might replace it. Choose another --output.")
     return files
 
 
@@ -154,9 +160,11 @@ def protocol(split: str, samples: list[Sample], faces: Faces, methods: list[Meth
     told |= {"faces": len(faces.names), "boxes": "of the landmarks"}
     if boxes is not None:
         told["boxes"] = f"face detector's: {np.isfinite(boxes[:, 0]).sum()} of {len(boxes)} faces found"
+    corners, names = faces.spec.outer_eye_corners, faces.spec.point_names
     told["normaliser"] = "inter-ocular (outer eye corners); inter-pupil beside it"
-    if not faces.spec.outer_eye_corners:
-        told["normaliser"] = "diagonal of the landmarks' box"
+    if not faces.spec.is_known:
+        points = " and ".join(names[i] if names else str(i) for i in corners)
+        told["normaliser"] = f"distance of points {points}" if corners else "diagonal of the landmarks' box"
     told["pose_labels"] = faces.pose_from
     return told | ({"pose_negated": "; ".join(negated)} if negated else {})
 

@@ -165,7 +165,10 @@ def _open_onnx(path: Path, threads: int) -> RunnableModel:
     with refusing(f"{path}: not a model that ONNX Runtime loads", then="Export it again."):
         session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     (pixels, *_) = session.get_inputs()
-    dtype = np.uint8 if pixels.type == "tensor(uint8)" else np.float32
+    kinds = {"uint8": np.uint8, "float16": np.float16, "float": np.float32, "double": np.float64}
+    dtype = kinds.get(pixels.type.removeprefix("tensor(").removesuffix(")"))
+    if dtype is None:
+        raise InputError(f"{path}: takes {pixels.type}, expected pixels 0..255 as uint8 or float. Export it again.")
     inputs, outputs = ({t.name: t.shape for t in tensors} for tensors in (session.get_inputs(), session.get_outputs()))
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -243,6 +246,11 @@ def _interpreted(path: Path, interpreter: Any) -> RunnableModel:
     model = runnable(path, f"TFLite {np.dtype(pixels['dtype']).name}", *shapes, run)
     if pixels["dtype"] == np.int8 and not pixels["quantization"][0]:
         raise InputError(f"{path}: int8 input without a scale, so pixels have no meaning. Export it again.")
+    scale, zero = pixels["quantization"]
+    if scale and (np.iinfo(pixels["dtype"]).max - zero) * scale < 128:
+        ends = ((end - zero) * scale for end in (np.iinfo(pixels["dtype"]).min, np.iinfo(pixels["dtype"]).max))
+        told = "takes {:.3g} to {:.3g}, expected pixels 0..255".format(*ends)
+        raise InputError(f"{path}: {told}. Put the rescaling into the model and export it again.")
     return model
 
 

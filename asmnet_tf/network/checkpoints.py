@@ -102,6 +102,10 @@ def set_weights(model: keras.Model, start: StartWeights, crop: tuple[str, float]
             f"{start.source}: finds landmarks in {start.crop[0]} crops of {start.crop[1]:g} x the box, this run has "
             f"{crop[0]} ones of {crop[1]:g}. Train with --crop {start.crop[0]}, or start from other weights."
         )
+    head, theirs = model.get_layer("O_L"), start.layers.get("O_L")
+    if theirs and "O_L" not in received and len(_as_spatial_head(model, theirs)[0]) != head.kernel.shape[0]:
+        told = f"its landmark head sees {len(theirs[0])} features, here {head.kernel.shape[0]}, so heads begin anew"
+        print(f"{start.source}: {told}. Is it of another --head or --arch?", file=sys.stderr)
     low, high = start.input_range
     print(f"{start.source}: weights for {len(received)} layers, pixels become {low:g} to {high:g}")
     return received
@@ -265,6 +269,8 @@ def load_model(path: str | Path) -> tuple[keras.Model, dict]:
             raise ValueError("truncated or no .keras archive")
         _check_network(path)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
+        if isinstance(getattr(model, "output", None), dict):  # O_L and O_P by name
+            model = keras.Model(model.inputs, model.outputs, name=model.name)
     shapes = [tuple(output.shape) for output in getattr(model, "outputs", [])]
     if len(shapes) != 2 or len(shapes[0]) != 2 or not shapes[0][1] or shapes[0][1] % 2 or shapes[1] != (None, 3):
         raise InputError(f"{path}: outputs of shape {shapes}, expected landmarks (None, 2L) and pose (None, 3).")

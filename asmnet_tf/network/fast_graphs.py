@@ -150,12 +150,22 @@ def folded_model(model: keras.Model) -> keras.Model:
         if isinstance(norm, keras.layers.BatchNormalization):
             name = norm.name.removeprefix("bn_").removesuffix("_BN").removesuffix("_bn")
             stock = by_name.get(name)
-            if isinstance(stock, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)) and not stock.use_bias:
+            if _is_foldable(model, stock, norm):
                 padding = "SAME" if name in padded.values() else stock.padding.upper()
                 folded[name] = _FoldedConvolution(stock, norm, padding)
                 folded[norm.name] = _Passed(name=norm.name)
     folded |= {pad: _Passed(name=pad) for pad, fed in padded.items() if fed in folded}
     return keras.models.clone_model(model, clone_function=lambda layer: folded.get(layer.name, layer))
+
+
+def _is_foldable(model: keras.Model, stock: keras.layers.Layer, norm: keras.layers.BatchNormalization) -> bool:
+    """Returns whether a layer feeds this batch norm alone and does nothing that `_FoldedConvolution` does not."""
+    if not isinstance(stock, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)) or stock.use_bias:
+        return False
+    plain = stock.activation is keras.activations.linear and stock.data_format == "channels_last"
+    plain = plain and set(stock.dilation_rate) == {1} and len(set(stock.strides)) == getattr(stock, "groups", 1) == 1
+    fed = [x for x in model.layers if any(tensor is stock.output for tensor in keras.tree.flatten(x.input))]
+    return plain and norm.scale and norm.center and fed == [norm]
 
 
 def _training_model(model: keras.Model, record: Record | None = None) -> keras.Model:

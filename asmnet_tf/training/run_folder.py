@@ -109,7 +109,11 @@ def make_sidecar(flags: Mapping[str, object], spec: DatasetSpec, commit: str, ha
 
 
 def content_hashes(
-    samples: Sequence[Sample], pose_labels: Path | None, shape_model: ShapeModel | None, weights: str
+    samples: Sequence[Sample],
+    pose_labels: Path | None,
+    shape_model: ShapeModel | None,
+    weights: str,
+    spec: DatasetSpec,
 ) -> dict[str, str]:
     """Returns what a run is made from, as `sha256:...` or in a word: a file that was moved is still the same."""
 
@@ -120,7 +124,9 @@ def content_hashes(
         return f"sha256:{whole.hexdigest()}"
 
     poses, model = (s.pose for s in samples if s.pose is not None), shape_model
+    layout = spec.flip_map, spec.outer_eye_corners, spec.rigid_points, spec.right_px
     return {
+        "dataset": sha256(json.dumps(layout)),
         "faces": sha256(*(part for s in samples for part in (s.name, s.landmarks))),
         "pose_labels": sha256(*poses) if pose_labels else "none",
         "shape_model": sha256(model.mean_shape, model.eigenvectors, model.eigenvalues) if model else "none",
@@ -138,6 +144,10 @@ def check_flags(folder: Path, flags: Mapping[str, object], content: Mapping[str,
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error}). {_AGAIN}") from error
+    weights = {had_content.get("weights"), (content or {}).get("weights")} - {None}
+    if len(weights) == 2 and "none" in weights:  # the phases follow from it, and so do --epochs and --lr
+        told = f"the run has --weights {had.get('weights')}, now it is {flags['weights']}"
+        raise InputError(f"{path}: {told}. Resume with the same flags.")
     if had.get("epochs", flags["epochs"]) != flags["epochs"] and (folder / "last.keras").is_file():
         told = f"the run has --epochs {had['epochs']}, now it is {flags['epochs']}"
         on = f"Resume with the same, or begin another run: --weights {folder / 'last.keras'} --name NEW."

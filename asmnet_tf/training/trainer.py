@@ -285,7 +285,7 @@ class Trainer:
                     yield images, move(shapes, affine, flip, self.loss.flip_map).numpy(), pose
 
         if self.replicas.is_chief:
-            print(f"the heads are fitted in closed form to {len(self.batches.patches)} faces", flush=True)
+            print(f"the heads are fitted in closed form to {self.batches.faces_per_epoch} faces", flush=True)
         checkpoints.fit_heads(self.model, names, batches(), HEAD_RIDGE)
         self.replicas.take_from_chief([v for name in names for v in self.model.get_layer(name).weights])
 

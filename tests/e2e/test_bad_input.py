@@ -791,6 +791,8 @@ def test_output_that_nobody_takes(output, printed):
         ("train", ["--val-fraction", "1"]),
         ("train", ["--cache", "ram"]),
         ("train", ["--arch", "mobilenet_v2", "--head", "spatial"]),
+        ("train", ["--loss", "mse", "--alpha", "9", "9", "9"]),
+        ("train", ["--extra-weight", "7"]),
         ("pca_builder", ["--pca-percent", "much"]),
         ("pca_builder", ["--pca-percent", "90", "0"]),
         ("pca_builder", ["--pca-percent", "101"]),

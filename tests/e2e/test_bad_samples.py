@@ -24,7 +24,7 @@ SPOILT = {  # training faces: an annotation or an image that cannot be used, and
     "helen/trainset/face_000003": ("pts", "expected two numbers"),
     "helen/trainset/face_000005": ("jpg", "do not decode"),
     "lfpw/trainset/face_000002": ("jpg", "bytes that do not decode"),
-    "lfpw/trainset/face_000004": ("pts", "no head pose"),  # all points in one place: PnP has no answer
+    "lfpw/trainset/face_000004": ("pts", "no head pose"),  # all points on one line: PnP has no answer
 }
 
 
@@ -38,7 +38,8 @@ def spoilt(faces_300w, tmp_path_factory):
     (folder / "helen/trainset/face_000005.jpg").write_text("this is not an image")
     image = folder / "lfpw/trainset/face_000002.jpg"
     image.write_bytes(image.read_bytes()[:100])
-    (folder / "lfpw/trainset/face_000004.pts").write_text(points + "10 10\n}\n")
+    line = "".join(f"{i} {i}\n" for i in range(10, 78))
+    (folder / "lfpw/trainset/face_000004.pts").write_text(f"{HEADER}{line}}}\n")
     (folder / "ibug/face_000002.jpg").write_bytes(b"")
     return folder
 

@@ -188,6 +188,39 @@ def test_files_of_another_kind_are_refused(tmp_path):
     assert_refused(tmp_path / "noise.tflite", "not a model that TFLite loads")
 
 
+def test_outputs_in_a_dictionary_are_known_by_their_names(folder, tmp_path, samples, reference):
+    model = build_small()
+    model = keras.Model(model.input, dict(zip(("O_L", "O_P"), model.outputs)))
+    model.load_weights(keras_weights(folder, tmp_path))
+    save_model(model, tmp_path / "named.keras", {"crop": "square", "crop_scale": 1.2})
+    method = score_model("named", tmp_path / "named.keras", samples, SPEC, None)
+    np.testing.assert_allclose(method.landmarks, reference.landmarks, atol=1e-3)
+
+
+def keras_weights(folder, tmp_path):
+    keras.models.load_model(folder / "model.keras").save_weights(tmp_path / "same.weights.h5")
+    return tmp_path / "same.weights.h5"
+
+
+def test_integer_pixels_of_another_range_are_refused(folder, tmp_path):
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    content = flatbuffer_utils.read_model(str(folder / "integer.tflite"))
+    pixels = content.subgraphs[0].tensors[content.subgraphs[0].inputs[0]].quantization
+    pixels.scale = np.array(pixels.scale) / 255
+    flatbuffer_utils.write_model(content, str(tmp_path / "unit.tflite"))
+    assert_refused(tmp_path / "unit.tflite", "takes 0 to 1, expected pixels 0..255")
+
+
+def test_each_saved_model_has_a_side_car_of_its_own(folder, tmp_path, monkeypatch):
+    for name in ("net_1.0", "net_1.1"):
+        shutil.copytree(folder / "saved", tmp_path / name)
+        (tmp_path / f"{name}.json").write_text(json.dumps({"seed": name}))
+        assert open_model(tmp_path / name).sidecar == {"seed": name}
+    monkeypatch.chdir(tmp_path / "net_1.1")
+    assert open_model(".").sidecar == {"seed": "net_1.1"}
+
+
 def test_saved_models_that_cannot_be_used_are_refused(folder, tmp_path):
     assert_refused(tmp_path, "without saved_model.pb")
     for name, spoil in (

@@ -102,7 +102,7 @@ def test_the_spatial_head_knows_where():
         build_mobilenet_v2(head="spatial")
 
 
-def test_weights_of_a_small_input_fit_a_large_one(tmp_path):
+def test_weights_of_a_small_input_fit_a_large_one(tmp_path, capsys):
     """All layers of a 112 px model, heads too, go into one of 224 px; of the spatial head, all but the heads."""
     small = build_asmnet(input_size=112, head="spatial")
     checkpoints.save_model(small, tmp_path / "best.keras", {})
@@ -114,7 +114,10 @@ def test_weights_of_a_small_input_fit_a_large_one(tmp_path):
         for a, b in zip(large.get_layer(name).get_weights(), small.get_layer(name).get_weights()):
             assert np.array_equal(a, b), name
     pooled = build_asmnet(input_size=64)
+    assert not capsys.readouterr().err
     assert len(checkpoints.set_weights(pooled, start, SQUARE)) == len(weighted) - 4
+    told = capsys.readouterr().err
+    assert "its landmark head sees 792 features, here 536, so heads begin anew. Is it of another --head" in told
 
 
 def test_weights_of_the_pooled_head_start_a_spatial_one_that_says_the_same(tmp_path):
@@ -399,6 +402,26 @@ def test_folded_model_equals_the_model_in_inference(arch, size):
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)
     for a, b in zip(folded(images), model(images, training=False)):
         assert a.numpy() == pytest.approx(b.numpy(), abs=1e-5 * float(tf.reduce_max(tf.abs(b))))
+
+
+@pytest.mark.parametrize("kind", ["relu between", "activation", "dilation", "no scale", "two followers", "plain"])
+def test_only_what_the_fold_computes_is_folded(kind):
+    image = keras.Input((32, 32, 3))
+    more = {"activation": {"activation": "relu"}, "dilation": {"dilation_rate": 2}}.get(kind, {})
+    seen = convolved = keras.layers.Conv2D(8, 3, use_bias=False, name="c1", **more)(image)
+    if kind == "relu between":
+        seen = keras.layers.ReLU()(seen)
+    scaled = {"scale": kind != "no scale", "center": kind != "no scale"}
+    norm = keras.layers.BatchNormalization(name="c1_bn", **scaled)
+    seen = norm(seen)
+    if kind == "two followers":
+        seen = keras.layers.Add()([seen, convolved])
+    model = keras.Model(image, seen)
+    rng = np.random.default_rng(0)
+    norm.set_weights([rng.uniform(0.5, 2, w.shape) for w in norm.get_weights()])
+    images, folded = tf.constant(rng.uniform(0, 1, (2, 32, 32, 3)), tf.float32), folded_model(model)
+    assert any(isinstance(x, keras.layers.BatchNormalization) for x in folded.layers) == (kind != "plain")
+    np.testing.assert_allclose(folded(images), model(images, training=False), atol=1e-5)
 
 
 def test_reestimated_statistics_are_plain_averages(batch_norms):

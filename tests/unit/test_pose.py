@@ -201,6 +201,14 @@ def test_angles_of_the_other_sign_are_recognised(count, capsys):
     assert capsys.readouterr().err.startswith("theirs.npz: yaw, roll ")
 
 
+@pytest.mark.parametrize("factor", [np.pi / 180, -np.pi / 180, 1 / 65])
+def test_angles_in_other_units_are_refused(factor):
+    rng = np.random.default_rng(3)
+    ours = rng.normal(0, 15, (30, 3))
+    with pytest.raises(InputError, match=r"theirs\.npz: yaw varies by .* degrees, not radians"):
+        pose.align_signs(factor * (ours + rng.normal(0, 2, (30, 3))), ours, "theirs.npz")
+
+
 def test_angles_are_not_negated_by_chance(capsys):
     """Noise, too few faces, angles that a method never gives or never changes: as they are."""
     rng = np.random.default_rng(4)

@@ -8,7 +8,8 @@ from asmnet_tf.data.pose import estimate_pose, mean_face
 from asmnet_tf.evaluation import report
 from asmnet_tf.evaluation.predictions import read_predictions
 from asmnet_tf.evaluation.records import Faces, Method
-from asmnet_tf.evaluation.truth import find_truth, methods_of_files, protocol
+from asmnet_tf.evaluation.truth import find_truth, methods_of_files, protocol, read_files
+from asmnet_tf.files import InputError
 
 SPEC = DATASETS["300w"]
 COUNT = 12
@@ -92,3 +93,11 @@ def test_predictions_of_another_frame_or_order_are_doubted(tmp_path, capsys):
     landmarks[:4] += 1000  # some faces lost: a weak method
     scored(faces, theirs(tmp_path, faces, landmarks=landmarks, landmarks_gt=faces.landmarks + 0.6))
     assert capsys.readouterr().err == ""
+
+
+def test_a_file_where_predictions_are_saved_is_not_replaced(tmp_path, monkeypatch):
+    theirs(tmp_path, make_faces())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="save-predictions writes there and might replace it"):
+        read_files(["theirs=./theirs.npz"], tmp_path)
+    assert list(read_files(["theirs=theirs.npz"], tmp_path / "evaluation")) == ["theirs"]

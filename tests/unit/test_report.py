@@ -170,6 +170,25 @@ def test_odd_method_names(tmp_path):
     assert len(lines) == 1 + len(names)
 
 
+def test_names_that_are_no_utf8_or_look_like_formulas(tmp_path):
+    faces = make_faces(4, **{"a$_$b": np.ones(4)})
+    faces.names[0] = "lfpw/testset/im\udce8ge_$x_0001"
+    faces = replace(faces, spec=replace(SPEC, title="My set $\\x$"))
+    scores = report.write_report(
+        tmp_path, [make_method(faces, "mod\udce8le")], faces, THRESHOLDS, protocol={}, image_reader=images(faces)
+    )
+    assert list(scores) == ["mod\udce8le"]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".csv", ".json", ".md", ".html"}
+
+
+def test_the_unit_of_errors_is_named(tmp_path, no_figures):
+    faces = replace(make_faces(4), spec=replace(SPEC, outer_eye_corners=()))
+    report.write_report(tmp_path, [make_method(faces)], faces, THRESHOLDS, protocol={})
+    table = (tmp_path / "summary.md").read_text()
+    assert "NME % of the box's diagonal" in table
+    assert "inter-ocular" not in table.split("## Beside")[0]
+
+
 def test_legend_shows_a_name_with_underscore_and_dollar(tmp_path):
     faces = make_faces(4)
     scores = report.score(report.measure([make_method(faces, "_a$b$")], faces), faces, THRESHOLDS)

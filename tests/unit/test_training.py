@@ -179,7 +179,7 @@ def test_another_number_of_epochs_is_another_run(tmp_path, epochs):
         check_flags(tmp_path, flags_of(["--epochs", epochs, "--resume"]))
 
 
-def contents(folder, faces_300w, bias=0.0, labels=True, weights=b"w", mean=0.0):
+def contents(folder, faces_300w, bias=0.0, labels=True, weights=b"w", mean=0.0, spec=DATASETS["300w"]):
     """`content_hashes` of a run whose files lie in `folder`."""
     folder.mkdir()
     samples = read_samples(DATASETS["300w"], faces_300w, "train", 4, quiet=True)
@@ -189,7 +189,7 @@ def contents(folder, faces_300w, bias=0.0, labels=True, weights=b"w", mean=0.0):
     ShapeModel(np.full(136, mean), np.eye(136)[:, :2], np.ones(2), "300w", 4, 90, "square", 1.2).save(folder / "s.npz")
     (folder / "w.keras").write_bytes(weights)
     shape_model = ShapeModel.load(folder / "s.npz")
-    return content_hashes(samples, folder if labels else None, shape_model, str(folder / "w.keras"))
+    return content_hashes(samples, folder if labels else None, shape_model, str(folder / "w.keras"), spec)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,7 @@ def contents(folder, faces_300w, bias=0.0, labels=True, weights=b"w", mean=0.0):
         ({"labels": False}, "--pose-labels"),
         ({"weights": b"v"}, "--weights"),
         ({"mean": 0.1}, "--shape-model"),
+        ({"spec": replace(DATASETS["300w"], flip_pairs=((0, 2),))}, "--dataset"),
     ],
 )
 def test_a_run_goes_on_from_the_same_content_wherever_it_lies(tmp_path, faces_300w, change, told):
@@ -211,6 +212,14 @@ def test_a_run_goes_on_from_the_same_content_wherever_it_lies(tmp_path, faces_30
         return
     with pytest.raises(InputError, match=rf"args\.json: {told} changed since the run began"):
         check_flags(tmp_path, args, now)
+
+
+def test_start_weights_that_are_left_out_are_named_before_what_follows_from_them(tmp_path):
+    (tmp_path / "last.keras").touch()
+    begun = flags_of(["--weights", "asmnet_300w", "--recipe", "tuned"])
+    write_arguments(tmp_path, begun | {"epochs": 80}, {}, content={"weights": "sha256:1"})
+    with pytest.raises(InputError, match="the run has --weights asmnet_300w, now it is none"):
+        check_flags(tmp_path, flags_of(["--recipe", "tuned", "--resume"]), {"weights": "none"})
 
 
 def test_a_run_goes_on_with_the_same_faces_only(tmp_path):
