@@ -54,7 +54,7 @@ class Plan:
 
         Multiply-adds, and so the seconds of an epoch, grow with the area of the input.
         """
-        left = [replace(self.left[0], epochs=math.ceil(self.end - done)), *self.left[1:]]
+        left = [replace(self.left[0], epochs=max(1, math.ceil(self.end - done))), *self.left[1:]]
         areas = sum(phase.epochs * phase.input_size**2 for phase in left)
         minutes = areas / self.left[0].input_size ** 2 * epoch_s / 60
         told = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{max(1, round(minutes))} min"
