@@ -433,7 +433,7 @@ def read_csv(
             another kind of file.
     Raises: InputError naming the line that cannot be used.
     """
-    lines = read_text(path).split("\n")
+    lines = [f"{line}\n" for line in read_text(path).split("\n")]
     separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=separator != "\t")
     rows = (row for row in reader if any(map(str.strip, row)))

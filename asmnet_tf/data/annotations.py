@@ -54,7 +54,9 @@ def read_samples(
         kind = path.suffix.lower() if spec.layout == "300w" else spec.layout
         there = path.is_file() if kind in readers.FILE_READERS else path.is_dir()
         if not there and not source.expected:
-            raise InputError(f"{path}: not there; the description of {spec.title} names it. Is --data-dir right?")
+            told = f"not there; the description of {spec.title} names it. Is --data-dir right?"
+            endings = ", ".join(ending for ending in readers.FILE_READERS if ending.startswith("."))
+            raise InputError(f"{path}: {f'neither a folder nor one of {endings}.' if path.exists() else told}")
         if there and len(samples) < most:
             read = readers.READERS.get(kind, readers.read_folder_pts)
             here = list(read(spec, data_dir, source, most - len(samples), bad))

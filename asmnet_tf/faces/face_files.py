@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -74,6 +75,8 @@ class ResultFiles:
                 others += name not in images and "frame" not in entry
         if others and not self.done:
             raise InputError(f"{path}: is of other images. Name them as before, or choose another output.")
+        if others:
+            print(f"{path}: {others} results are of images that are not given now, left out", file=sys.stderr)
 
     def add(self, image: str, stem: str, size: Sequence[int], faces: list[tuple[int, Face]], frame: int = -1) -> None:
         """Writes the faces of an image, or of a frame of a video, to the journal, and with `pts` a file for each.

@@ -86,6 +86,14 @@ def test_a_boxes_file_of_a_spreadsheet(tmp_path, form):
     ]
 
 
+def test_a_name_of_two_lines_in_a_boxes_file(tmp_path):
+    (tmp_path / "boxes.csv").write_text('image,x_min,y_min,x_max,y_max\n"two\nlines.jpg",1,2,3,4\nb.jpg,1,2,3,4\n')
+    assert [(row.line, row.image) for row in read_boxes(tmp_path / "boxes.csv")] == [
+        (3, "two\nlines.jpg"),
+        (4, "b.jpg"),
+    ]
+
+
 def test_a_boxes_file_may_tell_angles(tmp_path):
     path = tmp_path / "boxes.csv"
     path.write_text("Angle,image,x_min,y_min,x_max,y_max\n-90,a.jpg,1,2,3,4\n,a.jpg,1,2,3,4\n ,a.jpg,1,2,3,4\n")

@@ -361,13 +361,14 @@ def test_after_a_kill_it_goes_on_and_does_no_image_twice(photos, on_call, capsys
     assert [line.split(": ")[2][:9] for line in capsys.readouterr().err.splitlines()] == ["is of oth", "is of ano"]
 
 
-def test_what_a_signal_left_is_not_done_twice(photos, on_call):
+def test_what_a_signal_left_is_not_done_twice(photos, on_call, capsys):
     on_call[2] = lambda: os.kill(os.getpid(), signal.SIGTERM)
     assert run(photos) == 143
     (photos / "b.png").unlink()
     on_call[2] = burst
     assert run(photos, "--resume") == 0
     assert names() == ["in/a.png", "in/c.png"]
+    assert "1 results are of images that are not given now" in capsys.readouterr().err
 
 
 def test_a_picture_that_failed_or_went_is_drawn_by_the_next_run(photos, on_call):

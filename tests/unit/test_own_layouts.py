@@ -367,6 +367,10 @@ def test_a_source_that_is_missing_or_listed_twice_is_told(tmp_path):
     write_faces(tmp_path / "test", 2)
     with pytest.raises(InputError, match=r"more/test\.csv"):
         read_samples(describe(tmp_path), tmp_path, "test")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/test.mat").touch()
+    with pytest.raises(InputError, match=r"more/test\.mat: neither a folder nor one of \.txt, \.csv, \.xml, \.json\."):
+        read_samples(describe(tmp_path, TOML.replace("more/test.csv", "more/test.mat")), tmp_path, "test")
     with pytest.raises(InputError, match="twice"):
         read_samples(describe(tmp_path, TOML.replace("more/test.csv", "test")), tmp_path, "test")
 
