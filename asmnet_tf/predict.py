@@ -141,8 +141,9 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f"--min-quality: {args.model} has no quality of its own. Leave it away.")
         formats = [*args.format, "jsonl"] if args.resume else args.format
         earlier = [path for path, _ in images] if args.resume else None
-        undrawn = [path for path, stem in images if not (args.output / f"{stem}_overlay.jpg").is_file()]
-        again = [] if args.no_draw else undrawn  # there is a result, but the overlay failed or gave way on a full disk
+        again = []  # of which there is a result, but the overlay failed or gave way on a full disk
+        if args.resume and not args.no_draw:
+            again = [path for path, stem in images if not (args.output / f"{stem}_overlay.jpg").is_file()]
         results = ResultFiles(args.output, formats, aligner.spec, f"predictions{suffix}", earlier, again)
         signals = StopSignals()
         work = FaceRun(aligner, results, not args.no_draw, failed, signals, opener, args.min_quality)

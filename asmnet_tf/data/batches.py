@@ -68,13 +68,13 @@ class TrainingBatches:
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, ...]:
         """Returns image, landmarks_norm, affine, flip, pose of this worker's part of one batch."""
-        places = np.arange(self.faces_per_epoch)[step * self.batch_size : (step + 1) * self.batch_size][self.part]
-        chosen = self._order(epoch)[places]
+        places = range(self.faces_per_epoch)[step * self.batch_size : (step + 1) * self.batch_size][self.part]
+        chosen = self._order(epoch)[list(places)]
         patches, size, count = self.patches, self.patches.size, len(chosen)
         images = np.empty((count, size, size, 3), np.uint8)
         affine, flip = np.empty((count, 2, 3), np.float32), np.empty(count, bool)
         pose = np.empty((count, 3), np.float32)
-        for row, (place, i) in enumerate(zip(places.tolist(), chosen.tolist())):
+        for row, (place, i) in enumerate(zip(places, chosen.tolist())):
             rng = np.random.default_rng([self.seed, epoch, i, *[place] * (i >= self.own)])
             frame = patches.frames[i]
             moved = aug.draw_motion(self.augmentation, frame, rng)

@@ -67,9 +67,7 @@ class ResultFiles:
                     continue
                 if points - {self.spec.num_landmarks}:
                     raise InputError(f"{path}: is of another model, with {points.pop()} points. Choose another output.")
-                if name in again:
-                    continue
-                if name in images and name not in self.done:
+                if name in images and name not in self.done and name not in again:
                     self.done.add(name)
                     yield line.rstrip(b"\n") + b"\n"
                 others += name not in images and "frame" not in entry

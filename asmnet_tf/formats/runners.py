@@ -246,11 +246,12 @@ def _interpreted(path: Path, interpreter: Any) -> RunnableModel:
     model = runnable(path, f"TFLite {np.dtype(pixels['dtype']).name}", *shapes, run)
     if pixels["dtype"] == np.int8 and not pixels["quantization"][0]:
         raise InputError(f"{path}: int8 input without a scale, so pixels have no meaning. Export it again.")
-    scale, zero = pixels["quantization"]
-    if scale and (np.iinfo(pixels["dtype"]).max - zero) * scale < 128:
-        ends = ((end - zero) * scale for end in (np.iinfo(pixels["dtype"]).min, np.iinfo(pixels["dtype"]).max))
-        told = "takes {:.3g} to {:.3g}, expected pixels 0..255".format(*ends)
-        raise InputError(f"{path}: {told}. Put the rescaling into the model and export it again.")
+    if pixels["quantization"][0]:
+        limits = np.iinfo(pixels["dtype"])
+        low, high = _dequantised(np.array([limits.min, limits.max]), pixels)
+        if high < 128:
+            told = f"takes {low:.3g} to {high:.3g}, expected pixels 0..255"
+            raise InputError(f"{path}: {told}. Put the rescaling into the model and export it again.")
     return model
 
 
